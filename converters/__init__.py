@@ -1,0 +1,1 @@
+"""PyTorch checkpoint -> npz -> safetensors."""

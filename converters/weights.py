@@ -1,0 +1,254 @@
+"""Second half of a conversion: npz -> a folder with model.safetensors and config.json.
+
+    python -m e2v_port.converters.weights IN.npz FOLDER [--dtype float16]
+
+needs numpy and safetensors only: neither torch nor MLX.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from e2v_port import __version__, catalog, layout
+from e2v_port.config import DTYPES, ModelConfig, Source
+from e2v_port.errors import CheckpointError, E2VError
+
+from . import emotion2vec
+from .rules import Piece, plan
+
+__all__ = ["write"]
+
+ABOUT = "checkpoint.json"  # as written by the first half, which cannot be imported without torch
+SAMPLING_RATE = 16_000  # Hz, of every emotion2vec
+CODES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}  # safetensors' names
+
+
+def _stored(array: NDArray[Any], dtype: str) -> NDArray[Any]:
+    """Rounds to the stored type; bfloat16, which numpy lacks, comes as its bits."""
+    values = np.ascontiguousarray(array, dtype="<f4")
+    if dtype == "float32":
+        return values
+    if dtype == "float16":
+        with np.errstate(over="ignore"):  # becomes infinite; the caller looks for that
+            return values.astype("<f2")
+    bits = values.view("<u4")
+    # Nearest, ties to even: add 0x7fff, and one more where the bit that becomes the last is set.
+    return ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype("<u2")
+
+
+class _Npz:
+    """The npz of the first half, read one tensor at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._members = zipfile.ZipFile(path)
+            self.about: dict[str, Any] = json.loads(str(self.read(ABOUT)))
+            self.source = Source(**self.about["source"])
+            self.shapes = {name: shape for name, shape in self._shapes() if name != ABOUT}
+        except (OSError, zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
+            raise CheckpointError(
+                f"{path} is no npz of python -m e2v_port.converters.checkpoint ({error}): write it again"
+            ) from error
+
+    def _shapes(self) -> Iterator[tuple[str, layout.Shape]]:
+        for name in self._members.namelist():
+            if name.endswith(".npy"):
+                with self._members.open(name) as member:
+                    np.lib.format.read_magic(member)
+                    shape, _, _ = np.lib.format.read_array_header_1_0(member)
+                yield name.removesuffix(".npy"), shape
+
+    def read(self, name: str) -> NDArray[Any]:
+        try:
+            with self._members.open(f"{name}.npy") as member:
+                array: NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)
+                return array
+        except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
+            raise CheckpointError(f"{self.path}: {name} is damaged ({error}): write the npz again") from error
+
+    def convert(self, pieces: list[Piece], dtype: str) -> Iterator[tuple[str, NDArray[Any]]]:
+        for piece in pieces:
+            for target, array in piece.convert(self.read(piece.source)).items():
+                yield target, _stored(array, dtype)
+
+
+def _configure(npz: _Npz, dtype: str, note: Callable[[str], None]) -> tuple[ModelConfig, list[Piece]]:
+    """Plans the conversion; all that is wrong with the checkpoint is told at once."""
+    about = npz.about
+    repository = npz.source.repository
+    pieces, targets, problems = plan(emotion2vec.RULES, npz.shapes)
+    labels = emotion2vec.labels(about["tokens"])
+    head = targets.get("head.weight")
+    if head and not labels:
+        raise CheckpointError(
+            f"{repository}: the checkpoint has a classification head of {head[0]} rows but no tokens.txt that names "
+            f"them; put the tokens.txt of its repository beside the weights"
+        )
+    architecture = emotion2vec.configure(about["config"], targets, len(labels), note)
+    problems += layout.differences(targets, layout.tensors(architecture))
+    if problems:
+        raise CheckpointError(
+            f"{repository}: the checkpoint does not fit its configuration, nothing was converted: {'; '.join(problems)}"
+        )
+    model = catalog.lookup(repository)
+    config = ModelConfig(
+        family=emotion2vec.FAMILY,
+        architecture=architecture,
+        labels=labels if head else (),
+        dtype=dtype,
+        sampling_rate=SAMPLING_RATE,
+        licence=model.licence if model else "not known here: see where the checkpoint came from",
+        source=npz.source,
+        converter=f"e2v-port {__version__}",
+    )
+    return config, pieces
+
+
+def _write_tensors(path: Path, config: ModelConfig, arrays: Iterator[tuple[str, NDArray[Any]]]) -> None:
+    """Streams tensors into a safetensors file, which holds one of them in memory at a time.
+
+    The library's own writer wants all of them at once, and once more as bytes.
+    """
+    header, offsets = _header(config)
+    lost = []
+    with path.open("wb") as file:
+        file.write(header)
+        for name, array in arrays:
+            finite = np.isfinite(array) if array.dtype.kind == "f" else (array & 0x7F80) != 0x7F80
+            if not finite.all():
+                lost.append(name)
+            file.seek(len(header) + offsets[name])
+            file.write(array.data)
+        if lost:
+            raise CheckpointError(
+                f"not finite as {config.dtype}: {', '.join(lost)}; the checkpoint is damaged, or its range needs "
+                f"float32 or bfloat16"
+            )
+        _sync(file)
+
+
+def _header(config: ModelConfig) -> tuple[bytes, dict[str, int]]:
+    size = np.dtype({"float32": "f4", "float16": "f2", "bfloat16": "u2"}[config.dtype]).itemsize
+    entries: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
+    offsets = {}
+    end = 0
+    for name, shape in layout.tensors(config.architecture).items():
+        offsets[name] = end
+        end += size * int(np.prod(shape))
+        entries[name] = {"dtype": CODES[config.dtype], "shape": list(shape), "data_offsets": [offsets[name], end]}
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors start at a multiple of eight bytes
+    return len(text).to_bytes(8, "little") + text, offsets
+
+
+def _compare(path: Path, config: ModelConfig, arrays: Iterator[tuple[str, NDArray[Any]]]) -> None:
+    """Reads the file back and compares every bit with the source."""
+    layout.check(path, config.architecture, config.dtype)
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        entries = json.loads(file.read(length))
+        for name, array in arrays:
+            start, end = entries[name]["data_offsets"]
+            file.seek(8 + length + start)
+            if file.read(end - start) != array.tobytes():
+                raise CheckpointError(f"{path}: {name} did not survive writing; check the disk and convert again")
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def write(
+    npz: Path,
+    folder: Path,
+    *,
+    dtype: str = "float32",
+    keep_npz: bool = False,
+    note: Callable[[str], None] = lambda _: None,
+) -> ModelConfig:
+    """Writes the converted folder.
+
+    Everything is written to a temporary folder, read back, compared bit by bit, and renamed: at any moment there is
+    a whole model under the final name, or none.
+
+    Args:
+        npz: As written by the first half.
+        folder: What to write; a model that is already there is replaced.
+        dtype: `float32`, `float16` or `bfloat16`.
+        keep_npz: Whether to move the npz into the folder, as model.npz.
+        note: Told what was inferred rather than read.
+
+    Returns:
+        What config.json says.
+
+    Raises:
+        CheckpointError: The npz is damaged; tensors are unknown, missing, misshapen or not finite (all are named);
+            or the folder holds something else than a converted model.
+    """
+    if folder.exists() and not catalog.is_converted(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise CheckpointError(f"{folder} exists and is no converted model: name another --out, or move it away")
+    source = _Npz(npz)
+    config, pieces = _configure(source, dtype, note)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.partial-"))
+    try:
+        weights = partial / "model.safetensors"
+        _write_tensors(weights, config, source.convert(pieces, dtype))
+        _compare(weights, config, source.convert(pieces, dtype))
+        with (partial / "config.json").open("wb") as file:
+            file.write(config.to_json().encode())
+            _sync(file)
+        if keep_npz:
+            shutil.move(npz, partial / "model.npz")
+        partial.chmod(0o755)  # mkdtemp's is for its owner alone
+        _replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return config
+
+
+def _replace(new: Path, folder: Path) -> None:
+    """Renames a folder to a name that another may have; the other one is set aside first, then deleted."""
+    if folder.exists():
+        aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.old-"))
+        os.rename(folder, aside / folder.name)
+        try:
+            os.rename(new, folder)
+        except BaseException:
+            os.rename(aside / folder.name, folder)
+            raise
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    else:
+        os.rename(new, folder)
+
+
+def main() -> None:
+    """Command line of the second half."""
+    parser = argparse.ArgumentParser(prog="e2v_port.converters.weights", description=__doc__.splitlines()[0])
+    parser.add_argument("npz", type=Path, help="as written by python -m e2v_port.converters.checkpoint")
+    parser.add_argument("folder", type=Path, help="the converted model to write")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    arguments = parser.parse_args()
+    try:
+        write(arguments.npz, arguments.folder, dtype=arguments.dtype, note=print)
+    except (E2VError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(f"{arguments.folder} written")
+
+
+if __name__ == "__main__":
+    main()

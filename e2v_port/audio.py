@@ -1,0 +1,291 @@
+"""Any clip -> mono float32 at 16 kHz, checked."""
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any, BinaryIO, TypeAlias, cast
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from e2v_port.errors import AudioError
+
+__all__ = ["MIN_SAMPLES", "SAMPLING_RATE", "Clip", "Waveform", "clip_name", "load_audio", "normalize"]
+
+Clip: TypeAlias = str | os.PathLike[str] | BinaryIO | NDArray[Any]
+Waveform: TypeAlias = NDArray[np.float32]
+
+SAMPLING_RATE = 16_000  # Hz, of every model here
+MIN_SAMPLES = 400  # 25 ms: the receptive field of the convolutions, below which there is no frame
+
+# Each limit lies beyond any recording of speech and bounds the work that a false header can cause.
+_RATES = (1_000, 768_000)  # Hz; at 1 Hz, 500 samples would become 8 million
+_MAX_CHANNELS = 64
+_MAX_SECONDS = 6 * 3600  # 1.4 GB as a waveform; a FLAC of 7 MB can hold more
+_MAX_BYTES = 1 << 32  # of a stream held in memory: as long as a WAV can be
+# Full scale is 1. Recordings in floats go beyond it, but not by 40 dB: that is a clip in units of int16,
+# or garbage, whose square can overflow in a model's normalisation.
+_MAX_AMPLITUDE = 100.0
+_BLOCK = 1 << 16  # frames decoded at a time, so that memory follows the result, not channels or header
+
+_FULL_SCALE = {"i1": 2.0**7, "i2": 2.0**15, "i4": 2.0**31, "u1": 2.0**7}
+_STREAMED = 0xFFFFFFFF  # a WAV's length when its writer could not go back to fill it in
+_UNKNOWN_FRAMES = 2**63 - 1  # libsndfile's count for a FLAC of that kind
+
+
+def load_audio(clip: Clip, sampling_rate: int | None = None) -> Waveform:
+    """Decodes, mixes down, resamples and checks a clip.
+
+    A file's bytes decide its format, not its name: WAV, FLAC, OGG, Opus, MP3 and what else libsndfile knows.
+    Channels are averaged. A rate other than 16 kHz is resampled by soxr at "HQ", librosa's default: a tone is
+    right within 1e-6 up to 3 kHz and 1e-3 (0.01 dB) up to 7.2 kHz, and the slower "VHQ" is no better there.
+
+    A WAV from a pipe, whose header gives no length, is read to its end. A WAV, OGG or MP3 that was cut off
+    looks like a shorter one and is read as such (libmpg123 may warn on stderr); a FLAC cut off is an error.
+
+    Args:
+        clip: One of
+
+            * a path;
+            * a binary file object, seekable or not: read from where it stands to its end, and left open;
+            * an array [samples] or [samples, channels], as soundfile gives it, or [1, samples]. Floats have
+              full scale 1; int8, int16 and int32 are divided by theirs; uint8 has its zero at 128, as in WAV.
+              Wider integers have no agreed full scale and are refused. So is [channels, samples], which
+              cannot be told from a batch of clips.
+        sampling_rate: Rate of an array in Hz, required there. Ignored for files, whose header has it, so that
+            one call can take both.
+
+    Returns:
+        Waveform [samples], float32, 16 kHz, nominally in [-1, 1], finite, C-contiguous, from 400 samples
+        (25 ms) to 6 hours long. Never a view of the array passed in.
+
+    Raises:
+        AudioError: The clip cannot be read or decoded; is empty, shorter than 25 ms or longer than 6 hours;
+            has samples that are not finite or beyond 100 times full scale, more than 64 channels or a rate
+            outside 1 to 768 kHz; or is of another shape or type than above. The message is one line: which
+            clip, what is wrong, what to do.
+    """
+    try:
+        if isinstance(clip, np.ndarray):
+            return _from_array(clip, sampling_rate)
+        with _open(clip) as file:
+            return _from_file(file)
+    except AudioError as error:
+        why, cause = str(error), error.__cause__
+    except OSError as error:
+        why, cause = f"cannot be read ({error.strerror or error}): pass a readable file", error
+    name = clip_name(clip)
+    raise AudioError(f"{name if name and name.isprintable() else ascii(name)}: {why}") from cause
+
+
+def normalize(waveform: Waveform, epsilon: float) -> Waveform:
+    """Brings a clip to zero mean and unit variance: (x - mean) / sqrt(variance + epsilon).
+
+    Args:
+        waveform: [samples], float32.
+        epsilon: Keeps silence finite.
+
+    Returns:
+        [samples], float32. Mean and biased variance are summed in float64, so that they are the same on every
+        runtime and for every length.
+    """
+    mean = waveform.mean(dtype=np.float64)
+    deviation = waveform - mean
+    scale = 1 / np.sqrt(np.mean(deviation * deviation) + epsilon)
+    normalized: Waveform = (deviation * scale).astype(np.float32)
+    return normalized
+
+
+def clip_name(clip: Clip) -> str:
+    """What errors and results call a clip.
+
+    Args:
+        clip: As in `load_audio`.
+
+    Returns:
+        A path as given; a file object's `name` where that is a string; else its type: "array", "BytesIO".
+    """
+    if isinstance(clip, str | os.PathLike):
+        return os.fsdecode(clip)
+    if isinstance(clip, np.ndarray):
+        return "array"
+    name = getattr(clip, "name", None)
+    return name if isinstance(name, str) else type(clip).__name__
+
+
+def _from_array(array: NDArray[Any], sampling_rate: int | None) -> Waveform:
+    if sampling_rate is None:
+        raise AudioError("an array does not tell its rate: pass it, as in sampling_rate=16000")
+    kind = array.dtype.str[1:]
+    if array.dtype.kind != "f" and kind not in _FULL_SCALE:
+        raise AudioError(f"{array.dtype} samples: pass floats in [-1, 1], int8, int16, int32 or uint8")
+    if array.ndim == 1 or (array.ndim == 2 and array.shape[0] == 1):
+        array = array.reshape(-1, 1)
+    if array.ndim != 2 or (array.size and array.shape[0] <= array.shape[1]):
+        raise AudioError(
+            f"shape {array.shape} is not [samples, channels]: transpose a clip's channels with .T, "
+            "pass several clips as a list"
+        )
+    _check_size(sampling_rate, array.shape[1], len(array))
+
+    def blocks() -> Iterator[Waveform]:
+        for start in range(0, len(array), _BLOCK):
+            with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which is refused
+                block = array[start : start + _BLOCK].astype(np.float32)
+            if kind == "u1":
+                block -= 128
+            yield block / np.float32(_FULL_SCALE.get(kind, 1))
+
+    return _waveform(blocks() if array.size else iter(()), sampling_rate)
+
+
+def _from_file(file: BinaryIO) -> Waveform:
+    if not file.seekable():  # a named pipe
+        file = io.BytesIO(_drained(file))
+    source = _Source(_mended(file))
+    try:
+        return _decoded(source)
+    finally:
+        if source.error:
+            raise source.error
+
+
+class _Source:
+    """The file as libsndfile calls back for it: an exception there would be printed and the clip cut short.
+
+    It has no name, so that nobody guesses a format by one.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.tell = file.tell
+        self.error: OSError | None = None
+
+    def read(self, size: int) -> bytes:
+        try:
+            return self.file.read(size)
+        except OSError as error:
+            self.error = error
+            return b""
+
+    def seek(self, offset: int, whence: int) -> None:
+        with suppress(OSError, ValueError):  # a false header points before the start; tell() shows it failed
+            self.file.seek(offset, whence)
+
+
+def _decoded(source: _Source) -> Waveform:
+    try:
+        sound = soundfile.SoundFile(source)
+    except soundfile.LibsndfileError as error:
+        raise AudioError(
+            "damaged, or not audio that can be read here (WAV, FLAC, OGG, Opus, MP3): "
+            "convert anything else, such as M4A, AAC, WebM or video, with `ffmpeg -i in.m4a out.wav`"
+        ) from error
+    with sound:
+        rate, frames = sound.samplerate, sound.frames
+        _check_size(rate, sound.channels, 0 if frames == _UNKNOWN_FRAMES else frames)
+
+        def blocks() -> Iterator[Waveform]:
+            buffer = np.empty((_BLOCK, sound.channels), np.float32)
+            try:
+                while len(block := sound.read(out=buffer)):
+                    yield block
+            except soundfile.LibsndfileError as error:
+                why = f"damaged or cut off ({error.error_string.strip(' .')}): get a complete copy"
+                if frames == _UNKNOWN_FRAMES:
+                    why = "no length in the header, as in a FLAC from a pipe: write a file, or pipe WAV"
+                raise AudioError(why) from error
+
+        return _waveform(blocks(), rate)
+
+
+def _waveform(blocks: Iterator[Waveform], rate: int) -> Waveform:
+    """Joins blocks [frames, channels], of at least one frame each, into one waveform."""
+    stream = None if rate == SAMPLING_RATE else soxr.ResampleStream(rate, SAMPLING_RATE, 1, "float32", "HQ")
+    parts, frames = [], 0
+    for block in blocks:
+        peak = max(abs(float(block.min())), abs(float(block.max())))  # NaN where any sample is
+        if not peak <= _MAX_AMPLITUDE:
+            where = f"between {frames / rate:.1f} and {(frames + len(block)) / rate:.1f} s"
+            if np.isfinite(peak):
+                raise AudioError(f"samples up to {peak:.3g} {where}: full scale is 1, so divide by theirs")
+            raise AudioError(f"samples that are not finite (NaN or infinity) {where}: cut or repair it")
+        frames += len(block)
+        _check_size(rate, block.shape[1], frames)
+        # The mean; block.mean(axis=1) takes three times as long, more than decoding.
+        mono = np.einsum("fc->f", block) / block.shape[1]
+        parts.append(stream.resample_chunk(mono) if stream else mono)
+    if not frames:
+        raise AudioError("no samples: record or export it again")
+    if stream:
+        parts.append(stream.resample_chunk(np.empty(0, np.float32), last=True))
+    waveform: Waveform = np.concatenate(parts)
+    if len(waveform) < MIN_SAMPLES:
+        raise AudioError(
+            f"too short at {len(waveform) / 16:.1f} ms ({len(waveform)} samples at 16 kHz): "
+            f"pass at least {MIN_SAMPLES / 16:.0f} ms ({MIN_SAMPLES} samples)"
+        )
+    return waveform
+
+
+def _check_size(rate: int, channels: int, frames: int) -> None:
+    if not _RATES[0] <= rate <= _RATES[1]:
+        raise AudioError(f"a rate of {rate} Hz is outside {_RATES[0]} to {_RATES[1]} Hz: give the true one")
+    if channels > _MAX_CHANNELS:
+        raise AudioError(f"{channels} channels are more than {_MAX_CHANNELS}: mix them down or pick some")
+    if frames > _MAX_SECONDS * rate:
+        raise AudioError(f"longer than {_MAX_SECONDS // 3600} hours: cut it into parts")
+
+
+def _open(clip: Clip) -> BinaryIO:
+    """A file of our own, so that closing it leaves the caller's open."""
+    try:
+        if isinstance(clip, str | os.PathLike):
+            return open(clip, "rb")
+        if hasattr(clip, "read"):
+            return io.BytesIO(_drained(cast(BinaryIO, clip)))
+    except io.UnsupportedOperation as error:
+        raise OSError("not open for reading") from error
+    except ValueError as error:  # a path with a null character, a closed file
+        raise OSError(str(error)) from error
+    raise AudioError(
+        "not a clip: pass a path, a numpy array (np.asarray(list), tensor.numpy()) "
+        "or a binary file object (io.BytesIO around bytes)"
+    )
+
+
+def _drained(file: BinaryIO) -> bytearray:
+    data = bytearray()
+    while chunk := file.read(1 << 20):
+        if not isinstance(chunk, bytes):
+            raise AudioError("opened as text: open it with mode 'rb'")
+        data += chunk
+        if len(data) > _MAX_BYTES:
+            raise AudioError(f"more than {_MAX_BYTES >> 30} GiB: cut it into parts")
+    if not data:
+        raise AudioError("no bytes to read: rewind it with .seek(0), or check what writes it")
+    return data
+
+
+def _mended(file: BinaryIO) -> BinaryIO:
+    """Gives a WAV from a pipe a length: libsndfile takes a data chunk of 0 bytes at its word."""
+    head = file.read(1 << 16)
+    file.seek(0)
+    if not head:
+        raise AudioError("an empty file (0 bytes): record or export it again")
+    if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
+        return file
+    at = 12
+    while at + 8 <= len(head) and head[at : at + 4] != b"data":
+        size = int.from_bytes(head[at + 4 : at + 8], "little")
+        at += 8 + size + size % 2
+    riff = int.from_bytes(head[4:8], "little")
+    # A closed file whose data is truly empty counts the chunks behind it, and those are not to be heard.
+    if head[at : at + 8] != b"data\0\0\0\0" or at < riff < _STREAMED:
+        return file
+    data = _drained(file)
+    data[at + 4 : at + 8] = _STREAMED.to_bytes(4, "little")
+    return io.BytesIO(data)

@@ -1,0 +1,160 @@
+"""Which models are known, and where converted ones lie on this machine."""
+
+import difflib
+import json
+import os
+import sys
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from e2v_port.errors import ModelNotFound
+
+__all__ = ["KnownModel", "Published", "converted", "destination", "find", "is_converted", "known", "lookup", "not_found", "roots"]
+
+
+@dataclass(frozen=True)
+class Published:
+    """An output that others published for a model: what a conversion can be checked against.
+
+    Attributes:
+        clip: Where the clip is found.
+        clip_sha256: Hash of the clip the outputs belong to.
+        relative_logits: Each logit minus the first one, in the order of the labels.
+        tolerance: Largest absolute difference that still counts as equal.
+        source: Who published it.
+    """
+
+    clip: str
+    clip_sha256: str
+    relative_logits: tuple[float, ...]
+    tolerance: float
+    source: str
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """One row of the manifest in weights/.
+
+    Attributes:
+        id: The name everything here goes by.
+        family: Architecture, as in the runtimes' file names.
+        modelscope: Repository on ModelScope.
+        huggingface: Repository on Hugging Face.
+        embed_dim: Width of an embedding.
+        parameters: Number of weights, rounded.
+        labels: Its classes in order; empty for a model without a head.
+        licence: Licence of the weights.
+        sha256: Accepted hashes by file name; empty where none is known.
+        published: Published outputs; None where none are known.
+    """
+
+    id: str
+    family: str
+    modelscope: str
+    huggingface: str
+    embed_dim: int
+    parameters: int
+    labels: tuple[str, ...]
+    licence: str
+    sha256: dict[str, tuple[str, ...]]
+    published: Published | None
+
+
+@cache
+def known() -> tuple[KnownModel, ...]:
+    """Returns every model of the manifest, largest first."""
+    manifest = json.loads(files("e2v_port.weights").joinpath("manifest.json").read_text("utf-8"))
+    return tuple(_known_model(row) for row in manifest["models"])
+
+
+def _known_model(row: dict[str, Any]) -> KnownModel:
+    published = row.get("published")
+    return KnownModel(
+        id=row["id"],
+        family=row["family"],
+        modelscope=row["modelscope"],
+        huggingface=row["huggingface"],
+        embed_dim=row["embed_dim"],
+        parameters=row["parameters"],
+        labels=_labels(row["classes"]),
+        licence=row["licence"],
+        sha256={name: tuple(hashes) for name, hashes in row.get("sha256", {}).items()},
+        published=published and Published(**{**published, "relative_logits": tuple(published["relative_logits"])}),
+    )
+
+
+def _labels(classes: str | None) -> tuple[str, ...]:
+    if classes is None:
+        return ()
+    table = json.loads(files("e2v_port.taxonomy").joinpath(f"{classes}.json").read_text("utf-8"))
+    return tuple(row["label"] for row in table["classes"])
+
+
+def lookup(name: str) -> KnownModel | None:
+    """Returns the known model of this name: its id, its repository on either hub, or the bare last part."""
+    for model in known():
+        if name in {model.id, model.modelscope, model.huggingface, PurePosixPath(model.id).name}:
+            return model
+    return None
+
+
+def roots() -> list[Path]:
+    """Returns the folders that hold converted models, in the order they are searched.
+
+    `$E2V_WEIGHTS` first where it is set, then the user's cache: `$XDG_CACHE_HOME/e2v-port`, by default
+    `~/.cache/e2v-port` (`~/Library/Caches/e2v-port` on macOS).
+    """
+    named = os.environ.get("E2V_WEIGHTS")
+    if cache_home := os.environ.get("XDG_CACHE_HOME"):
+        cache_folder = Path(cache_home)
+    elif sys.platform == "darwin":
+        cache_folder = Path.home() / "Library" / "Caches"
+    else:
+        cache_folder = Path.home() / ".cache"
+    return [*([Path(named)] if named else []), cache_folder / "e2v-port"]
+
+
+def is_converted(folder: Path) -> bool:
+    """Tells whether a folder holds a converted model (both files; a conversion writes both or neither)."""
+    return (folder / "config.json").is_file() and (folder / "model.safetensors").is_file()
+
+
+def destination(name: str, dtype: str = "float32") -> Path:
+    """Returns the folder that a model of this name is converted to: float32 has the plain name."""
+    return roots()[0] / (name if dtype == "float32" else f"{name}-{dtype}")
+
+
+def find(name: str) -> Path | None:
+    """Returns the converted folder of this name, or None. `name` is an id, or one with `-float16` etc. behind it."""
+    model = lookup(name)
+    relative = PurePosixPath(model.id if model else name)
+    if relative.is_absolute() or ".." in relative.parts:
+        return None
+    return next((root / relative for root in roots() if is_converted(root / relative)), None)
+
+
+def converted() -> list[str]:
+    """Returns the names of all converted models on this machine, sorted."""
+    return sorted(
+        {
+            config.parent.relative_to(root).as_posix()
+            for root in roots()
+            for config in root.glob("*/*/config.json")
+            if is_converted(config.parent) and not config.parent.name.startswith(".")
+        }
+    )
+
+
+def not_found(name: str) -> ModelNotFound:
+    """Returns the error for a name that is no model, with the names that are."""
+    names = sorted({model.id for model in known()} | set(converted()))
+    bare = {PurePosixPath(candidate).name: candidate for candidate in names}
+    close = difflib.get_close_matches(PurePosixPath(name).name, bare, n=1, cutoff=0.75)
+    guess = f"did you mean {bare[close[0]]}? " if close else ""
+    return ModelNotFound(
+        f"{name}: no known model, converted folder or checkpoint; {guess}known: {', '.join(names)}; "
+        f"a checkpoint of your own is given as its folder or .pt file"
+    )

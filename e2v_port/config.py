@@ -1,0 +1,159 @@
+"""What a converted model is: its architecture, labels and origin, as kept in config.json."""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from e2v_port.errors import CheckpointError
+
+__all__ = ["DTYPES", "Emotion2vecConfig", "Label", "ModelConfig", "Source"]
+
+DTYPES = ("float32", "float16", "bfloat16")
+
+FORMAT = 1  # of config.json and of the names in model.safetensors; a reader refuses any other
+
+
+@dataclass(frozen=True)
+class Emotion2vecConfig:
+    """Sizes of one emotion2vec, all of them read from its checkpoint.
+
+    Attributes:
+        conv_layers: (channels, kernel, stride) of each convolution of the feature extractor.
+        embed_dim: Width of the transformer and of an embedding.
+        num_heads: Attention heads per block.
+        num_alibi_heads: How many of them, counted from the first, have an ALiBi bias.
+        prenet_depth: Blocks of the context encoder.
+        depth: Blocks after it.
+        ffn_dim: Width inside a block's MLP.
+        conv_pos_depth: Layers of the positional encoder.
+        conv_pos_kernel: Their kernel, in frames.
+        conv_pos_groups: Their groups.
+        num_extra_tokens: Learned tokens put before the frames.
+        normalize: Whether the waveform is brought to zero mean and unit variance first.
+        norm_eps: Epsilon of the LayerNorms of the blocks and of the context encoder.
+        num_labels: Rows of the classification head; 0 for a model without one.
+    """
+
+    waveform_eps: ClassVar[float] = 1e-5  # of the waveform norm: the default of the layer norm that FunASR calls
+
+    conv_layers: tuple[tuple[int, int, int], ...]
+    embed_dim: int
+    num_heads: int
+    num_alibi_heads: int
+    prenet_depth: int
+    depth: int
+    ffn_dim: int
+    conv_pos_depth: int
+    conv_pos_kernel: int
+    conv_pos_groups: int
+    num_extra_tokens: int
+    normalize: bool
+    norm_eps: float
+    num_labels: int
+
+    def frames(self, samples: int) -> int:
+        """Returns how many frames a clip of this many samples has: about 50 a second at 16 kHz."""
+        for _, kernel, stride in self.conv_layers:
+            samples = (samples - kernel) // stride + 1
+        return samples
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Returns the configuration that `dataclasses.asdict` was made of; KeyError or TypeError if it is not one."""
+        known = {field.name: values[field.name] for field in fields(cls)}
+        known["conv_layers"] = tuple((channels, kernel, stride) for channels, kernel, stride in known["conv_layers"])
+        return cls(**known)
+
+
+@dataclass(frozen=True)
+class Label:
+    """One row of the head.
+
+    Attributes:
+        name: What users read, e.g. `angry`.
+        token: What the checkpoint's tokens.txt says, e.g. `生气/angry`.
+        unused: True for rows that are taken out before the softmax (`unuse_0` and the like).
+    """
+
+    name: str
+    token: str
+    unused: bool
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the weights come from.
+
+    Attributes:
+        repository: Hub repository, or the path as it was given.
+        hub: `modelscope`, `huggingface` or `local`.
+        revision: Commit or tag on the hub; empty for a local file.
+        file: Name of the weights file.
+        sha256: Its hash.
+    """
+
+    repository: str
+    hub: str
+    revision: str
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """config.json of a converted model.
+
+    Attributes:
+        family: Which pair of runtimes runs it.
+        architecture: Sizes.
+        labels: One for each row of the head, in order; empty for a model without a head.
+        dtype: Type of every stored tensor, and of the arithmetic between waveform norm and pooling.
+        sampling_rate: Of the waveform the model expects, in Hz.
+        licence: Licence of the weights.
+        source: Where they come from.
+        converter: Name and version of the program that wrote the folder.
+    """
+
+    family: str
+    architecture: Emotion2vecConfig
+    labels: tuple[Label, ...]
+    dtype: str
+    sampling_rate: int
+    licence: str
+    source: Source
+    converter: str
+
+    def to_json(self) -> str:
+        """Returns the text of config.json."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, ensure_ascii=False, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Returns the configuration in a config.json.
+
+        Raises:
+            CheckpointError: The text is no config.json of this format.
+        """
+        try:
+            values = json.loads(text)
+            if values.pop("format") != FORMAT:
+                raise CheckpointError(f"config.json is not of format {FORMAT}: convert the checkpoint again")
+            values["architecture"] = Emotion2vecConfig.from_dict(values["architecture"])
+            values["labels"] = tuple(Label(**label) for label in values["labels"])
+            values["source"] = Source(**values["source"])
+            return cls(**values)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise CheckpointError(f"config.json is damaged ({error!r}): convert the checkpoint again") from error
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Returns the configuration of a converted folder.
+
+        Raises:
+            CheckpointError: Its config.json is missing, unreadable or damaged.
+        """
+        try:
+            return cls.from_json((folder / "config.json").read_text("utf-8"))
+        except (OSError, UnicodeDecodeError, CheckpointError) as error:
+            raise CheckpointError(f"{folder}: {error}") from error

@@ -1,0 +1,70 @@
+"""What this machine can run, and why not the rest."""
+
+import platform
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+
+from e2v_port.errors import RuntimeUnavailable
+
+__all__ = ["RUNTIMES", "choose", "unavailable"]
+
+# Each runtime and the module of e2v_port.runtimes that runs it.
+RUNTIMES = {"cuda": "torch_runtime", "mps": "torch_runtime", "mlx": "mlx_runtime", "cpu": "torch_runtime"}
+
+APPLE_SILICON = sys.platform == "darwin" and platform.machine() == "arm64"
+
+
+def unavailable(runtime: str) -> str | None:
+    """Returns why a runtime cannot run here and what to do about it; None if it can.
+
+    Raises:
+        RuntimeUnavailable: There is no runtime of this name.
+    """
+    if runtime not in RUNTIMES:
+        raise RuntimeUnavailable(f"no runtime is called {runtime}: use auto, {', '.join(RUNTIMES)}")
+    return _mlx() if runtime == "mlx" else _torch(runtime)
+
+
+def _mlx() -> str | None:
+    remedy = 'pip install "e2v-port[mlx-cpu]"' if sys.platform == "linux" else "pip install mlx"
+    if find_spec("mlx") is None:
+        return f"MLX is not installed: {remedy}"
+    try:
+        import_module("mlx.core")
+    except ImportError as error:
+        return f"MLX cannot be imported ({error}): {remedy}"
+    return None
+
+
+def _torch(device: str) -> str | None:
+    if find_spec("torch") is None:
+        return "torch is not installed: pip install torch"
+    if device == "cpu":
+        return None
+    import torch
+
+    if device == "mps":
+        if torch.backends.mps.is_available():
+            return None
+        return "torch finds no Metal device: mps needs macOS on Apple silicon, elsewhere use cuda or cpu"
+    if torch.cuda.is_available():
+        return None
+    if torch.version.cuda is None:
+        return "this torch was built without CUDA: install a CUDA build of torch, or use runtime='cpu'"
+    return "torch finds no NVIDIA device: check that nvidia-smi shows one, or use runtime='cpu'"
+
+
+def choose(runtime: str) -> str:
+    """Returns the runtime to use: `auto` takes CUDA, then MLX on Apple silicon, then the CPU.
+
+    Raises:
+        RuntimeUnavailable: The one asked for cannot run here; the reason and the remedy are told.
+    """
+    if runtime == "auto":
+        # MLX runs elsewhere too, but only Apple silicon makes it faster than torch.
+        order = ["cuda", "mlx", "cpu"] if APPLE_SILICON else ["cuda", "cpu"]
+        runtime = next((name for name in order if unavailable(name) is None), "cpu")
+    if reason := unavailable(runtime):
+        raise RuntimeUnavailable(f"runtime {runtime} is not available: {reason}")
+    return runtime

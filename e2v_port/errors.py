@@ -1,0 +1,39 @@
+"""Every error this package raises on purpose. A message says what, where, and what to do."""
+
+__all__ = [
+    "AudioError",
+    "CheckpointError",
+    "DownloadError",
+    "E2VError",
+    "ModelNotFound",
+    "NoLabels",
+    "RuntimeUnavailable",
+]
+
+
+class E2VError(Exception):
+    """Base of all errors below: catch this one to catch them all."""
+
+
+class AudioError(E2VError):
+    """A clip is unreadable, empty, too short, too long or not finite."""
+
+
+class ModelNotFound(E2VError):
+    """No known model, folder or file goes by this name, or it is not on this machine while offline."""
+
+
+class DownloadError(E2VError):
+    """No hub delivered the checkpoint."""
+
+
+class CheckpointError(E2VError):
+    """A checkpoint or converted folder is unsafe, incomplete, misshapen, of an unknown kind or has a wrong hash."""
+
+
+class RuntimeUnavailable(E2VError):
+    """The runtime asked for cannot run on this machine."""
+
+
+class NoLabels(E2VError):
+    """Labels were asked of a model without a classification head."""

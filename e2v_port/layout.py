@@ -1,0 +1,110 @@
+"""The stored layout: the one contract between the converter's output and the parameters of both runtimes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from e2v_port.config import Emotion2vecConfig
+from e2v_port.errors import CheckpointError
+
+__all__ = ["Shape", "check", "differences", "tensors"]
+
+Shape = tuple[int, ...]
+
+MAX_TENSORS = 10_000  # the largest known model has 259; a file with half a million empty ones would take seconds
+
+
+def tensors(config: Emotion2vecConfig) -> dict[str, Shape]:
+    """Returns name and shape of every stored tensor, in the order of the forward pass.
+
+    Convolutions are [out, kernel, in per group], linear layers [out, in].
+    """
+    dim = config.embed_dim
+    stored: dict[str, Shape] = {}
+    channels = 1
+    for i, (out, kernel, _) in enumerate(config.conv_layers):
+        stored[f"conv_layers.{i}.weight"] = (out, kernel, channels)
+        stored |= _norm(f"conv_layers.{i}.norm", out)
+        channels = out
+    stored |= _norm("projection.norm", channels)
+    stored |= _linear("projection.linear", dim, channels)
+    for i in range(config.conv_pos_depth):
+        stored[f"positions.{i}.weight"] = (dim, config.conv_pos_kernel, dim // config.conv_pos_groups)
+        stored[f"positions.{i}.bias"] = (dim,)
+    stored["alibi_scale"] = (config.num_alibi_heads,)
+    stored["extra_tokens"] = (config.num_extra_tokens, dim)
+    stored |= _norm("context_norm", dim)
+    for i in range(config.prenet_depth):
+        stored |= _block(f"context_blocks.{i}", dim, config.ffn_dim)
+    for i in range(config.depth):
+        stored |= _block(f"blocks.{i}", dim, config.ffn_dim)
+    if config.num_labels:
+        stored |= _linear("head", config.num_labels, dim)
+    return stored
+
+
+def _norm(name: str, dim: int) -> dict[str, Shape]:
+    return {f"{name}.weight": (dim,), f"{name}.bias": (dim,)}
+
+
+def _linear(name: str, out: int, dim: int) -> dict[str, Shape]:
+    return {f"{name}.weight": (out, dim), f"{name}.bias": (out,)}
+
+
+def _block(name: str, dim: int, ffn_dim: int) -> dict[str, Shape]:
+    return (
+        _linear(f"{name}.attn.q_proj", dim, dim)
+        | _linear(f"{name}.attn.k_proj", dim, dim)
+        | _linear(f"{name}.attn.v_proj", dim, dim)
+        | _linear(f"{name}.attn.out_proj", dim, dim)
+        | _norm(f"{name}.norm1", dim)
+        | _linear(f"{name}.mlp.fc1", ffn_dim, dim)
+        | _linear(f"{name}.mlp.fc2", dim, ffn_dim)
+        | _norm(f"{name}.norm2", dim)
+    )
+
+
+def differences(found: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> list[str]:
+    """Returns one line for every tensor that is missing, unexpected or misshapen; none if the two agree."""
+    return [
+        *(f"missing {name} {list(wanted[name])}" for name in wanted if name not in found),
+        *(f"unexpected {name} {list(found[name])}" for name in found if name not in wanted),
+        *(
+            f"{name} is {list(found[name])}, must be {list(wanted[name])}"
+            for name in wanted
+            if name in found and found[name] != wanted[name]
+        ),
+    ]
+
+
+def check(weights: Path, config: Emotion2vecConfig, dtype: str) -> None:
+    """Checks a model.safetensors against the layout without reading its data.
+
+    Args:
+        weights: The file.
+        config: What it must hold.
+        dtype: Type every tensor must have, e.g. `float32`.
+
+    Raises:
+        CheckpointError: The file is damaged, or tensors are missing, unexpected, misshapen or of another type; all
+            of them are named.
+    """
+    # safe_open refuses overlapping and trailing data, which MLX's own reader would accept.
+    from safetensors import SafetensorError, safe_open
+
+    stored = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}[dtype]
+    try:
+        with safe_open(weights, framework="np") as file:
+            names = list(file.keys())
+            if len(names) > MAX_TENSORS:
+                raise CheckpointError(f"{weights} holds {len(names)} tensors: not a model of this kind")
+            slices = {name: file.get_slice(name) for name in names}
+            problems = differences({name: tuple(part.get_shape()) for name, part in slices.items()}, tensors(config))
+            problems += [
+                f"{name} is stored as {part.get_dtype()}, must be {stored}"
+                for name, part in slices.items()
+                if part.get_dtype() != stored
+            ]
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{weights} cannot be read ({error}): convert the checkpoint again") from error
+    if problems:
+        raise CheckpointError(f"{weights} does not match its config.json: {'; '.join(problems)}")

@@ -1,0 +1,292 @@
+"""Load a converted model and ask it: predictions and embeddings of clips, one or many."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, Protocol, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from e2v_port import conversion, devices, layout
+from e2v_port.audio import SAMPLING_RATE, Clip, Waveform, load_audio, normalize
+from e2v_port.config import ModelConfig
+from e2v_port.errors import AudioError, NoLabels
+
+__all__ = ["Model", "Output", "Prediction", "Runtime", "load"]
+
+Vector = NDArray[np.float32]
+
+WINDOW_BATCHES = 8  # clips of this many batches are held and sorted by length, so that a batch pads little
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a runtime makes of one clip.
+
+    Attributes:
+        embedding: Mean of the frames, [dim], float32.
+        logits: One per label, unused ones too, [labels], float32; None for a model without a head.
+        frames: [frames, dim], float32, about 50 a second; None unless asked for.
+    """
+
+    embedding: Vector
+    logits: Vector | None
+    frames: Vector | None
+
+
+class Runtime(Protocol):
+    """What model.py needs of a runtime in runtimes/."""
+
+    batch_seconds: float
+
+    def run(self, batch: Waveform, lengths: list[int], *, frames: bool) -> list[Output]:
+        """Runs clips [B, samples], normalised and filled up with zeros, of so many frames each."""
+
+    def stages(self, batch: Waveform, frames: int) -> dict[str, Vector]:
+        """Runs one clip [1, samples] and returns the value of every stage by name, in order, without its axis B."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one clip.
+
+    Attributes:
+        label: The most probable label.
+        confidence: Its probability, 0 to 1.
+        scores: Probability of each label, summing to 1, in the model's order; labels the checkpoint marks as unused
+            are left out.
+        logits: The same before the softmax.
+        duration: Of the clip, in seconds.
+    """
+
+    label: str
+    confidence: float
+    scores: Mapping[str, float]
+    logits: Mapping[str, float]
+    duration: float
+
+    def __repr__(self) -> str:
+        ranked = sorted(self.scores.items(), key=lambda item: -item[1])
+        others = ", ".join(f"{label} {score:.3f}" for label, score in ranked[1:3])
+        return f"Prediction({self.label} {self.confidence:.3f}; {others}; {self.duration:.2f} s)"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain dicts, strings and floats, as JSON holds them."""
+        return {
+            "label": self.label,
+            "confidence": self.confidence,
+            "scores": dict(self.scores),
+            "logits": dict(self.logits),
+            "duration": self.duration,
+        }
+
+
+class Model:
+    """A converted model on one runtime. May be used from several threads at once.
+
+    Attributes:
+        config: What config.json says.
+        runtime: `cuda`, `cpu`, `mps` or `mlx`.
+        labels: Names of the labels it gives, in order; empty for a model without a head.
+        embed_dim: Length of an embedding.
+    """
+
+    def __init__(self, config: ModelConfig, runtime: str, runner: Runtime) -> None:
+        self.config = config
+        self.runtime = runtime
+        self.labels = tuple(label.name for label in config.labels if not label.unused)
+        self.embed_dim = config.architecture.embed_dim
+        self._runner = runner
+
+    def __repr__(self) -> str:
+        return f"Model({self.config.source.repository}, {self.config.dtype}, on {self.runtime})"
+
+    @overload
+    def predict(self, clips: Clip, sampling_rate: int | None = None) -> Prediction: ...
+    @overload
+    def predict(self, clips: list[Clip] | tuple[Clip, ...], sampling_rate: int | None = None) -> list[Prediction]: ...
+    def predict(
+        self, clips: Clip | list[Clip] | tuple[Clip, ...], sampling_rate: int | None = None
+    ) -> Prediction | list[Prediction]:
+        """Predicts the emotion of one clip, or of each clip of a list.
+
+        Args:
+            clips: A path, a binary file object or an array of samples; or a list of these, which is run in batches
+                with the same results.
+            sampling_rate: Of arrays, in Hz; files bring their own.
+
+        Returns:
+            A Prediction; for a list, one per clip in its order.
+
+        Raises:
+            AudioError: A clip cannot be used; its name is told. Nothing is returned for the others: see `each`.
+            NoLabels: The model has no head.
+        """
+        self._need_labels()
+        if not isinstance(clips, (list, tuple)):
+            return self.predict([clips], sampling_rate)[0]
+        return [self.judge(_ok(output)) for output in self.each(clips, sampling_rate)]
+
+    @overload
+    def embed(
+        self, clips: Clip, sampling_rate: int | None = None, *, granularity: Literal["utterance", "frame"] = "utterance"
+    ) -> Vector: ...
+    @overload
+    def embed(
+        self,
+        clips: list[Clip] | tuple[Clip, ...],
+        sampling_rate: int | None = None,
+        *,
+        granularity: Literal["utterance", "frame"] = "utterance",
+    ) -> list[Vector]: ...
+    def embed(
+        self,
+        clips: Clip | list[Clip] | tuple[Clip, ...],
+        sampling_rate: int | None = None,
+        *,
+        granularity: Literal["utterance", "frame"] = "utterance",
+    ) -> Vector | list[Vector]:
+        """Embeds one clip, or each clip of a list.
+
+        Args:
+            clips: As for `predict`.
+            sampling_rate: As for `predict`.
+            granularity: `utterance` for the mean over the clip, [dim]; `frame` for about 50 vectors a second,
+                [frames, dim].
+
+        Returns:
+            A float32 array; for a list, one per clip in its order.
+
+        Raises:
+            AudioError: A clip cannot be used; its name is told.
+            ValueError: Another granularity.
+        """
+        if granularity not in {"utterance", "frame"}:
+            raise ValueError(f"granularity must be 'utterance' or 'frame', not {granularity!r}")
+        if not isinstance(clips, (list, tuple)):
+            return self.embed([clips], sampling_rate, granularity=granularity)[0]
+        outputs = map(_ok, self.each(clips, sampling_rate, frames=granularity == "frame"))
+        return [output.embedding if output.frames is None else output.frames for _, output in outputs]
+
+    def each(
+        self, clips: Iterable[Clip], sampling_rate: int | None = None, *, frames: bool = False
+    ) -> Iterator[tuple[float, Output] | AudioError]:
+        """Runs any number of clips in batches, and goes on where one of them cannot be used.
+
+        Clips are read as they are needed, so the iterable may be longer than memory.
+
+        Args:
+            clips: As for `predict`.
+            sampling_rate: As for `predict`.
+            frames: Whether the outputs carry their frames.
+
+        Yields:
+            For each clip, in order: its duration in seconds and its output, or the AudioError that stopped it.
+        """
+        window: list[Waveform | AudioError] = []
+        seconds = 0.0
+        for clip in clips:
+            try:
+                waveform = self._normalized(load_audio(clip, sampling_rate))
+                window.append(waveform)
+                seconds += len(waveform) / SAMPLING_RATE
+            except AudioError as error:
+                window.append(error)
+            if seconds >= WINDOW_BATCHES * self._runner.batch_seconds:
+                yield from self._run_window(window, frames)
+                window, seconds = [], 0.0
+        yield from self._run_window(window, frames)
+
+    def _run_window(
+        self, window: list[Waveform | AudioError], frames: bool
+    ) -> Iterator[tuple[float, Output] | AudioError]:
+        results: dict[int, Output] = {}
+        waveforms = {i: item for i, item in enumerate(window) if not isinstance(item, AudioError)}
+        batch: list[int] = []
+        for i in [*sorted(waveforms, key=lambda i: len(waveforms[i])), None]:
+            # Sorted by length, so the newest clip is what the others would be filled up to.
+            samples = len(waveforms[i]) * (len(batch) + 1) if i is not None else math.inf
+            if batch and samples > self._runner.batch_seconds * SAMPLING_RATE:
+                outputs = self._run_batch([waveforms[j] for j in batch], frames)
+                results |= zip(batch, outputs, strict=True)
+                batch = []
+            if i is not None:
+                batch.append(i)
+        for i, item in enumerate(window):
+            yield item if isinstance(item, AudioError) else (len(item) / SAMPLING_RATE, results[i])
+
+    def _run_batch(self, waveforms: list[Waveform], frames: bool) -> list[Output]:
+        batch = np.zeros((len(waveforms), max(map(len, waveforms))), dtype=np.float32)
+        for row, waveform in zip(batch, waveforms, strict=True):
+            row[: len(waveform)] = waveform
+        lengths = [self.config.architecture.frames(len(waveform)) for waveform in waveforms]
+        return self._runner.run(batch, lengths, frames=frames)
+
+    def _normalized(self, waveform: Waveform) -> Waveform:
+        architecture = self.config.architecture
+        return normalize(waveform, architecture.waveform_eps) if architecture.normalize else waveform
+
+    def judge(self, result: tuple[float, Output]) -> Prediction:
+        """Turns a clip's duration and output, as `each` yields them, into a Prediction.
+
+        Raises:
+            NoLabels: The model has no head.
+        """
+        duration, output = result
+        self._need_labels()
+        assert output.logits is not None
+        pairs = zip(self.config.labels, output.logits.tolist(), strict=True)
+        logits = {label.name: logit for label, logit in pairs if not label.unused}
+        highest = max(logits.values())
+        powers = {name: math.exp(logit - highest) for name, logit in logits.items()}
+        total = sum(powers.values())
+        scores = {name: power / total for name, power in powers.items()}
+        label = max(scores, key=scores.__getitem__)
+        return Prediction(label, scores[label], scores, logits, duration)
+
+    def stages(self, clip: Clip, sampling_rate: int | None = None) -> dict[str, Vector]:
+        """Runs one clip and returns the value of every stage of the forward pass by name, in order."""
+        waveform = self._normalized(load_audio(clip, sampling_rate))
+        stages = self._runner.stages(waveform[None], self.config.architecture.frames(len(waveform)))
+        return {"waveform": waveform, **stages}
+
+    def _need_labels(self) -> None:
+        if not self.labels:
+            raise NoLabels(
+                f"{self.config.source.repository} has no classification head: it gives embeddings, not labels; "
+                f"use embed, or a model with labels such as iic/emotion2vec_plus_base"
+            )
+
+
+def _ok(result: tuple[float, Output] | AudioError) -> tuple[float, Output]:
+    if isinstance(result, AudioError):
+        raise result
+    return result
+
+
+def load(model: str | Path, *, runtime: str = "auto", offline: bool = False) -> Model:
+    """Loads a model.
+
+    Args:
+        model: A known model's name, e.g. `iic/emotion2vec_plus_base`; a converted folder; or an unconverted
+            checkpoint (a folder or a .pt file). What is not converted yet is converted on first use, what is not on
+            this machine is downloaded.
+        runtime: `cuda`, `cpu`, `mps`, `mlx`; or `auto`, which takes CUDA, then MLX on Apple silicon, then the CPU.
+        offline: Never open a connection; so does `E2V_OFFLINE=1`.
+
+    Raises:
+        ModelNotFound: No model goes by this name, or it is not on this machine while offline.
+        DownloadError: No hub delivered it.
+        CheckpointError: The checkpoint or the converted folder is damaged or not of a known kind.
+        RuntimeUnavailable: The runtime cannot run here.
+    """
+    chosen = devices.choose(runtime)  # first, so that nothing is downloaded for a runtime that cannot run
+    folder = conversion.folder_of(model, offline=offline)
+    config = ModelConfig.read(folder)
+    weights = folder / "model.safetensors"
+    layout.check(weights, config.architecture, config.dtype)
+    module = import_module(f"e2v_port.runtimes.{devices.RUNTIMES[chosen]}")
+    return Model(config, chosen, module.load(weights, config, chosen))

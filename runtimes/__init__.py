@@ -1,0 +1,1 @@
+"""The same architectures twice: torch (cuda, cpu, mps) and MLX."""

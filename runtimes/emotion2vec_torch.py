@@ -1,0 +1,215 @@
+"""emotion2vec in torch. Its twin is emotion2vec_mlx.py: the same classes in the same order.
+
+B clips, S samples, T frames, E extra tokens, D wide, H heads. The reference is FunASR's class Emotion2vec
+(arXiv 2312.15185); the encoder is that of data2vec 2.0 (arXiv 2212.07525).
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from e2v_port.config import Emotion2vecConfig
+
+__all__ = ["Emotion2vec", "Trace"]
+
+Trace = Callable[[str, Tensor], None]
+
+
+class ConvLayer(nn.Module):
+    """A strided convolution over time without padding or bias, LayerNorm over channels, exact GELU."""
+
+    def __init__(self, in_channels: int, channels: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.kernel, self.stride = kernel, stride
+        self.weight = nn.Parameter(torch.empty(channels, kernel, in_channels))
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, time, channels = x.shape
+        # A window of k frames is k * C neighbouring numbers: the convolution is one matrix product, no copy.
+        windows = x.as_strided(
+            (batch, (time - self.kernel) // self.stride + 1, self.kernel * channels),
+            (time * channels, self.stride * channels, 1),
+        )
+        return F.gelu(self.norm(F.linear(windows, self.weight.flatten(1))))
+
+
+class Projection(nn.Module):
+    """From the channels of the convolutions to the width of the transformer."""
+
+    def __init__(self, channels: int, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.linear = nn.Linear(channels, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.linear(self.norm(x))
+        return out
+
+
+class PositionLayer(nn.Module):
+    """A grouped convolution over time that keeps the length, LayerNorm without weights, exact GELU."""
+
+    def __init__(self, dim: int, kernel: int, groups: int) -> None:
+        super().__init__()
+        self.kernel, self.groups = kernel, groups
+        self.weight = nn.Parameter(torch.empty(dim, kernel, dim // groups))
+        self.bias = nn.Parameter(torch.empty(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        time, dim = x.shape[1:]
+        x = F.conv1d(x.mT, self.weight.mT, self.bias, padding=self.kernel // 2, groups=self.groups).mT
+        return F.gelu(F.layer_norm(x[:, :time], (dim,)))  # an even kernel makes one frame too many
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with an additive bias [.., H, E+T, E+T]."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q_proj = nn.Linear(dim, dim)
+        self.k_proj = nn.Linear(dim, dim)
+        self.v_proj = nn.Linear(dim, dim)
+        self.out_proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        q = self.q_proj(x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # [B, H, E+T, D/H]
+        k = self.k_proj(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        v = self.v_proj(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        out: Tensor = self.out_proj(x.transpose(1, 2).flatten(2))  # [B, E+T, D]
+        return out
+
+
+class Mlp(nn.Module):
+    """Two linear layers around an exact GELU."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return out
+
+
+class Block(nn.Module):
+    """A transformer block that normalises after each of its two halves."""
+
+    def __init__(self, config: Emotion2vecConfig) -> None:
+        super().__init__()
+        self.attn = Attention(config.embed_dim, config.num_heads)
+        self.norm1 = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
+        self.mlp = Mlp(config.embed_dim, config.ffn_dim)
+        self.norm2 = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        x = self.norm1(x + self.attn(x, bias))
+        out: Tensor = self.norm2(x + self.mlp(x))
+        return out
+
+
+class Emotion2vec(nn.Module):
+    """Waveforms in, frames and their mean and logits out."""
+
+    def __init__(self, config: Emotion2vecConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.embed_dim
+        channels = [1, *(layer[0] for layer in config.conv_layers)]
+        self.conv_layers = nn.ModuleList(
+            ConvLayer(n, *layer) for n, layer in zip(channels, config.conv_layers, strict=False)
+        )
+        self.projection = Projection(channels[-1], dim)
+        self.positions = nn.ModuleList(
+            PositionLayer(dim, config.conv_pos_kernel, config.conv_pos_groups) for _ in range(config.conv_pos_depth)
+        )
+        self.alibi_scale = nn.Parameter(torch.empty(config.num_alibi_heads))
+        self.extra_tokens = nn.Parameter(torch.empty(config.num_extra_tokens, dim))
+        self.context_norm = nn.LayerNorm(dim, eps=config.norm_eps)
+        self.context_blocks = nn.ModuleList(Block(config) for _ in range(config.prenet_depth))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.head = nn.Linear(dim, config.num_labels) if config.num_labels else None
+
+    def forward(
+        self, waveform: Tensor, lengths: list[int], trace: Trace = lambda _, __: None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Runs the model.
+
+        Args:
+            waveform: [B, S] in the type of the weights; normalised, clips filled up with zeros behind their end.
+            lengths: Frames of each clip.
+            trace: Called with the name and value of every stage.
+
+        Returns:
+            Frames [B, T, D] in the type of the weights (those behind a clip's end mean nothing), their mean [B, D]
+            and logits [B, labels] (None without a head), both float32.
+        """
+        x = waveform[:, :, None]  # [B, S, 1]
+        for i, layer in enumerate(self.conv_layers):
+            x = layer(x)  # [B, T, C]
+            trace(f"conv_layers.{i}", x)
+        x = self.projection(x)  # [B, T, D]
+        trace("projection", x)
+
+        time = x.shape[1]
+        real = torch.arange(time, device=x.device) < torch.tensor(lengths, device=x.device)[:, None]  # [B, T]
+        padded = min(lengths) < time
+        positions = x
+        for i, layer in enumerate(self.positions):
+            # Each of these convolutions would carry what lies behind a clip's end back into the clip.
+            positions = layer(positions * real[:, :, None] if padded else positions)
+            trace(f"positions.{i}", positions)
+        x = x + positions
+
+        bias = self.bias(time, x)
+        trace("bias", bias)
+        if padded:
+            unreal = F.pad(~real, (self.config.num_extra_tokens, 0))[:, None, None, :]  # [B, 1, 1, E+T]
+            bias = bias.masked_fill(unreal, -math.inf)  # [B, H, E+T, E+T]
+
+        x = torch.cat([self.extra_tokens.expand(len(x), -1, -1), x], dim=1)  # [B, E+T, D]
+        x = self.context_norm(x)
+        trace("context_norm", x)
+        for i, block in enumerate(self.context_blocks):
+            x = block(x, bias)
+            trace(f"context_blocks.{i}", x)
+        for i, block in enumerate(self.blocks):
+            x = block(x, bias)
+            trace(f"blocks.{i}", x)
+        frames = x[:, self.config.num_extra_tokens :]  # [B, T, D]
+
+        sums = (frames.float() * real[:, :, None]).sum(1)
+        pooled = sums / torch.tensor(lengths, device=x.device)[:, None]  # [B, D]
+        trace("pooled", pooled)
+        if self.head is None:
+            return frames, pooled, None
+        logits = F.linear(pooled, self.head.weight.float(), self.head.bias.float())  # [B, labels]
+        trace("logits", logits)
+        return frames, pooled, logits
+
+    def bias(self, time: int, like: Tensor) -> Tensor:
+        """ALiBi [1, H, E+T, E+T] in the type of `like`: a head's slope times the distance of two frames.
+
+        Zero for extra tokens, and for heads behind the last that has a slope. A learned scale below zero counts as
+        zero.
+        """
+        at = torch.arange(time, device=like.device, dtype=torch.float32)
+        slopes = torch.tensor(_slopes(self.config.num_alibi_heads), device=like.device)
+        bias = slopes[:, None, None] * -(at[:, None] - at).abs()
+        bias = bias * self.alibi_scale.float().clamp_min(0)[:, None, None]  # [H, T, T]
+        extra = self.config.num_extra_tokens
+        plain_heads = self.config.num_heads - self.config.num_alibi_heads
+        return F.pad(bias, (extra, 0, extra, 0, 0, plain_heads))[None].to(like.dtype)
+
+
+def _slopes(heads: int) -> list[float]:
+    """2^(-8k/n) for a power of two; else those of the one below, then every second of the one above (ALiBi, A.2)."""
+    below = 2 ** math.floor(math.log2(heads))
+    slopes = [2 ** (-8 * k / below) for k in range(1, below + 1)]
+    return slopes if heads == below else slopes + _slopes(2 * below)[::2][: heads - below]

@@ -1,0 +1,1 @@
+"""Emotion vocabularies as data; read with importlib.resources."""

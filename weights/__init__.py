@@ -1,0 +1,1 @@
+"""The manifest of known models, as data; read with importlib.resources."""
