@@ -71,7 +71,7 @@ def _load(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         reason = str(error)
         if "GLOBAL " in reason:
-            name = reason.split("GLOBAL ", 1)[1].split()[0]
+            name = reason.split("GLOBAL ", 1)[1].split(maxsplit=1)[0]
             raise CheckpointError(
                 f"{path} would execute code when opened: it calls {name}; do not use this file"
             ) from error

@@ -9,7 +9,7 @@ from e2v_port.config import Emotion2vecConfig, Label
 from e2v_port.errors import CheckpointError
 from e2v_port.layout import Shape
 
-from .rules import Rule, channels_last, flat, keep, squeeze, thirds
+from .rules import Rule, channels_last, heads, keep, squeeze, thirds
 
 __all__ = ["FAMILY", "RULES", "configure", "labels"]
 
@@ -51,7 +51,7 @@ RULES: tuple[Rule, ...] = (
     # Their list starts with a transposition, so the first convolution is number 1.
     Rule(f"{POSITION}.weight", ("positions.{i-1}.weight",), channels_last),
     Rule(f"{POSITION}.bias", ("positions.{i-1}.bias",)),
-    Rule(f"{AUDIO}.alibi_scale", ("alibi_scale",), flat),  # [1, 1, heads, 1, 1]; older files [1, heads, 1, 1]
+    Rule(f"{AUDIO}.alibi_scale", ("alibi_scale",), heads),  # [1, 1, heads, 1, 1]; older files [1, heads, 1, 1]
     Rule(f"{AUDIO}.extra_tokens", ("extra_tokens",), squeeze),
     Rule(f"{AUDIO}.context_encoder.norm.weight", ("context_norm.weight",)),
     Rule(f"{AUDIO}.context_encoder.norm.bias", ("context_norm.bias",)),
@@ -84,7 +84,10 @@ REQUIRED: tuple[tuple[tuple[str, ...], Any], ...] = (
 
 
 def configure(
-    config: Mapping[str, Any] | None, shapes: Mapping[str, Shape], num_labels: int, note: Callable[[str], None]
+    config: Mapping[str, Any] | None,
+    shapes: Mapping[str, Shape],
+    num_labels: int,
+    note: Callable[[str], None],
 ) -> Emotion2vecConfig:
     """Returns the sizes of a checkpoint.
 
@@ -100,15 +103,7 @@ def configure(
     has_head = "head.weight" in shapes
     if config is None:
         return _inferred(shapes, num_labels if has_head else 0, note)
-    sizes = _read(config, num_labels if has_head else 0)
-    if sizes.embed_dim % sizes.num_heads or sizes.embed_dim % sizes.conv_pos_groups:
-        raise CheckpointError(
-            f"config.yaml: a width of {sizes.embed_dim} cannot be shared among {sizes.num_heads} heads and "
-            f"{sizes.conv_pos_groups} groups"
-        )
-    if sizes.num_alibi_heads > sizes.num_heads:
-        raise CheckpointError(f"config.yaml: {sizes.num_alibi_heads} ALiBi heads, but {sizes.num_heads} heads in all")
-    return sizes
+    return _read(config, num_labels if has_head else 0)
 
 
 def _read(config: Mapping[str, Any], num_labels: int) -> Emotion2vecConfig:
@@ -129,16 +124,18 @@ def _read(config: Mapping[str, Any], num_labels: int) -> Emotion2vecConfig:
             num_alibi_heads=int(audio["num_alibi_heads"]),
             prenet_depth=int(audio["prenet_depth"]),
             depth=int(model["depth"]),
-            ffn_dim=int(model["embed_dim"] * model["mlp_ratio"]),
+            ffn_dim=int(int(model["embed_dim"]) * float(model["mlp_ratio"])),
             conv_pos_depth=depth,
             conv_pos_kernel=max(3, int(audio["conv_pos_width"]) // depth),
             conv_pos_groups=int(audio["conv_pos_groups"]),
             num_extra_tokens=int(audio["num_extra_tokens"]),
-            normalize=bool(model["normalize"]),
+            normalize=model["normalize"],
             norm_eps=float(model["norm_eps"]),
             num_labels=num_labels,
         )
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    except ValueError as error:
+        raise CheckpointError(f"config.yaml: {error}") from error
+    except (KeyError, TypeError, ZeroDivisionError, OverflowError) as error:
         raise CheckpointError(f"config.yaml is not that of an emotion2vec model ({error!r})") from error
 
 
@@ -151,6 +148,8 @@ def _conv_layers(spec: str) -> tuple[tuple[int, int, int], ...]:
         raise ValueError(f"feature_encoder_spec {spec!r}")
     for group, times in re.findall(term, text):
         triples = re.findall(r"\((\d+),(\d+),(\d+)\)", group)
+        if len(times) > 2:
+            raise ValueError(f"feature_encoder_spec {spec!r}")
         layers += [(int(c), int(k), int(s)) for c, k, s in triples] * int(times or 1)
     return tuple(layers)
 
@@ -201,7 +200,7 @@ def labels(tokens: Sequence[str]) -> tuple[Label, ...]:
     """Returns what the lines of tokens.txt mean: `生气/angry` is angry, a bare `<unk>` unknown, `unuse_0` unused.
 
     Raises:
-        CheckpointError: Two tokens have the same name.
+        CheckpointError: Two tokens have the same name, or one has none.
     """
     found = tuple(
         Label(
@@ -212,6 +211,8 @@ def labels(tokens: Sequence[str]) -> tuple[Label, ...]:
         for token in tokens
     )
     names = [label.name for label in found]
+    if "" in names:
+        raise CheckpointError(f"line {names.index('') + 1} of tokens.txt names no label: one belongs on each line")
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise CheckpointError(f"tokens.txt names {', '.join(repeated)} more than once")
     return found

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from e2v_port.layout import Shape
 
-__all__ = ["Piece", "Rule", "channels_last", "flat", "keep", "plan", "squeeze", "thirds"]
+__all__ = ["Piece", "Rule", "channels_last", "heads", "keep", "plan", "squeeze", "thirds"]
 
 Array = NDArray[Any]
 Change = Callable[[Array], Sequence[Array]]
@@ -32,13 +32,13 @@ def thirds(array: Array) -> Sequence[Array]:
 
 
 def squeeze(array: Array) -> Sequence[Array]:
-    """[1, ...] -> [...]."""
-    return [array[0]]
+    """[1, ...] -> [...]; ValueError for more than one."""
+    return [array.reshape(array.shape[1:])]
 
 
-def flat(array: Array) -> Sequence[Array]:
-    """Any shape -> one axis."""
-    return [array.reshape(-1)]
+def heads(array: Array) -> Sequence[Array]:
+    """[..., heads, 1, 1] -> [heads]; ValueError where another axis is longer than one."""
+    return [array.reshape(array.shape[-3])]
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,9 @@ def plan(rules: Iterable[Rule], sources: Mapping[str, Shape]) -> tuple[list[Piec
         piece = Piece(name, names, rule.change)
         try:
             # A broadcast zero has the shape and none of the memory.
-            made = {target: array.shape for target, array in piece.convert(np.broadcast_to(np.float32(0), shape)).items()}
+            made = {
+                target: array.shape for target, array in piece.convert(np.broadcast_to(np.float32(0), shape)).items()
+            }
         except (ValueError, IndexError):
             problems.append(f"{name} {list(shape)} cannot become {', '.join(names)}")
             continue

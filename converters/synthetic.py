@@ -25,7 +25,8 @@ from e2v_port.layout import Shape
 __all__ = ["BASE", "LARGE", "TOKENS", "make", "source_shapes"]
 
 TOKENS: tuple[str, ...] = tuple(
-    row["token"] for row in json.loads(files("e2v_port.taxonomy").joinpath("emotion2vec.json").read_text("utf-8"))["classes"]
+    row["token"]
+    for row in json.loads(files("e2v_port.taxonomy").joinpath("emotion2vec.json").read_text("utf-8"))["classes"]
 )
 
 BASE = Emotion2vecConfig(
@@ -138,7 +139,12 @@ def make(
 
 def _settings(config: Emotion2vecConfig, prefix: str) -> dict[str, Any]:
     """Returns what FunASR reads from config.yaml to build the model, and how it maps the names."""
-    dropout = {"encoder_dropout": 0.1, "post_mlp_drop": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.0}
+    dropout = {
+        "encoder_dropout": 0.1,
+        "post_mlp_drop": 0.1,
+        "attention_dropout": 0.1,
+        "activation_dropout": 0.0,
+    }
     audio = {
         "type": "AUDIO",
         "prenet_depth": config.prenet_depth,

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -41,7 +42,8 @@ def _stored(array: NDArray[Any], dtype: str) -> NDArray[Any]:
     if dtype == "float16":
         with np.errstate(over="ignore"):  # becomes infinite; the caller looks for that
             return values.astype("<f2")
-    bits = values.view("<u4")
+    # The largest NaNs would wrap round to zero.
+    bits = np.where(np.isnan(values), np.float32(np.nan), values).view("<u4")
     # Nearest, ties to even: add 0x7fff, and one more where the bit that becomes the last is set.
     return ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype("<u2")
 
@@ -53,10 +55,16 @@ class _Npz:
         self.path = path
         try:
             self._members = zipfile.ZipFile(path)
-            self.about: dict[str, Any] = json.loads(str(self.read(ABOUT)))
-            self.source = Source(**self.about["source"])
+            if any(member.compress_type != zipfile.ZIP_STORED for member in self._members.infolist()):
+                raise ValueError("it is compressed")
+            if damaged := self._members.testzip():
+                raise ValueError(f"{damaged} is damaged")
+            about = json.loads(str(self.read(ABOUT)))
+            self.config: dict[str, Any] | None = about["config"]
+            self.tokens: list[str] = about["tokens"]
+            self.source = Source(**about["source"])
             self.shapes = {name: shape for name, shape in self._shapes() if name != ABOUT}
-        except (OSError, zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
+        except (OSError, zipfile.BadZipFile, EOFError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{path} is no npz of python -m e2v_port.converters.checkpoint ({error}): write it again"
             ) from error
@@ -66,7 +74,9 @@ class _Npz:
             if name.endswith(".npy"):
                 with self._members.open(name) as member:
                     np.lib.format.read_magic(member)
-                    shape, _, _ = np.lib.format.read_array_header_1_0(member)
+                    shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+                if dtype != np.float32 and name != f"{ABOUT}.npy":
+                    raise ValueError(f"{name} is {dtype}")
                 yield name.removesuffix(".npy"), shape
 
     def read(self, name: str) -> NDArray[Any]:
@@ -85,17 +95,18 @@ class _Npz:
 
 def _configure(npz: _Npz, dtype: str, note: Callable[[str], None]) -> tuple[ModelConfig, list[Piece]]:
     """Plans the conversion; all that is wrong with the checkpoint is told at once."""
-    about = npz.about
     repository = npz.source.repository
     pieces, targets, problems = plan(emotion2vec.RULES, npz.shapes)
-    labels = emotion2vec.labels(about["tokens"])
+    labels = emotion2vec.labels(npz.tokens)
     head = targets.get("head.weight")
     if head and not labels:
         raise CheckpointError(
             f"{repository}: the checkpoint has a classification head of {head[0]} rows but no tokens.txt that names "
             f"them; put the tokens.txt of its repository beside the weights"
         )
-    architecture = emotion2vec.configure(about["config"], targets, len(labels), note)
+    architecture = emotion2vec.configure(npz.config, targets, len(labels), note)
+    if head and head[0] != len(labels):
+        problems.append(f"tokens.txt names {len(labels)} labels, the head has {head[0]} rows")
     problems += layout.differences(targets, layout.tensors(architecture))
     if problems:
         raise CheckpointError(
@@ -146,7 +157,11 @@ def _header(config: ModelConfig) -> tuple[bytes, dict[str, int]]:
     for name, shape in layout.tensors(config.architecture).items():
         offsets[name] = end
         end += size * int(np.prod(shape))
-        entries[name] = {"dtype": CODES[config.dtype], "shape": list(shape), "data_offsets": [offsets[name], end]}
+        entries[name] = {
+            "dtype": CODES[config.dtype],
+            "shape": list(shape),
+            "data_offsets": [offsets[name], end],
+        }
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # tensors start at a multiple of eight bytes
     return len(text).to_bytes(8, "little") + text, offsets
@@ -197,8 +212,11 @@ def write(
         CheckpointError: The npz is damaged; tensors are unknown, missing, misshapen or not finite (all are named);
             or the folder holds something else than a converted model.
     """
-    if folder.exists() and not catalog.is_converted(folder) and (not folder.is_dir() or any(folder.iterdir())):
-        raise CheckpointError(f"{folder} exists and is no converted model: name another --out, or move it away")
+    if not _may_replace(folder):
+        raise CheckpointError(
+            f"{folder} exists and is more than a converted model: name another folder, or move it away"
+        )
+    folder = folder.resolve()
     source = _Npz(npz)
     config, pieces = _configure(source, dtype, note)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -208,7 +226,8 @@ def write(
         _write_tensors(weights, config, source.convert(pieces, dtype))
         _compare(weights, config, source.convert(pieces, dtype))
         with (partial / "config.json").open("wb") as file:
-            file.write(config.to_json().encode())
+            # Only the name of a folder can hold what UTF-8 cannot; its escape is JSON's own.
+            file.write(config.to_json().encode("utf-8", "backslashreplace"))
             _sync(file)
         if keep_npz:
             shutil.move(npz, partial / "model.npz")
@@ -219,20 +238,36 @@ def write(
     return config
 
 
+def _may_replace(folder: Path) -> bool:
+    """Tells whether nothing is lost with a folder: it is absent, or holds what a conversion writes and no more."""
+    if not folder.is_dir():
+        return not folder.exists()
+    entries = {entry.name for entry in folder.iterdir()}
+    # Models of other libraries are kept in files of the same names.
+    ours = catalog.is_converted(folder) and b'"converter": "e2v-port' in (folder / "config.json").read_bytes()
+    return not entries or (ours and entries <= {"config.json", "model.safetensors", "model.npz"})
+
+
 def _replace(new: Path, folder: Path) -> None:
     """Renames a folder to a name that another may have; the other one is set aside first, then deleted."""
-    if folder.exists():
-        aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.old-"))
-        os.rename(folder, aside / folder.name)
-        try:
-            os.rename(new, folder)
-        except BaseException:
+    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.old-"))
+    try:
+        while True:
+            try:
+                os.rename(new, folder)  # an empty folder gives way
+                return
+            except OSError:
+                if not folder.exists():
+                    raise
+            # Another conversion to the same name may take it away at the same moment, or put one there.
+            with suppress(FileNotFoundError):
+                os.rename(folder, aside / folder.name)
+    except BaseException:
+        if (aside / folder.name).exists() and not folder.exists():
             os.rename(aside / folder.name, folder)
-            raise
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-    else:
-        os.rename(new, folder)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def main() -> None:

@@ -12,7 +12,18 @@ from typing import Any
 
 from e2v_port.errors import ModelNotFound
 
-__all__ = ["KnownModel", "Published", "converted", "destination", "find", "is_converted", "known", "lookup", "not_found", "roots"]
+__all__ = [
+    "KnownModel",
+    "Published",
+    "converted",
+    "destination",
+    "find",
+    "is_converted",
+    "known",
+    "lookup",
+    "not_found",
+    "roots",
+]
 
 
 @dataclass(frozen=True)

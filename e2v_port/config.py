@@ -10,6 +10,8 @@ from e2v_port.errors import CheckpointError
 __all__ = ["DTYPES", "Emotion2vecConfig", "Label", "ModelConfig", "Source"]
 
 DTYPES = ("float32", "float16", "bfloat16")
+FAMILIES = ("emotion2vec",)
+LARGEST = 1 << 16  # no size of a model comes near; a false one would cost time and memory before it is noticed
 
 FORMAT = 1  # of config.json and of the names in model.safetensors; a reader refuses any other
 
@@ -51,6 +53,26 @@ class Emotion2vecConfig:
     normalize: bool
     norm_eps: float
     num_labels: int
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for sizes that no model has: they come from files."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            lowest = 0 if field.name in {"prenet_depth", "depth", "num_extra_tokens", "num_labels"} else 1
+            if field.type is int and (type(value) is not int or not lowest <= value <= LARGEST):
+                raise ValueError(f"{field.name} is {value!r}")
+        layers = self.conv_layers
+        if not layers or not all(type(size) is int and 1 <= size <= LARGEST for layer in layers for size in layer):
+            raise ValueError(f"conv_layers is {layers!r}")
+        if type(self.normalize) is not bool or type(self.norm_eps) is not float or not 0 < self.norm_eps < 1:
+            raise ValueError(f"normalize is {self.normalize!r}, norm_eps {self.norm_eps!r}")
+        if self.embed_dim % self.num_heads or self.embed_dim % self.conv_pos_groups:
+            raise ValueError(
+                f"a width of {self.embed_dim} cannot be shared among {self.num_heads} heads and "
+                f"{self.conv_pos_groups} groups"
+            )
+        if self.num_alibi_heads > self.num_heads:
+            raise ValueError(f"{self.num_alibi_heads} ALiBi heads, but {self.num_heads} heads in all")
 
     def frames(self, samples: int) -> int:
         """Returns how many frames a clip of this many samples has: about 50 a second at 16 kHz."""
@@ -124,6 +146,14 @@ class ModelConfig:
     source: Source
     converter: str
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no converted model says."""
+        if self.family not in FAMILIES or self.dtype not in DTYPES:
+            raise ValueError(f"family {self.family!r} as {self.dtype!r}: {FAMILIES} and {DTYPES} are known")
+        rows = self.architecture.num_labels
+        if len(self.labels) != rows or len({label.name for label in self.labels}) != rows:
+            raise ValueError(f"{rows} rows of the head, but the labels are {self.labels}")
+
     def to_json(self) -> str:
         """Returns the text of config.json."""
         return json.dumps({"format": FORMAT, **asdict(self)}, ensure_ascii=False, indent=2) + "\n"
@@ -143,7 +173,7 @@ class ModelConfig:
             values["labels"] = tuple(Label(**label) for label in values["labels"])
             values["source"] = Source(**values["source"])
             return cls(**values)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"config.json is damaged ({error!r}): convert the checkpoint again") from error
 
     @classmethod

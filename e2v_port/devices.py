@@ -3,11 +3,12 @@
 import platform
 import sys
 from importlib import import_module
+from importlib.metadata import version
 from importlib.util import find_spec
 
 from e2v_port.errors import RuntimeUnavailable
 
-__all__ = ["RUNTIMES", "choose", "unavailable"]
+__all__ = ["RUNTIMES", "choose", "describe", "unavailable"]
 
 # Each runtime and the module of e2v_port.runtimes that runs it.
 RUNTIMES = {"cuda": "torch_runtime", "mps": "torch_runtime", "mlx": "mlx_runtime", "cpu": "torch_runtime"}
@@ -53,6 +54,19 @@ def _torch(device: str) -> str | None:
     if torch.version.cuda is None:
         return "this torch was built without CUDA: install a CUDA build of torch, or use runtime='cpu'"
     return "torch finds no NVIDIA device: check that nvidia-smi shows one, or use runtime='cpu'"
+
+
+def describe(runtime: str) -> str:
+    """Returns what an available runtime runs on: device and library."""
+    if runtime == "mlx":
+        import mlx.core as mx
+
+        return f"MLX {version('mlx')} on {mx.default_device().type.name}"
+    import torch
+
+    if runtime == "cuda":
+        return f"torch {torch.__version__} on {torch.cuda.get_device_name()}"
+    return f"torch {torch.__version__}, {torch.get_num_threads()} threads"
 
 
 def choose(runtime: str) -> str:

@@ -90,9 +90,7 @@ def local(path: Path) -> Checkpoint:
         candidates = sorted(entry for entry in folder.glob("*.pt") if entry.is_file())
         if len(candidates) > 1:
             listed = ", ".join(entry.name for entry in candidates)
-            raise CheckpointError(
-                f"{path}: which of {listed} are the weights? pass that file, not the folder"
-            )
+            raise CheckpointError(f"{path}: which of {listed} are the weights? pass that file, not the folder")
         found["weights"] = candidates[0] if candidates else None
         missing = [] if candidates else [f"{_USUAL['weights']}, nor any other .pt file"]
     if missing:
@@ -255,8 +253,7 @@ class _HuggingFace(_Client):
         model_info = partial(HfApi().model_info, self.repository, revision=self.asked, timeout=timeout)
         info = _retried(lambda: model_info(files_metadata=True), busy=(429, 500, 502, 503, 504))
         files = {
-            file.rfilename: _Listed(file.size, file.lfs.sha256 if file.lfs else None)
-            for file in info.siblings or []
+            file.rfilename: _Listed(file.size, file.lfs.sha256 if file.lfs else None) for file in info.siblings or []
         }
         return info.sha or self.asked, files
 

@@ -125,14 +125,18 @@ class Model:
             AudioError: A clip cannot be used; its name is told. Nothing is returned for the others: see `each`.
             NoLabels: The model has no head.
         """
-        self._need_labels()
+        self.need_labels()
         if not isinstance(clips, (list, tuple)):
             return self.predict([clips], sampling_rate)[0]
         return [self.judge(_ok(output)) for output in self.each(clips, sampling_rate)]
 
     @overload
     def embed(
-        self, clips: Clip, sampling_rate: int | None = None, *, granularity: Literal["utterance", "frame"] = "utterance"
+        self,
+        clips: Clip,
+        sampling_rate: int | None = None,
+        *,
+        granularity: Literal["utterance", "frame"] = "utterance",
     ) -> Vector: ...
     @overload
     def embed(
@@ -236,7 +240,7 @@ class Model:
             NoLabels: The model has no head.
         """
         duration, output = result
-        self._need_labels()
+        self.need_labels()
         assert output.logits is not None
         pairs = zip(self.config.labels, output.logits.tolist(), strict=True)
         logits = {label.name: logit for label, logit in pairs if not label.unused}
@@ -253,7 +257,8 @@ class Model:
         stages = self._runner.stages(waveform[None], self.config.architecture.frames(len(waveform)))
         return {"waveform": waveform, **stages}
 
-    def _need_labels(self) -> None:
+    def need_labels(self) -> None:
+        """Raises NoLabels for a model without a head; to be asked before long work."""
         if not self.labels:
             raise NoLabels(
                 f"{self.config.source.repository} has no classification head: it gives embeddings, not labels; "

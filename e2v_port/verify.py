@@ -110,9 +110,7 @@ class FunASR:
             from funasr.train_utils.load_pretrained_model import load_pretrained_model
 
             self.model = Emotion2vec(model_conf=settings["model_conf"], vocab_size=len(tokens) or -1)
-            load_pretrained_model(
-                str(checkpoint.weights), self.model, scope_map=list(settings.get("scope_map") or [])
-            )
+            load_pretrained_model(str(checkpoint.weights), self.model, scope_map=list(settings.get("scope_map") or []))
         self.model.eval().float()
 
     def stages(self, waveform: Waveform) -> dict[str, NDArray[np.float32]]:

@@ -100,7 +100,8 @@ class Block(nn.Module):
 
     def __call__(self, x: mx.array, bias: mx.array) -> mx.array:
         x = self.norm1(x + self.attn(x, bias))
-        return self.norm2(x + self.mlp(x))
+        out: mx.array = self.norm2(x + self.mlp(x))
+        return out
 
 
 class Emotion2vec(nn.Module):
@@ -139,8 +140,8 @@ class Emotion2vec(nn.Module):
             and logits [B, labels] (None without a head), both float32.
         """
         x = waveform[:, :, None]  # [B, S, 1]
-        for i, layer in enumerate(self.conv_layers):
-            x = layer(x)  # [B, T, C]
+        for i, conv in enumerate(self.conv_layers):
+            x = conv(x)  # [B, T, C]
             trace(f"conv_layers.{i}", x)
         x = self.projection(x)  # [B, T, D]
         trace("projection", x)

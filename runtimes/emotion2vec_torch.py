@@ -151,8 +151,8 @@ class Emotion2vec(nn.Module):
             and logits [B, labels] (None without a head), both float32.
         """
         x = waveform[:, :, None]  # [B, S, 1]
-        for i, layer in enumerate(self.conv_layers):
-            x = layer(x)  # [B, T, C]
+        for i, conv in enumerate(self.conv_layers):
+            x = conv(x)  # [B, T, C]
             trace(f"conv_layers.{i}", x)
         x = self.projection(x)  # [B, T, D]
         trace("projection", x)

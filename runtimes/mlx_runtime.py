@@ -8,8 +8,9 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from e2v_port.audio import Waveform
 from e2v_port.config import ModelConfig
-from e2v_port.model import Output, Waveform
+from e2v_port.model import Output
 
 __all__ = ["MlxRuntime", "load"]
 

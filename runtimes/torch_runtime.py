@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
+from e2v_port.audio import Waveform
 from e2v_port.config import ModelConfig
-from e2v_port.model import Output, Waveform
+from e2v_port.model import Output
 
 __all__ = ["TorchRuntime", "load"]
 

@@ -120,11 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
         # Large files are in LFS, which is where their hashes come from; small ones have none.
         siblings = [
             {"rfilename": path, "size": len(content), "blobId": hashlib.sha1(content).hexdigest()}
-            | (
-                {"lfs": {"sha256": _sha256(content), "size": len(content), "pointerSize": 130}}
-                if _lfs(path)
-                else {}
-            )
+            | ({"lfs": {"sha256": _sha256(content), "size": len(content), "pointerSize": 130}} if _lfs(path) else {})
             for path, content in self.hub.repositories[repository].items()
         ]
         names = {"id": repository, "modelId": repository, "sha": self.hub.commit}

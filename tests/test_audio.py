@@ -91,9 +91,7 @@ def test_resampling_agrees_with_scipy_and_keeps_the_length(rate: int) -> None:
     other = resample_poly(speechlike, SAMPLING_RATE // step, rate // step, window=("kaiser", 12.0))
     assert len(waveform) == 2 * SAMPLING_RATE
     difference = (waveform - other)[1000:-1000]
-    assert (
-        np.sqrt(np.mean(difference**2) / np.mean(other**2)) < 0.003
-    )  # -50 dB: scipy's filter is the shorter
+    assert np.sqrt(np.mean(difference**2) / np.mean(other**2)) < 0.003  # -50 dB: scipy's filter is the shorter
 
 
 def test_a_tone_above_8_khz_does_not_alias() -> None:
@@ -138,9 +136,7 @@ def test_integers_have_the_full_scale_of_their_type() -> None:
         ("int32", 0, 1 << 30),
     ]:
         clip = np.array([zero, half] * 400, dtype)
-        np.testing.assert_array_equal(
-            load_audio(clip, SAMPLING_RATE), np.tile([0, 0.5], 400).astype(np.float32)
-        )
+        np.testing.assert_array_equal(load_audio(clip, SAMPLING_RATE), np.tile([0, 0.5], 400).astype(np.float32))
         swapped = clip.astype(clip.dtype.newbyteorder())
         np.testing.assert_array_equal(load_audio(swapped, SAMPLING_RATE), load_audio(clip, SAMPLING_RATE))
 
@@ -213,9 +209,7 @@ def test_a_wav_whose_writer_could_not_go_back(tmp_path: Path, sizes: tuple[int, 
     expected = load_audio(io.BytesIO(data))
     riff, size = sizes
     riff += len(extra) if riff == 36 else 0
-    piped = (
-        b"RIFF" + struct.pack("<I", riff) + data[8:36] + extra + b"data" + struct.pack("<I", size) + data[44:]
-    )
+    piped = b"RIFF" + struct.pack("<I", riff) + data[8:36] + extra + b"data" + struct.pack("<I", size) + data[44:]
     path = tmp_path / "piped.wav"
     path.write_bytes(piped)
     for clip in path, io.BytesIO(piped), Unseekable(piped):
@@ -406,9 +400,7 @@ def test_the_rate_of_a_file_is_its_headers() -> None:
 
 
 KINDS = [("WAV",), ("WAV", "FLOAT"), ("FLAC",), ("OGG",), ("OGG", "OPUS"), ("MP3",), ("AIFF",), ("AU",)]
-SMALL = [
-    encoded(tone(16_000, 0.1), 16_000, *kind) for kind in [("WAV",), ("FLAC",), ("OGG",), ("AIFF",), ("AU",)]
-]
+SMALL = [encoded(tone(16_000, 0.1), 16_000, *kind) for kind in [("WAV",), ("FLAC",), ("OGG",), ("AIFF",), ("AU",)]]
 
 
 @settings(max_examples=300, deadline=None)

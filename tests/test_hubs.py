@@ -203,9 +203,7 @@ def test_the_named_files_come_down_once(hub: str, machine: Machine, server: Loop
 @pytest.mark.parametrize("hub", HUBS)
 def test_configuration_json_names_the_files(hub: str, machine: Machine, server: LoopbackHub) -> None:
     server.repositories["someone/model"] = {
-        "configuration.json": configuration(
-            init_param="weights/emotion2vec_base.pt", config="conf/base.yaml"
-        ),
+        "configuration.json": configuration(init_param="weights/emotion2vec_base.pt", config="conf/base.yaml"),
         "weights/emotion2vec_base.pt": WEIGHTS,
         "conf/base.yaml": b"a: 1",
         "model.pt": OTHER_WEIGHTS,
@@ -220,9 +218,7 @@ def test_configuration_json_names_the_files(hub: str, machine: Machine, server: 
 
 
 @pytest.mark.parametrize("hub", HUBS)
-def test_without_configuration_json_the_usual_names_are_taken(
-    hub: str, machine: Machine, server: LoopbackHub
-) -> None:
+def test_without_configuration_json_the_usual_names_are_taken(hub: str, machine: Machine, server: LoopbackHub) -> None:
     server.repositories["someone/model"] = {"model.pt": WEIGHTS, "config.yaml": b"a: 1"}
     online, offline = machine.download(asked(hub), asked(hub, offline=True), server=server).results
     assert content(online["weights"]) == WEIGHTS
@@ -240,9 +236,7 @@ def test_a_repository_that_lacks_a_named_file(hub: str, machine: Machine, server
 
 
 @pytest.mark.parametrize("hub", HUBS)
-def test_a_configuration_json_cannot_leave_the_repository(
-    hub: str, machine: Machine, server: LoopbackHub
-) -> None:
+def test_a_configuration_json_cannot_leave_the_repository(hub: str, machine: Machine, server: LoopbackHub) -> None:
     server.repositories["someone/model"]["configuration.json"] = configuration(init_param="../../model.pt")
     kind, message = machine.download(asked(hub), server=server).error
     assert kind == "CheckpointError"
@@ -251,9 +245,7 @@ def test_a_configuration_json_cannot_leave_the_repository(
 
 
 @pytest.mark.parametrize(("hub", "variable"), list(TOKENS.items()))
-def test_the_token_named_in_the_message_is_sent(
-    hub: str, variable: str, machine: Machine, server: LoopbackHub
-) -> None:
+def test_the_token_named_in_the_message_is_sent(hub: str, variable: str, machine: Machine, server: LoopbackHub) -> None:
     machine.download(asked(hub), server=server, **{variable: "secret"})
     assert server.tokens == {"Bearer secret"}
 
@@ -552,9 +544,7 @@ catalog.lookup = lambda name: model
 
 
 @pytest.mark.parametrize("hub", HUBS)
-def test_damage_in_the_cache_is_found_and_can_be_mended(
-    hub: str, machine: Machine, server: LoopbackHub
-) -> None:
+def test_damage_in_the_cache_is_found_and_can_be_mended(hub: str, machine: Machine, server: LoopbackHub) -> None:
     expected = hashlib.sha256(WEIGHTS).hexdigest()
     prelude = f"""
 from e2v_port import catalog
@@ -613,9 +603,7 @@ def folder_of(tmp_path: Path, files: dict[str, bytes]) -> Path:
 
 
 def test_a_folder_with_configuration_json(tmp_path: Path) -> None:
-    named = configuration(
-        init_param="weights/base.pt", config="base.yaml", tokenizer_conf={"token_list": "labels.txt"}
-    )
+    named = configuration(init_param="weights/base.pt", config="base.yaml", tokenizer_conf={"token_list": "labels.txt"})
     files = {
         "configuration.json": named,
         "weights/base.pt": b"1",
@@ -630,9 +618,7 @@ def test_a_folder_with_configuration_json(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_lacks_what_its_configuration_json_names(tmp_path: Path) -> None:
-    folder = folder_of(
-        tmp_path, {key: FILES[key] for key in ["configuration.json", "config.yaml"]} | {"best.pt": b"1"}
-    )
+    folder = folder_of(tmp_path, {key: FILES[key] for key in ["configuration.json", "config.yaml"]} | {"best.pt": b"1"})
     with pytest.raises(CheckpointError, match=r"no tokens\.txt, no model\.pt in this folder"):
         hubs.local(folder)
 
