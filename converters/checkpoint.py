@@ -10,10 +10,15 @@ import argparse
 import hashlib
 import json
 import pickle
+import re
+import struct
 import sys
+import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +43,12 @@ LEFT_OVERS = ("argparse.Namespace", "omegaconf.", "numpy.", "typing.Any", "colle
 BUILTINS = {f"builtins.{name}" for name in ("dict", "list", "tuple", "set", "str", "int", "float", "bool")}
 
 
+DAMAGED = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)  # of any parser
+
+MAX_NAME = 200
+MAX_SETTINGS = 100_000  # a published config.yaml has a few hundred; aliases of aliases unfold to any number
+
+
 class _Inert:
     """Stands for an object of training that is not needed: takes any arguments and any state, does nothing."""
 
@@ -57,28 +68,37 @@ def _load(path: Path) -> Any:
     Raises:
         CheckpointError: The file would run code (its global is named), or is no checkpoint.
     """
-    zipped = zipfile.is_zipfile(path)
     try:
-        # The older format cannot be searched or memory-mapped: there torch's own short list is all there is.
-        names = get_unsafe_globals_in_checkpoint(path) if zipped else []
-        refused = [name for name in names if not name.startswith(LEFT_OVERS) and name not in BUILTINS]
-        if refused:
-            raise CheckpointError(
-                f"{path} would execute code when opened: it calls {', '.join(sorted(refused))}; do not use this file"
-            )
-        with safe_globals([(_Inert, name) for name in names]):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        with warnings.catch_warnings(action="ignore"):
+            zipped = zipfile.is_zipfile(path)
+            # The older format cannot be searched or memory-mapped: there torch's own short list is all there is.
+            names = get_unsafe_globals_in_checkpoint(path) if zipped else []
+            refused = [name for name in names if not name.startswith(LEFT_OVERS) and name not in BUILTINS]
+            if refused:
+                raise _unsafe(path, sorted(refused))
+            with safe_globals([(_Inert, name) for name in names]):
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
-        reason = str(error)
-        if "GLOBAL " in reason:
-            name = reason.split("GLOBAL ", 1)[1].split(maxsplit=1)[0]
-            raise CheckpointError(
-                f"{path} would execute code when opened: it calls {name}; do not use this file"
-            ) from error
-        raise CheckpointError(f"{path} is no PyTorch checkpoint ({reason.splitlines()[0]})") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AssertionError, OSError) as error:
-        lines = str(error).splitlines() or [type(error).__name__]
-        raise CheckpointError(f"{path} is damaged or no PyTorch checkpoint ({lines[0]})") from error
+        cause = error.__context__ or error  # torch puts advice around it that would be wrong here
+        if found := re.search(r"GLOBAL (\S+)", str(cause)):
+            raise _unsafe(path, [found[1]]) from error
+        raise CheckpointError(f"{path} is no PyTorch checkpoint ({_first_line(cause)})") from error
+    except (*DAMAGED, EOFError, AssertionError, struct.error, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path} is damaged or no PyTorch checkpoint ({_first_line(error)})") from error
+
+
+def _unsafe(path: Path, names: Iterable[str]) -> CheckpointError:
+    calls = _plain(", ".join(names))
+    return CheckpointError(f"{path} would execute code when opened: it calls {calls}; do not use this file")
+
+
+def _first_line(error: BaseException) -> str:
+    return _plain(next(iter(str(error).splitlines()), type(error).__name__))
+
+
+def _plain(text: str) -> str:
+    """Keeps what a damaged file has for names from writing to the terminal."""
+    return text if text.isprintable() else repr(text)[1:-1]
 
 
 def _state(loaded: Any, path: Path) -> Mapping[str, Any]:
@@ -91,12 +111,26 @@ def _state(loaded: Any, path: Path) -> Mapping[str, Any]:
     return loaded
 
 
-def _tensors(state: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _tensors(state: Mapping[str, Any], path: Path, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if len(prefix) > MAX_NAME:
+        raise CheckpointError(f"{path} holds a table that holds itself")
     for name, value in state.items():
         if isinstance(value, Mapping):  # the pretraining teacher is a table inside the table
-            yield from _tensors(value, f"{prefix}{name}.")
+            yield from _tensors(value, path, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+def _fault(value: Any) -> str | None:
+    """Returns what a value is if it is no weight."""
+    if not isinstance(value, torch.Tensor):
+        return type(value).__name__
+    if not value.is_floating_point() or value.layout != torch.strided:
+        return f"a tensor of {value.dtype}, {value.layout}"
+    # A few bytes can be spread over any shape, to fill the disk.
+    if value.device.type != "cpu" or value.nbytes > value.untyped_storage().nbytes():
+        return "larger than its data"
+    return None
 
 
 def _array(tensor: torch.Tensor) -> NDArray[np.float32]:
@@ -108,10 +142,11 @@ def _read_config(path: Path | None) -> Any:
     if path is None:
         return None
     try:
-        config = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise CheckpointError(f"{path} is no readable YAML file ({str(error).splitlines()[0]})") from error
-    if not isinstance(config, dict):
+        config = yaml.safe_load(path.read_text("utf-8-sig"))
+        settings = list(islice(json.JSONEncoder(default=str).iterencode(config), MAX_SETTINGS))
+    except (*DAMAGED, yaml.YAMLError) as error:
+        raise CheckpointError(f"{path} is no readable YAML file ({_first_line(error)})") from error
+    if not isinstance(config, dict) or len(settings) == MAX_SETTINGS:
         raise CheckpointError(f"{path} is no table of settings")
     return config
 
@@ -120,10 +155,12 @@ def _read_tokens(path: Path | None) -> list[str]:
     if path is None:
         return []
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
         tokens = json.loads(text) if path.suffix == ".json" else [line.rstrip() for line in text.splitlines()]
-    except (OSError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         raise CheckpointError(f"{path} is no readable list of tokens ({error})") from error
+    if not isinstance(tokens, list):
+        raise CheckpointError(f"{path} is no list of tokens")
     while tokens and not tokens[-1]:
         tokens.pop()
     return [str(token) for token in tokens]
@@ -145,14 +182,17 @@ def extract(checkpoint: Checkpoint, out: Path) -> None:
         CheckpointError: The checkpoint would run code, is damaged, or holds what is no float tensor.
     """
     path = checkpoint.weights
-    tensors = dict(_tensors(_state(_load(path), path)))
+    entries = list(_tensors(_state(_load(path), path), path))
+    tensors = dict(entries)
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors")
-    wrong = [
-        f"{name} is {f'a {value.dtype} tensor' if isinstance(value, torch.Tensor) else type(value).__name__}"
-        for name, value in tensors.items()
-        if not (isinstance(value, torch.Tensor) and value.is_floating_point() and value.layout == torch.strided)
+    wrong = [f"{name} is {fault}" for name, value in entries if (fault := _fault(value))]
+    wrong += [
+        f"{name!r} is no name"
+        for name in tensors
+        if not name.isprintable() or len(name) > 2 * MAX_NAME or name == ABOUT
     ]
+    wrong += [f"{name} is there twice" for name, number in Counter(name for name, _ in entries).items() if number > 1]
     if wrong:
         raise CheckpointError(f"{path} holds what is no weight: {'; '.join(wrong)}")
     source = Source(
@@ -166,10 +206,11 @@ def extract(checkpoint: Checkpoint, out: Path) -> None:
         "config": _read_config(checkpoint.config),
         "tokens": _read_tokens(checkpoint.tokens),
         "source": asdict(source),
+        "tensors": len(tensors),
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     with npz.writing(out) as add:
-        add(ABOUT, np.array(json.dumps(about, ensure_ascii=False, default=str)))
+        add(ABOUT, np.array(json.dumps(about, default=str)))
         for name, tensor in tensors.items():
             add(name, _array(tensor))
 

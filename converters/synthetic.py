@@ -95,8 +95,8 @@ def _trained_like(name: str, shape: Shape, draw: np.random.Generator) -> NDArray
         return np.float32(0.1) * values
     if len(shape) == 1:  # the weight of a norm
         return np.float32(1) + np.float32(0.2) * values
-    # Linear and convolution: keeps the variance. The head is wider, so that logits spread over several units.
-    return values * np.float32((4 if name == "proj.weight" else 1) / np.sqrt(np.prod(shape[1:])))
+    # Linear and convolution: keeps the variance. The head is steeper, so that logits spread over several units.
+    return values * np.float32((2 if name == "proj.weight" else 1) / np.sqrt(np.prod(shape[1:])))
 
 
 def make(

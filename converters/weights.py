@@ -14,6 +14,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -58,12 +59,14 @@ class _Npz:
             if any(member.compress_type != zipfile.ZIP_STORED for member in self._members.infolist()):
                 raise ValueError("it is compressed")
             if damaged := self._members.testzip():
-                raise ValueError(f"{damaged} is damaged")
+                raise ValueError(f"{damaged!r} is damaged")
             about = json.loads(str(self.read(ABOUT)))
             self.config: dict[str, Any] | None = about["config"]
             self.tokens: list[str] = about["tokens"]
             self.source = Source(**about["source"])
             self.shapes = {name: shape for name, shape in self._shapes() if name != ABOUT}
+            if len(self.shapes) != about["tensors"]:
+                raise ValueError(f"{len(self.shapes)} of {about['tensors']} tensors are left")
         except (OSError, zipfile.BadZipFile, EOFError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{path} is no npz of python -m e2v_port.converters.checkpoint ({error}): write it again"
@@ -76,7 +79,7 @@ class _Npz:
                     np.lib.format.read_magic(member)
                     shape, _, dtype = np.lib.format.read_array_header_1_0(member)
                 if dtype != np.float32 and name != f"{ABOUT}.npy":
-                    raise ValueError(f"{name} is {dtype}")
+                    raise ValueError(f"{name!r} is {dtype}")
                 yield name.removesuffix(".npy"), shape
 
     def read(self, name: str) -> NDArray[Any]:
@@ -251,8 +254,9 @@ def _may_replace(folder: Path) -> bool:
 def _replace(new: Path, folder: Path) -> None:
     """Renames a folder to a name that another may have; the other one is set aside first, then deleted."""
     aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.old-"))
+    old = aside / "0"
     try:
-        while True:
+        for turn in count():
             try:
                 os.rename(new, folder)  # an empty folder gives way
                 return
@@ -260,11 +264,12 @@ def _replace(new: Path, folder: Path) -> None:
                 if not folder.exists():
                     raise
             # Another conversion to the same name may take it away at the same moment, or put one there.
+            old = aside / str(turn)
             with suppress(FileNotFoundError):
-                os.rename(folder, aside / folder.name)
+                os.rename(folder, old)
     except BaseException:
-        if (aside / folder.name).exists() and not folder.exists():
-            os.rename(aside / folder.name, folder)
+        if old.exists() and not folder.exists():
+            os.rename(old, folder)
         raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)

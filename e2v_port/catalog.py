@@ -130,7 +130,7 @@ def roots() -> list[Path]:
 
 def is_converted(folder: Path) -> bool:
     """Tells whether a folder holds a converted model (both files; a conversion writes both or neither)."""
-    return (folder / "config.json").is_file() and (folder / "model.safetensors").is_file()
+    return all(os.path.isfile(folder / name) for name in ("config.json", "model.safetensors"))
 
 
 def destination(name: str, dtype: str = "float32") -> Path:

@@ -1,14 +1,18 @@
 """The command line: every subcommand loads only what it uses."""
 
+import io
 import json
+import os
+import signal
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from e2v_port import __version__
 from e2v_port.errors import AudioError, E2VError
 
 if TYPE_CHECKING:
@@ -28,33 +32,45 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Files = Annotated[list[Path], typer.Argument(metavar="FILES...", help="Audio files.", show_default=False)]
-ModelName = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        "-m",
-        envvar="E2V_MODEL",
-        help="Known model, converted folder, or checkpoint.",
-        show_default=False,
-    ),
-]
-RuntimeName = Annotated[str, typer.Option("--runtime", "-r", help="auto, cuda, mlx, mps or cpu.")]
+# Strings, not paths: results go by the names that were given, and Path("./a.wav") is "a.wav".
+Files = Annotated[list[str], typer.Argument(metavar="FILE", help="Audio files.", show_default=False)]
+MODEL_OPTION = typer.Option(
+    "--model",
+    "-m",
+    metavar="MODEL",
+    envvar="E2V_MODEL",
+    help="Known model (see e2v models), converted folder, or checkpoint.",
+    show_default=False,
+)
+ModelName = Annotated[str, MODEL_OPTION]
+RuntimeName = Annotated[str, typer.Option("--runtime", "-r", metavar="NAME", help="auto, cuda, mlx, mps or cpu.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never open a connection; so does E2V_OFFLINE=1.")]
 
 
 def main() -> None:
     """Runs the command line: one line on stderr for every error; exit 2 for bad input, 1 for a partial failure."""
+    if sys.stderr is None:  # closed; print would take stdout in its place
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (until the end)
+    if sys.stdout is None:
+        _fail("standard output is closed: there is nowhere to write to")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name may hold what the terminal's encoding lacks
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that partial files are removed
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # here, not at exit, where an error would be a traceback
     except E2VError as error:
         _fail(str(error))
-    except BrokenPipeError:  # `e2v analyze *.wav | head` is no error
-        sys.stderr.close()
     except OSError as error:
-        _fail(f"{error.filename or 'writing'}: {error.strerror or error}")
+        with suppress(OSError):
+            sys.stdout.close()  # what is left in it would be tried again at exit
+        if isinstance(error, BrokenPipeError):  # `e2v analyze *.wav | head` is no error
+            sys.exit(PARTIAL_FAILURE)
+        _fail(f"{error.filename or 'cannot write'}: {error.strerror or error}")
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(128 + signal.SIGINT)
 
 
 def _fail(message: str) -> None:
@@ -63,7 +79,14 @@ def _fail(message: str) -> None:
 
 
 def _complain(message: str) -> None:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    """Prints one line, whatever stands in the message."""
+    line = " ".join(part.strip() for part in message.splitlines())
+    print("error:", "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line), file=sys.stderr)
+
+
+def _shown(file: str) -> str:
+    """Returns a name that keeps a result on its line: quoted and escaped, as in error messages, where it must be."""
+    return file if file.isprintable() else ascii(file)
 
 
 @contextmanager
@@ -77,7 +100,7 @@ def _progress(total: int) -> Iterator[Any]:
 
     # Results may go into a file while the bar is on the terminal: they must not be caught with it.
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    console = Console(stderr=True)
+    console = Console(stderr=True, soft_wrap=True)  # a result stays one line, to be copied as one
     with Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as progress:
         task = progress.add_task("analysing", total=total)
         yield lambda: progress.advance(task)
@@ -92,6 +115,21 @@ def _load(model: str, runtime: str, offline: bool) -> "Model":
 def _finish(total: int, failed: int) -> None:
     if failed:
         raise typer.Exit(BAD_INPUT if failed == total else PARTIAL_FAILURE)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"e2v-port {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -112,18 +150,15 @@ def analyze(
                 failed += 1
                 _complain(str(result))
                 if as_json:
-                    print(json.dumps({"file": str(file), "error": str(result)}, ensure_ascii=False), flush=True)
+                    print(json.dumps({"file": file, "error": str(result)}), flush=True)
             else:
                 prediction = loaded.judge(result)
                 if as_json:
-                    print(
-                        json.dumps({"file": str(file), **prediction.to_dict()}, ensure_ascii=False),
-                        flush=True,
-                    )
+                    print(json.dumps({"file": file, **prediction.to_dict()}), flush=True)
                 else:
                     ranked = sorted(prediction.scores.items(), key=lambda item: -item[1])
                     scores = "  ".join(f"{label} {score:.3f}" for label, score in ranked)
-                    print(f"{file}: {prediction.label} {prediction.confidence:.3f}  [{scores}]", flush=True)
+                    print(f"{_shown(file)}: {prediction.label} {prediction.confidence:.3f}  [{scores}]", flush=True)
             advance()
     _finish(len(files), failed)
 
@@ -132,7 +167,10 @@ def analyze(
 def embed(
     files: Files,
     model: ModelName,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The .npz to write: one array per file, under its name.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", metavar="FILE.npz", help="Where to write one array per file, under its name."),
+    ],
     granularity: Annotated[
         Literal["utterance", "frame"],
         typer.Option(help="[dim] per file, or [frames, dim], 50 frames a second."),
@@ -141,10 +179,12 @@ def embed(
     offline: Offline = False,
 ) -> None:
     """Write the embedding of each file to an .npz."""
+    if out.suffix != ".npz" or out.is_dir():
+        _fail(f"--out {out}: name an .npz file")
+    if not os.access(out.parent, os.W_OK):
+        _fail(f"--out {out}: {out.parent} is not a folder that can be written to")
     from e2v_port import npz
 
-    if out.suffix != ".npz" or out.is_dir() or not out.parent.is_dir():
-        _fail(f"{out} must be an .npz file in an existing folder")
     files = list(dict.fromkeys(files))  # a name can stand in the npz once
     loaded = _load(model, runtime, offline)
     failed = 0
@@ -155,7 +195,7 @@ def embed(
                 _complain(str(result))
             else:
                 output = result[1]
-                add(str(file), output.embedding if output.frames is None else output.frames)
+                add(file, output.embedding if output.frames is None else output.frames)
             advance()
         if failed == len(files):
             _finish(len(files), failed)  # leaving by this exception, the npz is not written
@@ -164,14 +204,20 @@ def embed(
 
 @app.command()
 def convert(
-    model: Annotated[str, typer.Option("--model", "-m", help="Known model, owner/name on a hub, folder or .pt file.")],
+    model: Annotated[
+        str,
+        typer.Option("--model", "-m", metavar="MODEL", help="Known model, owner/name on a hub, folder or .pt file."),
+    ],
     hub: Annotated[Literal["auto", "modelscope", "huggingface"], typer.Option(help="Where to download from.")] = "auto",
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on that hub.")] = None,
+    revision: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Branch, tag or commit on the hub; by default its main branch.")
+    ] = None,
     dtype: Annotated[
         Literal["float32", "float16", "bfloat16"], typer.Option(help="Of the stored weights.")
     ] = "float32",
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder; by default where --model NAME finds it.")
+        Path | None,
+        typer.Option("--out", "-o", metavar="FOLDER", help="Where to write; by default where --model finds it."),
     ] = None,
     keep_npz: Annotated[bool, typer.Option("--keep-npz", help="Keep the npz between the two halves.")] = False,
     offline: Offline = False,
@@ -201,34 +247,45 @@ def models(
             "dimensions": model.embed_dim,
             "labels": list(model.labels),
             "licence": model.licence,
-            "converted": str(catalog.find(model.id) or ""),
+            "converted": str(catalog.find(model.id) or "") or None,
         }
         for model in catalog.known()
     ]
-    known = {model.id for model in catalog.known()}
-    others = [name for name in catalog.converted() if name not in known]
+    known = {row["id"] for row in rows}
+    rows += [_own_model(name) for name in catalog.converted() if name not in known]
     if as_json:
-        for row in [*rows, *({"id": name, "converted": str(catalog.find(name))} for name in others)]:
-            print(json.dumps(row, ensure_ascii=False))
+        for row in rows:
+            print(json.dumps(row))
         return
-    table = [["model", "size", "width", "labels", "licence", "converted"]]
+    table = [["model", "parameters", "width", "labels", "licence", "converted"]]
     for row in rows:
-        size = f"{row['parameters'] / 1e6:.0f} M"
-        labels = f"{len(row['labels'])}" if row["labels"] else "none: embeddings"
-        table.append(
-            [
-                row["id"],
-                size,
-                str(row["dimensions"]),
-                labels,
-                row["licence"],
-                "yes" if row["converted"] else "no",
-            ]
-        )
-    table += [[name, "", "", "", "", "yes"] for name in others]
+        parameters = f"{row['parameters'] / 1e6:.0f} million"
+        labels = str(len(row["labels"]) or "none: embeddings")
+        converted = "yes" if row["converted"] else "no"
+        table.append([row["id"], parameters, str(row["dimensions"]), labels, row["licence"], converted])
     _print_table(table)
     emotions = next(model.labels for model in catalog.known() if model.labels)
     print(f"\nlabels: {', '.join(emotions)}\nfolders: {', '.join(map(str, catalog.roots()))}")
+
+
+def _own_model(name: str) -> dict[str, Any]:
+    """Returns the row of a converted model that is not in the manifest."""
+    from math import prod
+
+    from e2v_port import catalog, layout
+    from e2v_port.config import ModelConfig
+
+    folder = catalog.find(name)
+    assert folder is not None
+    config = ModelConfig.read(folder)
+    return {
+        "id": name,
+        "parameters": sum(prod(shape) for shape in layout.tensors(config.architecture).values()),
+        "dimensions": config.architecture.embed_dim,
+        "labels": [label.name for label in config.labels if not label.unused],
+        "licence": config.licence,
+        "converted": str(folder),
+    }
 
 
 @app.command()
@@ -247,87 +304,75 @@ def doctor() -> None:
         reason = devices.unavailable(runtime)
         table.append([f"runtime {runtime}", f"no: {reason}" if reason else f"yes: {devices.describe(runtime)}"])
     table.append(["runtime auto", f"takes {devices.choose('auto')}"])
-    installed = verify.funasr_installed()
-    table.append(
-        [
-            "FunASR",
-            "installed: `e2v verify` compares with it" if installed else "not installed: only `e2v verify` needs it",
-        ]
-    )
-    table.append(
-        [
-            "network",
-            "never used (E2V_OFFLINE)" if hubs.offline_by_environment() else "used to download models",
-        ]
-    )
+    funasr = "installed" if verify.funasr_installed() else "not installed"
+    table.append(["FunASR", f"{funasr}: `e2v verify` compares with it, nothing else needs it"])
+    network = "never used (E2V_OFFLINE)" if hubs.offline_by_environment() else "used to download models"
+    table.append(["network", network])
     table += [["weights", str(root) if root.is_dir() else f"{root} (does not exist yet)"] for root in catalog.roots()]
-    table.append(
-        [
-            "converted",
-            ", ".join(catalog.converted()) or "no model yet: e2v convert --model iic/emotion2vec_plus_base",
-        ]
-    )
+    converted = ", ".join(catalog.converted()) or "no model yet: e2v convert --model iic/emotion2vec_plus_base"
+    table.append(["converted", converted])
     _print_table(table)
 
 
 @app.command()
 def verify(
-    model: ModelName,
-    runtime: Annotated[str, typer.Option("--runtime", "-r", help="One runtime, or all that this machine has.")] = "all",
+    model: Annotated[str | None, MODEL_OPTION] = None,
+    runtime: Annotated[
+        str, typer.Option("--runtime", "-r", metavar="NAME", help="One runtime, or all that this machine has.")
+    ] = "all",
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Unconverted checkpoint, if it has moved since the conversion.")
+        Path | None,
+        typer.Option(metavar="MODEL", help="Unconverted checkpoint, if it has moved since the conversion."),
     ] = None,
-    audio: Annotated[Path | None, typer.Option(help="Clip to compare on; by default one made for it.")] = None,
+    audio: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Clip to compare on; by default one made for it.")
+    ] = None,
     offline: Offline = False,
 ) -> None:
-    """Compare a converted model with FunASR, stage by stage, and with published outputs."""
+    """Compare converted models, by default all, with FunASR."""
     from e2v_port import catalog, devices
-    from e2v_port import verify as verification
-    from e2v_port.audio import load_audio
 
+    if checkpoint and not model:
+        _fail("--checkpoint belongs to one model: name it with --model")
+    names = [model] if model else catalog.converted()
+    if not names:
+        _fail("no model is converted on this machine: e2v convert --model iic/emotion2vec_plus_base")
     runtimes = (
         [name for name in devices.RUNTIMES if devices.unavailable(name) is None] if runtime == "all" else [runtime]
     )
-    loaded = {name: _load(model, name, offline) for name in runtimes}
-    config = next(iter(loaded.values())).config
-    columns: dict[str, list[verification.Check]] = {name: [] for name in runtimes}
-    notes = []
+    failed = different = 0
+    for name in names:
+        try:
+            different += not _verify(name, runtimes, checkpoint, audio, offline)
+        except E2VError as error:
+            failed += 1
+            _complain(str(error))
+    _finish(len(names), failed)
+    if different:
+        raise typer.Exit(PARTIAL_FAILURE)
 
-    clip = load_audio(audio) if audio else verification.test_clip()
-    if verification.funasr_installed():
-        reference = verification.FunASR(verification.checkpoint_of(config, checkpoint)).stages(clip)
-        for name, each in loaded.items():
-            columns[name] += verification.compare(each, reference, each.stages(clip, 16_000))
-    else:
-        notes.append("not compared with FunASR: it is not installed (pip install funasr)")
 
-    known = catalog.lookup(config.source.repository)
-    if known is None or known.published is None:
-        notes.append(f"no published outputs are known for {config.source.repository}")
-    else:
-        for name, each in loaded.items():
-            if audio and (check := verification.published(each, audio)):
-                columns[name].append(check)
-        if not audio or not any(check.name == "published logits" for check in columns[runtimes[0]]):
-            notes.append(f"not compared with published outputs: pass --audio with {known.published.clip}")
+def _verify(model: str, runtimes: list[str], checkpoint: Path | None, audio: Path | None, offline: bool) -> bool:
+    """Prints the table and the verdict of one model, and tells whether it is equal."""
+    from e2v_port import verify
 
-    checks = [check for column in columns.values() for check in column]
-    if checks:
-        table = [["largest difference", *runtimes, "bar"]]
-        for rows in zip(*columns.values(), strict=True):
-            bars = ", ".join(dict.fromkeys("-" if check.bar == float("inf") else f"{check.bar:.0e}" for check in rows))
-            marks = [f"{check.difference:.1e}{'' if check.passed else ' !'}" for check in rows]
-            table.append([rows[0].name, *marks, bars])
-        _print_table(table)
+    loaded = [_load(model, name, offline) for name in runtimes]
+    rows, notes = verify.verify(loaded, audio, checkpoint)
+    if not rows:
+        raise E2VError(f"{model}: nothing to compare with: {'; '.join(notes)}")
+    table = [["largest difference", *(each.runtime for each in loaded), "bar"]]
+    for row in rows:
+        bars = dict.fromkeys("-" if check.bar == float("inf") else f"{check.bar:.0e}" for check in row)
+        marks = [f"{check.difference:.1e}{'' if check.passed else ' !'}" for check in row]
+        table.append([row[0].name, *marks, ", ".join(bars)])
+    _print_table(table)
     for note in notes:
         print(note)
-    if not checks:
-        _fail(f"{model}: there was nothing to compare with")
-    missed = sum(not check.passed for check in checks)
-    verdict = f"NOT EQUAL: {missed} of {len(checks)} exceed their bar" if missed else "equal within the bars"
-    print(f"{model}: {verdict}")
-    if missed:
-        raise typer.Exit(PARTIAL_FAILURE)
+    off = [check.name for row in rows for check in row if not check.passed]
+    total = sum(map(len, rows))
+    verdict = f"NOT EQUAL: {len(off)} of {total} exceed their bar, first {off[0]}" if off else "equal within the bars"
+    print(f"{model}: {verdict}", flush=True)
+    return not off
 
 
 def _print_table(rows: Iterable[list[str]]) -> None:

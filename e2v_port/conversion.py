@@ -1,6 +1,7 @@
 """From whatever a user names to a converted folder: download, both halves of the conversion, the cache."""
 
 import hashlib
+import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -49,7 +50,7 @@ def convert(
         CheckpointError: The checkpoint is unsafe, damaged, or not of a known kind.
     """
     path = Path(model)
-    if path.exists():
+    if os.path.exists(path):  # unlike Path.exists, False for a name too long for the file system
         checkpoint = hubs.local(path)
         folder = Path(out) if out else _local_folder(checkpoint, dtype)
     else:
@@ -59,11 +60,12 @@ def convert(
         checkpoint = hubs.download(name, hub=hub, revision=revision, offline=offline)
         known = catalog.lookup(name)
         folder = Path(out) if out else catalog.destination(known.id if known else name, dtype)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    final = folder.resolve()
+    final.parent.mkdir(parents=True, exist_ok=True)
     extract = import_module("e2v_port.converters.checkpoint").extract
     write = import_module("e2v_port.converters.weights").write
     # Beside the folder: the npz is as large as the weights, and the system's temporary folder may be in memory.
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.npz-") as between:
+    with tempfile.TemporaryDirectory(dir=final.parent, prefix=f".{final.name}.npz-") as between:
         npz = Path(between) / "model.npz"
         extract(checkpoint, npz)
         write(npz, folder, dtype=dtype, keep_npz=keep_npz, note=note)
@@ -76,7 +78,7 @@ def _local_folder(checkpoint: hubs.Checkpoint, dtype: str) -> Path:
     for path in (checkpoint.weights, checkpoint.config, checkpoint.tokens):
         if path:
             file = path.resolve()
-            state.update(f"{file}\0{file.stat().st_size}\0{file.stat().st_mtime_ns}\0".encode())
+            state.update(os.fsencode(f"{file}\0{file.stat().st_size}\0{file.stat().st_mtime_ns}\0"))
     name = checkpoint.weights.resolve().parent.name
     return catalog.destination(f"local/{name}-{state.hexdigest()[:12]}", dtype)
 
@@ -92,7 +94,7 @@ def folder_of(model: str | Path, *, offline: bool = False) -> Path:
         ModelNotFound, DownloadError, CheckpointError: As for `e2v_port.load`.
     """
     path = Path(model)
-    if path.exists():
+    if os.path.exists(path):  # unlike Path.exists, False for a name too long for the file system
         if catalog.is_converted(path):
             return path
         folder = _local_folder(hubs.local(path), "float32")

@@ -217,7 +217,7 @@ class _ModelScope(_Client):
         if self.revision is not None:
             known = found and _root(found, file).as_posix().endswith(f"/snapshots/{self.revision}")
             return found if known else None
-        # Before 1.22 there was no "models" folder either, and there the client no longer looks.
+        # Older caches had no "models" folder either, and there the client no longer looks.
         cache = get_default_config().cache_dir
         older = (cache / "hub" / self.repository / file, cache / self.repository / file)
         return found or next((path for path in older if path.is_file()), None)

@@ -18,6 +18,8 @@ __all__ = ["writing"]
 def writing(path: Path) -> Iterator[Callable[[str, NDArray[Any]], None]]:
     """Gives a function that adds an array under a name; `numpy.load` reads the file.
 
+    Names in a zip are Unicode: a byte of a file name that is not UTF-8 is escaped, as it is in JSON.
+
     Args:
         path: The npz. One that is already there is replaced when all arrays are written, and stays if an exception
             leaves the block.
@@ -25,17 +27,14 @@ def writing(path: Path) -> Iterator[Callable[[str, NDArray[Any]], None]]:
     Raises:
         OSError: The folder does not exist or the disk is full.
     """
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.partial-")
-    try:
-        with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w") as members:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.partial-") as folder:
+        partial = Path(folder) / path.name
+        with zipfile.ZipFile(partial, "w") as members:
 
             def add(name: str, array: NDArray[Any]) -> None:
-                with members.open(f"{name}.npy", "w", force_zip64=True) as member:
+                unicode = name.encode("utf-8", "backslashreplace").decode("utf-8")
+                with members.open(f"{unicode}.npy", "w", force_zip64=True) as member:
                     np.lib.format.write_array(member, array, allow_pickle=False)
 
             yield add
-        os.chmod(partial, 0o644)  # mkstemp's is for its owner alone
         os.replace(partial, path)
-    except BaseException:
-        os.unlink(partial)
-        raise

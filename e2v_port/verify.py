@@ -6,9 +6,10 @@ import io
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e2v_port import catalog, hubs
-from e2v_port.audio import SAMPLING_RATE, Waveform
-from e2v_port.config import ModelConfig
-from e2v_port.errors import CheckpointError, ModelNotFound
+from e2v_port.audio import SAMPLING_RATE, Waveform, load_audio
+from e2v_port.config import ModelConfig, Source
+from e2v_port.errors import CheckpointError, E2VError, ModelNotFound, RuntimeUnavailable
 from e2v_port.model import Model
 
-__all__ = ["Check", "FunASR", "bar", "checkpoint_of", "compare", "published", "test_clip"]
+__all__ = [
+    "Check",
+    "FunASR",
+    "bar",
+    "checkpoint_of",
+    "compare",
+    "funasr_installed",
+    "known_model",
+    "published",
+    "test_clip",
+    "verify",
+]
 
 Stages = Mapping[str, NDArray[np.float32]]
 
@@ -51,6 +63,51 @@ class Check:
     def passed(self) -> bool:
         """Whether the difference is within the bar (not a number never is)."""
         return self.difference <= self.bar
+
+
+def verify(
+    models: Sequence[Model], clip: Path | None = None, checkpoint: Path | None = None
+) -> tuple[list[tuple[Check, ...]], list[str]]:
+    """Holds one converted model against all there is to compare it with.
+
+    Args:
+        models: The model, loaded on one or more runtimes.
+        clip: What to compare on; by default `test_clip`.
+        checkpoint: As for `checkpoint_of`.
+
+    Returns:
+        Rows with a Check for each of `models`; and why a comparison was not made, a line each.
+
+    Raises:
+        AudioError: The clip cannot be used.
+        E2VError: FunASR cannot run `checkpoint`; without one named, that is a reason among those returned.
+    """
+    waveform = load_audio(clip) if clip else test_clip()
+    config = models[0].config
+    rows: list[tuple[Check, ...]] = []
+    notes = []
+    try:
+        if not funasr_installed():
+            raise RuntimeUnavailable("FunASR is not installed: pip install funasr")
+        reference = FunASR(checkpoint_of(config, checkpoint)).stages(waveform)
+    except E2VError as error:
+        if checkpoint:
+            raise
+        notes.append(f"no reference: {error}")
+    else:
+        columns = [compare(model, reference, model.stages(waveform, SAMPLING_RATE)) for model in models]
+        rows += zip(*columns, strict=True)
+
+    known = known_model(config.source)
+    if known is None or known.published is None:
+        notes.append(f"no published outputs are known for {config.source.repository}")
+    else:
+        row = [check for model in models if clip and (check := published(model, clip))]
+        if row:
+            rows.append(tuple(row))
+        else:
+            notes.append(f"not compared with published outputs: pass --audio with {known.published.clip}")
+    return rows, notes
 
 
 def bar(stage: str, runtime: str, dtype: str) -> float:
@@ -84,7 +141,7 @@ def compare(model: Model, reference: Stages, found: Stages) -> list[Check]:
     return [Check(name, difference, bar(name, model.runtime, dtype)) for name, difference in rows.items()]
 
 
-def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+def _softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
     powers = np.exp(logits.astype(np.float64) - logits.max())
     normalised: NDArray[np.float64] = powers / powers.sum()
     return normalised
@@ -95,6 +152,7 @@ class FunASR:
 
     Raises:
         CheckpointError: The checkpoint has no config.yaml, which FunASR cannot do without.
+        RuntimeUnavailable: FunASR, or something it needs, cannot be imported.
     """
 
     def __init__(self, checkpoint: hubs.Checkpoint) -> None:
@@ -106,8 +164,13 @@ class FunASR:
         settings["model_conf"]["norm_eps"] = float(settings["model_conf"]["norm_eps"])  # YAML reads 1e-05 as text
         tokens = checkpoint.tokens.read_text("utf-8").split() if checkpoint.tokens else []
         with _quiet():
-            from funasr.models.emotion2vec.model import Emotion2vec
-            from funasr.train_utils.load_pretrained_model import load_pretrained_model
+            try:
+                from funasr.models.emotion2vec.model import Emotion2vec
+                from funasr.train_utils.load_pretrained_model import load_pretrained_model
+            except ImportError as error:
+                raise RuntimeUnavailable(
+                    f"FunASR cannot be imported ({error}): pip install --upgrade funasr"
+                ) from error
 
             self.model = Emotion2vec(model_conf=settings["model_conf"], vocab_size=len(tokens) or -1)
             load_pretrained_model(str(checkpoint.weights), self.model, scope_map=list(settings.get("scope_map") or []))
@@ -185,43 +248,57 @@ def checkpoint_of(config: ModelConfig, given: Path | None) -> hubs.Checkpoint:
         ModelNotFound: It is not on this machine, or is another file than the one converted.
     """
     source = config.source
-    if given is not None:
-        checkpoint = hubs.local(given)
-    elif source.hub == "local":
-        checkpoint = hubs.local(Path(source.repository))
-    elif source.hub in {"modelscope", "huggingface"}:
-        checkpoint = hubs.download(
-            source.repository,
-            hub="modelscope" if source.hub == "modelscope" else "huggingface",
-            revision=source.revision,
-            offline=True,
-        )
-    else:
-        raise ModelNotFound(f"{source.repository}: config.json names no hub that is known ({source.hub})")
+    remedy = "pass the checkpoint it was converted from as --checkpoint, or convert it again"
+    try:
+        if given is not None or source.hub == "local":
+            checkpoint = hubs.local(given or Path(source.repository))
+        else:
+            checkpoint = _cached(source)
+    except E2VError as error:
+        raise ModelNotFound(f"{error}; {remedy}") from error
     with checkpoint.weights.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != source.sha256:
-            raise ModelNotFound(f"{checkpoint.weights} is not the file the model was converted from: convert it again")
+            raise ModelNotFound(f"{checkpoint.weights} is not the file that was converted: {remedy}")
     return checkpoint
 
 
+def _cached(source: Source) -> hubs.Checkpoint:
+    """Returns what was downloaded from a hub, from its cache."""
+    if source.hub == "huggingface":
+        return hubs.download(source.repository, hub="huggingface", revision=source.revision, offline=True)
+    # Older caches of ModelScope do not know their revision. The hash will tell whether it is the one.
+    revision = None if source.revision == "master" else source.revision
+    return hubs.download(source.repository, hub="modelscope", revision=revision, offline=True)
+
+
+def known_model(source: Source) -> catalog.KnownModel | None:
+    """Returns the known model that weights are of, by their repository or, if they came another way, by their hash."""
+    by_hash = (model for model in catalog.known() if source.sha256 in chain.from_iterable(model.sha256.values()))
+    return catalog.lookup(source.repository) or next(by_hash, None)
+
+
 def published(model: Model, clip: Path) -> Check | None:
-    """Compares a model's logits for a clip with published ones.
+    """Compares a model's answer for a clip with the published one.
 
     Args:
         model: A known model.
         clip: The clip the published outputs belong to.
 
     Returns:
-        The largest difference of the logits relative to the first label's; None where nothing is published for
-        this model, or not for this clip.
+        The largest difference of the logits relative to the first label's, or in 16 bits of the probabilities;
+        None where nothing is published for this model, or not for this clip.
     """
-    known = catalog.lookup(model.config.source.repository)
+    known = known_model(model.config.source)
     if known is None or known.published is None:
         return None
     if hashlib.sha256(clip.read_bytes()).hexdigest() != known.published.clip_sha256:
         return None
-    logits = np.array([*model.predict(clip).logits.values()])
-    difference = np.abs(logits - logits[0] - known.published.relative_logits).max()
+    found = np.array([*model.predict(clip).logits.values()])
+    expected = np.array(known.published.relative_logits)
+    if model.config.dtype != "float32":
+        difference = np.abs(_softmax(found) - _softmax(expected)).max()
+        return Check("published probabilities", float(difference), PROBABILITY_BAR)
+    difference = np.abs(found - found[0] - expected).max()
     return Check("published logits", float(difference), known.published.tolerance)
 
 

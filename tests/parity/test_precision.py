@@ -1,0 +1,47 @@
+"""16 bits give float32's answers, and batches give those of single clips, at full size and on real speech."""
+
+import numpy as np
+import pytest
+
+from e2v_port import devices, verify
+
+RUNTIMES = [name for name in devices.RUNTIMES if devices.unavailable(name) is None]
+pytestmark = pytest.mark.xdist_group("base")
+
+
+@pytest.fixture(scope="module")
+def clips(speech_folder):
+    return sorted(path for path in speech_folder.glob("emodb_*.flac") if path.stem != "emodb_timeline")
+
+
+@pytest.fixture(scope="module")
+def exact(loaded, clips):
+    return loaded("base", "cpu").predict(clips)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_sixteen_bits_change_no_answer(runtime, dtype, loaded, clips, exact):
+    # MLX multiplies 16-bit matrices on a CPU one number at a time: there, a few clips.
+    few = slice(None, None, 20 if runtime == "mlx" else 1)
+    found = loaded("base", runtime, dtype).predict(clips[few])
+    scores = np.array([[*prediction.scores.values()] for prediction in exact[few]])
+    rounded = np.array([[*prediction.scores.values()] for prediction in found])
+    assert np.abs(scores - rounded).max() <= verify.PROBABILITY_BAR
+    best = np.sort(scores, axis=1)
+    clear = best[:, -1] - best[:, -2] > 0.02
+    assert clear.any()
+    same = scores.argmax(axis=1) == rounded.argmax(axis=1)
+    assert same[clear].mean() >= 0.995
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_batch_of_mixed_lengths_equals_single_clips(runtime, loaded, clips, speech_folder):
+    model = loaded("base", runtime)
+    mixed = [*clips[:4], speech_folder / "librivox_idle_hour_john_clare.flac", speech_folder / "emotion2vec_test.wav"]
+    batch, singles = model.predict(mixed), [model.predict(clip) for clip in mixed]
+    for together, alone in zip(batch, singles, strict=True):
+        np.testing.assert_allclose([*together.logits.values()], [*alone.logits.values()], atol=2e-5, rtol=0)
+    frames = model.embed(mixed, granularity="frame")
+    for together, clip in zip(frames, mixed, strict=True):
+        np.testing.assert_allclose(together, model.embed(clip, granularity="frame"), atol=1e-4, rtol=0)

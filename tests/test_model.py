@@ -1,0 +1,441 @@
+"""What a user of the library sees: load, predict, embed, and what they say when something is wrong."""
+
+import importlib
+import io
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import soundfile
+import torch
+import toys
+
+import e2v_port
+from e2v_port import catalog, devices
+from e2v_port.errors import AudioError, CheckpointError, E2VError, ModelNotFound, NoLabels, RuntimeUnavailable
+from e2v_port.model import Model, load
+
+BASE = "iic/emotion2vec_plus_base"
+TOKENS = ["生气/angry", "unuse_0", "unuse_1", "开心/happy", "中立/neutral", "unuse_2", "难过/sad", "unuse_3", "<unk>"]
+TOLERANCE = 2e-5  # of a batch against its clips one by one, float32
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("E2V_WEIGHTS", raising=False)
+    monkeypatch.setenv("E2V_OFFLINE", "1")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Converted models: two of the same sizes, one with unused labels, one without a head."""
+    root = tmp_path_factory.mktemp("models")
+    made = {
+        "one": {},
+        "two": {"seed": 2},
+        "unused": {"tokens": TOKENS},
+        "headless": {"config": toys.HEADLESS, "prefix": ""},
+    }
+    return {
+        name: toys.convert(toys.make(root / f"{name} checkpoint", **options), root / name)
+        for name, options in made.items()
+    }
+
+
+@pytest.fixture(scope="module", params=toys.RUNTIMES)
+def runtime(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def model(folders: dict[str, Path], runtime: str) -> Model:
+    return load(folders["one"], runtime=runtime)
+
+
+@pytest.fixture(scope="module")
+def headless(folders: dict[str, Path], runtime: str) -> Model:
+    return load(folders["headless"], runtime=runtime)
+
+
+@pytest.fixture(scope="module")
+def speech(speech_folder: Path) -> list[Path]:
+    """Recordings of 1 to 3 s."""
+    return sorted(speech_folder.glob("emodb_*.flac"))[:6]
+
+
+def noise(samples: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 0.1, samples).astype(np.float32)
+
+
+def logits(model: Model, clip: Any) -> list[float]:
+    return list(model.predict(clip, 16_000).logits.values())
+
+
+def message_of(error: type[E2VError], call: Callable[[], Any]) -> str:
+    with pytest.raises(error) as caught:
+        call()
+    message = str(caught.value)
+    assert message.isprintable(), "one line"
+    return message
+
+
+# --- load
+
+
+def test_a_converted_folder_is_loaded(folders: dict[str, Path], model: Model, runtime: str) -> None:
+    assert model.runtime == runtime
+    assert model.labels == catalog.lookup(BASE).labels
+    assert model.embed_dim == toys.TOY.embed_dim
+    assert runtime in repr(model)
+    assert str(folders["one"].with_name("one checkpoint")) in repr(model)
+
+
+@pytest.mark.parametrize("as_file", [False, True], ids=["folder", ".pt file"])
+def test_a_checkpoint_is_converted_once(
+    tmp_path: Path, folders: dict[str, Path], capsys: pytest.CaptureFixture[str], as_file: bool
+) -> None:
+    source = toys.make(tmp_path / "checkpoint")
+    given = source / "model.pt" if as_file else source
+    wanted = logits(load(folders["one"], runtime="cpu"), noise(4000))
+
+    assert logits(load(given, runtime="cpu"), noise(4000)) == wanted
+    assert f"{given} is not converted yet" in capsys.readouterr().err
+    [stored] = tmp_path.glob("cache/e2v-port/local/*/model.safetensors")
+    written = stored.stat().st_mtime_ns
+
+    assert logits(load(str(given), runtime="cpu"), noise(4000)) == wanted
+    assert capsys.readouterr().err == ""
+    assert stored.stat().st_mtime_ns == written
+
+    toys.make(source, seed=2)
+    assert logits(load(given, runtime="cpu"), noise(4000)) == logits(
+        load(folders["two"], runtime="cpu"), noise(4000)
+    ), "a changed checkpoint is another model"
+
+
+def test_a_name_is_searched_in_the_named_folder_then_in_the_cache(
+    tmp_path: Path, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = noise(4000)
+    one, two = (logits(load(folders[name], runtime="cpu"), clip) for name in ("one", "two"))
+    assert one != two
+    monkeypatch.setenv("E2V_WEIGHTS", str(tmp_path / "weights"))
+    shutil.copytree(folders["two"], tmp_path / "cache" / "e2v-port" / BASE)
+    for name in (BASE, "emotion2vec_plus_base", "emotion2vec/emotion2vec_plus_base"):
+        assert logits(load(name, runtime="cpu"), clip) == two
+    shutil.copytree(folders["one"], tmp_path / "weights" / BASE)
+    shutil.copytree(folders["two"], tmp_path / "weights" / f"{BASE}-float16")
+    assert logits(load(BASE, runtime="cpu"), clip) == one
+    assert logits(load(f"{BASE}-float16", runtime="cpu"), clip) == two
+    monkeypatch.delenv("E2V_WEIGHTS")
+    assert logits(load(BASE, runtime="cpu"), clip) == two
+
+
+def test_the_cache_is_in_the_home_folder_unless_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert catalog.destination(BASE) == tmp_path / ".cache" / "e2v-port" / BASE
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert catalog.destination(BASE, "float16") == tmp_path / "Library/Caches/e2v-port" / f"{BASE}-float16"
+
+
+@pytest.mark.parametrize(
+    ("name", "guess"),
+    [
+        ("emotion2vec_plus_bse", BASE),
+        ("iic/emotion2vec-plus-large", "iic/emotion2vec_plus_large"),
+        ("my_modle", "me/my_model"),
+        ("wav2vec2", None),
+        ("../absent/../model", None),
+        ("x" * 5000, None),
+        ("a/b/c", None),
+    ],
+    ids=lambda name: str(name)[:20],
+)
+def test_an_unknown_name_lists_the_known_ones(
+    tmp_path: Path, folders: dict[str, Path], name: str, guess: str | None
+) -> None:
+    for folder in ("my_model", ".my_model.partial-x"):  # the second is what a killed conversion may leave
+        shutil.copytree(folders["one"], tmp_path / "cache/e2v-port/me" / folder)
+    message = message_of(ModelNotFound, lambda: load(name, runtime="cpu"))
+    assert all(model.id in message for model in catalog.known())
+    assert "me/my_model" in message
+    assert "partial" not in message
+    assert (f"did you mean {guess}?" in message) if guess else ("did you mean" not in message)
+
+
+def rewritten(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[Path], Any]:
+    def apply(path: Path) -> None:
+        tensors = safetensors.torch.load_file(path)
+        change(tensors)
+        safetensors.torch.save_file(tensors, path)
+
+    return apply
+
+
+def append(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(bytes(16))
+
+
+DAMAGED: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
+    "missing": (rewritten(lambda t: t.pop("head.bias")), ["missing head.bias [9]"]),
+    "extra": (rewritten(lambda t: t.update(novel=torch.ones(2))), ["unexpected novel [2]"]),
+    "misshapen": (
+        rewritten(lambda t: t.update(alibi_scale=torch.ones(1, 6), extra_tokens=torch.ones(240))),
+        ["alibi_scale is [1, 6], must be [6]", "extra_tokens is [240], must be [5, 48]"],
+    ),
+    "another type": (
+        rewritten(lambda t: t.update({"head.bias": t["head.bias"].half()})),
+        ["head.bias is stored as F16, must be F32"],
+    ),
+    "trailing data": (append, ["cannot be read"]),
+    "truncated": (lambda path: os.truncate(path, path.stat().st_size - 4), ["cannot be read"]),
+    "empty": (lambda path: os.truncate(path, 0), ["cannot be read"]),
+    "crowded": (
+        rewritten(lambda t: t.update({f"novel.{i}": torch.ones(0) for i in range(10_000)})),
+        ["not a model of this kind"],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_damaged_weights_are_refused(tmp_path: Path, folders: dict[str, Path], runtime: str, kind: str) -> None:
+    folder = Path(shutil.copytree(folders["one"], tmp_path / "model"))
+    damage, words = DAMAGED[kind]
+    damage(folder / "model.safetensors")
+    message = message_of(CheckpointError, lambda: load(folder, runtime=runtime))
+    assert str(folder) in message
+    assert all(part in message for part in words), message
+
+
+# --- predict
+
+
+def test_every_form_of_a_clip_gives_the_same_prediction(tmp_path: Path, model: Model) -> None:
+    samples = noise(12_000)
+    path = tmp_path / "clip.wav"
+    soundfile.write(path, samples, 16_000, subtype="FLOAT")
+    found = model.predict(samples, sampling_rate=16_000)
+    for clip in (path, str(path), io.BytesIO(path.read_bytes())):
+        assert model.predict(clip) == found
+    [in_list] = model.predict([path])
+    assert in_list == found
+    assert model.predict((path,)) == [found]
+    assert model.predict([]) == []
+    assert found.duration == len(samples) / 16_000
+
+
+def test_scores_are_the_softmax_of_the_labels_in_use(folders: dict[str, Path], runtime: str) -> None:
+    model = load(folders["unused"], runtime=runtime)
+    clip = noise(8000)
+    [(_, output)] = model.each([clip], 16_000)
+    masked = torch.from_numpy(output.logits).double()
+    masked[[token.startswith("unuse") for token in TOKENS]] = -math.inf
+    wanted = [score for score in masked.softmax(0).tolist() if score]
+    found = model.predict(clip, 16_000)
+    assert list(found.scores) == list(found.logits) == ["angry", "happy", "neutral", "sad", "unknown"]
+    assert tuple(found.scores) == model.labels
+    assert list(found.scores.values()) == pytest.approx(wanted, abs=1e-12)
+    assert sum(found.scores.values()) == pytest.approx(1, abs=1e-12)
+    assert found.scores[found.label] == found.confidence == max(found.scores.values())
+
+
+def test_a_prediction_serialises_and_prints(model: Model) -> None:
+    found = model.predict(noise(8000), 16_000)
+    values = json.loads(json.dumps(found.to_dict()))
+    assert values == {
+        "label": found.label,
+        "confidence": found.confidence,
+        "scores": dict(found.scores),
+        "logits": dict(found.logits),
+        "duration": 0.5,
+    }
+    assert repr(found).startswith(f"Prediction({found.label} {found.confidence:.3f}; ")
+
+
+def test_a_batch_of_any_lengths_equals_its_clips_one_by_one(model: Model, speech: list[Path]) -> None:
+    clips = [*speech, noise(400), np.zeros(16_000, np.float32), noise(720), noise(40_001)]
+    together = model.predict(clips, 16_000)
+    frames = model.embed(clips, 16_000, granularity="frame")
+    means = model.embed(clips, 16_000)
+    assert len(together) == len(frames) == len(means) == len(clips)
+    for clip, prediction, rows, mean in zip(clips, together, frames, means, strict=True):
+        alone = model.predict(clip, 16_000)
+        assert prediction.duration == alone.duration
+        wanted = np.array(list(alone.logits.values()))
+        np.testing.assert_allclose(list(prediction.logits.values()), wanted, rtol=0, atol=TOLERANCE)
+        np.testing.assert_allclose(
+            rows, model.embed(clip, 16_000, granularity="frame"), rtol=0, atol=TOLERANCE, strict=True
+        )
+        np.testing.assert_allclose(mean, model.embed(clip, 16_000), rtol=0, atol=TOLERANCE, strict=True)
+
+
+def test_the_same_clip_twice_is_identical(model: Model, speech: list[Path]) -> None:
+    assert model.predict(speech[0]) == model.predict(speech[0])
+    assert model.predict(speech) == model.predict(speech)
+    np.testing.assert_array_equal(*(model.embed(speech[0], granularity="frame") for _ in range(2)))
+
+
+def frames_of(samples: int) -> int:
+    """How many frames a clip has, counted by torch's own convolution."""
+    x = torch.zeros(1, 1, samples)
+    for _, kernel, stride in toys.TOY.conv_layers:
+        x = torch.nn.functional.conv1d(x, torch.zeros(1, 1, kernel), stride=stride)
+    return x.shape[2]
+
+
+@pytest.mark.parametrize("samples", [400, 719, 720, 16_000])
+def test_embeddings_have_their_shapes(model: Model, samples: int) -> None:
+    clip = noise(samples)
+    frames = model.embed(clip, 16_000, granularity="frame")
+    mean = model.embed(clip, 16_000)
+    assert frames.shape == (frames_of(samples), model.embed_dim)
+    assert mean.shape == (model.embed_dim,)
+    assert frames.dtype == mean.dtype == np.float32
+    np.testing.assert_allclose(mean, frames.astype(np.float64).mean(0), rtol=0, atol=1e-6)
+
+
+def test_another_granularity_is_refused(model: Model) -> None:
+    with pytest.raises(ValueError, match="'utterance' or 'frame', not 'word'"):
+        model.embed(noise(400), 16_000, granularity="word")
+
+
+def test_each_goes_on_after_a_bad_clip_and_keeps_the_order(tmp_path: Path, model: Model) -> None:
+    (tmp_path / "text.wav").write_text("hello")
+    bad = {1: tmp_path / "absent.wav", 3: noise(399), 4: np.full(800, np.nan, np.float32), 6: tmp_path / "text.wav"}
+    clips = [bad.get(i, noise(9000 - 1000 * i, seed=i)) for i in range(8)]
+    found = list(model.each(clips, 16_000))
+    assert [i for i, result in enumerate(found) if isinstance(result, AudioError)] == list(bad)
+    assert "absent.wav" in str(found[1])
+    for clip, result in zip(clips, found, strict=True):
+        if not isinstance(result, AudioError):
+            assert result[0] == len(clip) / 16_000
+            np.testing.assert_allclose(result[1].embedding, model.embed(clip, 16_000), rtol=0, atol=TOLERANCE)
+    with pytest.raises(AudioError, match=r"absent\.wav"):
+        model.predict(clips, 16_000)
+
+
+def test_each_reads_clips_as_they_are_needed(folders: dict[str, Path]) -> None:
+    model = load(folders["one"], runtime="cpu")
+    clip = noise(160_000)
+    found = list(islice(model.each(cycle([clip]), 16_000), 3))
+    assert [duration for duration, _ in found] == [10.0] * 3
+
+
+def test_a_model_without_a_head_embeds_and_says_why_it_does_not_predict(headless: Model) -> None:
+    clip = noise(8000)
+    assert headless.labels == ()
+    assert headless.embed(clip, 16_000).shape == (headless.embed_dim,)
+    assert "use embed, or a model with labels" in message_of(NoLabels, lambda: headless.predict(clip, 16_000))
+    assert [output.logits for _, output in headless.each([clip, clip], 16_000)] == [None, None]
+
+
+def test_threads_share_a_model(model: Model) -> None:
+    clips = [noise(3000 + 517 * i, seed=i) for i in range(24)]
+    alone = [model.predict(clip, 16_000) for clip in clips]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(3):
+            assert list(pool.map(lambda clip: model.predict(clip, 16_000), clips)) == alone
+        together = model.predict(clips, 16_000)
+        assert list(pool.map(lambda _: model.predict(clips, 16_000), range(8))) == [together] * 8
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_smaller_types_give_nearly_the_same_scores(
+    tmp_path: Path, folders: dict[str, Path], model: Model, dtype: str
+) -> None:
+    source = folders["one"].with_name("one checkpoint")
+    small = load(toys.convert(source, tmp_path / "model", dtype=dtype), runtime=model.runtime)
+    clip = noise(16_000)
+    assert small.embed(clip, 16_000, granularity="frame").dtype == np.float32
+    wanted = model.predict(clip, 16_000).scores
+    found = small.predict(clip, 16_000).scores
+    assert found != wanted
+    assert list(found.values()) == pytest.approx(list(wanted.values()), abs=0.01)
+
+
+# --- runtimes
+
+
+def test_auto_takes_the_fastest_that_is_there(folders: dict[str, Path]) -> None:
+    wanted = "cuda" if torch.cuda.is_available() else "mlx" if torch.backends.mps.is_available() else "cpu"
+    assert load(folders["one"]).runtime == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "available", "remedy"),
+    [
+        ("cuda", torch.cuda.is_available(), "use runtime='cpu'"),
+        ("mps", torch.backends.mps.is_available(), "use cuda or cpu"),
+    ],
+)
+def test_a_runtime_that_is_not_here_says_why_and_what_to_do(
+    tmp_path: Path, name: str, available: bool, remedy: str
+) -> None:
+    if available:
+        pytest.skip(f"this machine has {name}")
+    message = message_of(RuntimeUnavailable, lambda: load(tmp_path / "not even looked for", runtime=name))
+    assert message.startswith(f"runtime {name} is not available: ")
+    assert remedy in message
+
+
+@pytest.mark.parametrize(
+    ("absent", "words"),
+    [("mlx", "MLX is not installed: "), pytest.param("mlx.core", "MLX cannot be imported (", marks=toys.needs_mlx)],
+)
+def test_without_mlx_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, absent: str, words: str) -> None:
+    monkeypatch.setitem(sys.modules, absent, None)
+    message = message_of(RuntimeUnavailable, lambda: devices.choose("mlx"))
+    assert words in message
+    assert "pip install" in message
+
+
+def test_an_unknown_runtime_lists_the_known_ones() -> None:
+    message = message_of(RuntimeUnavailable, lambda: load("anything", runtime="tpu"))
+    assert all(name in message for name in ("auto", "cuda", "mps", "mlx", "cpu"))
+
+
+# --- the package
+
+
+def test_public_names_are_sorted_and_there() -> None:
+    assert e2v_port.__all__ == sorted(e2v_port.__all__)
+    assert set(e2v_port.__all__) <= set(dir(e2v_port))
+    errors = importlib.import_module("e2v_port.errors")
+    for name in e2v_port.__all__:
+        assert getattr(e2v_port, name).__name__ == name
+    assert all(issubclass(getattr(errors, name), E2VError) for name in errors.__all__)
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = e2v_port.nothing
+
+
+def test_the_import_is_light() -> None:
+    heavy = {"torch", "mlx", "numpy", "soundfile", "huggingface_hub", "modelscope_hub", "yaml"}
+    code = "import sys, e2v_port; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not heavy & set(done.stdout.split())
+
+    def seconds(code: str) -> float:
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True)
+        return time.perf_counter() - start
+
+    runs = [(seconds("pass"), seconds("import e2v_port")) for _ in range(5)]
+    bare, loaded = (min(column) for column in zip(*runs, strict=True))
+    print(f"import e2v_port: {loaded:.3f} s, {loaded - bare:.3f} s of it for the package")
+    assert loaded - bare < 0.15
