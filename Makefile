@@ -31,7 +31,7 @@ lint: $(VENV)/ready-lint
 
 EXTRAS_demo := mlx-cpu
 EXTRAS_test := mlx-cpu,test
-EXTRAS_lint := mlx-cpu,test,lint
+EXTRAS_lint := mlx-cpu,lint
 
 $(VENV)/ready-%: $(VENV)/made pyproject.toml constraints.txt
 	@echo "installing e2v-port[$(EXTRAS_$*)] into $(VENV): minutes the first time, torch is large"

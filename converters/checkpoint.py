@@ -26,6 +26,8 @@ import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from e2v_port import npz
@@ -68,6 +70,11 @@ def _load(path: Path) -> Any:
     Raises:
         CheckpointError: The file would run code (its global is named), or is no checkpoint.
     """
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path} is no safetensors file ({_first_line(error)})") from error
     try:
         with warnings.catch_warnings(action="ignore"):
             zipped = zipfile.is_zipfile(path)
@@ -205,6 +212,7 @@ def extract(checkpoint: Checkpoint, out: Path) -> None:
     about = {
         "config": _read_config(checkpoint.config),
         "tokens": _read_tokens(checkpoint.tokens),
+        "preprocessor": _read_config(checkpoint.preprocessor),
         "source": asdict(source),
         "tensors": len(tensors),
     }

@@ -9,11 +9,9 @@ from e2v_port.config import Emotion2vecConfig, Label
 from e2v_port.errors import CheckpointError
 from e2v_port.layout import Shape
 
-from .rules import Rule, channels_last, heads, keep, squeeze, thirds
+from .rules import Family, Rule, channels_last, heads, keep, squeeze, thirds
 
-__all__ = ["FAMILY", "RULES", "configure", "labels"]
-
-FAMILY = "emotion2vec"
+__all__ = ["FAMILY", "labels"]
 
 AUDIO = "[d2v_model.]modality_encoders.AUDIO"  # the fine-tuned models wrap the pretrained one: [ ] is optional
 CONV = f"{AUDIO}.local_encoder.conv_layers.{{i}}"
@@ -83,27 +81,34 @@ REQUIRED: tuple[tuple[tuple[str, ...], Any], ...] = (
 )
 
 
-def configure(
+def describe(
     config: Mapping[str, Any] | None,
-    shapes: Mapping[str, Shape],
-    num_labels: int,
+    tokens: Sequence[str],
+    _preprocessor: Mapping[str, Any] | None,
+    targets: Mapping[str, Shape],
     note: Callable[[str], None],
-) -> Emotion2vecConfig:
-    """Returns the sizes of a checkpoint.
+) -> tuple[Emotion2vecConfig, tuple[Label, ...]]:
+    """Returns the sizes and labels of a checkpoint.
 
     Args:
         config: Its parsed config.yaml; None to infer everything from the shapes.
-        shapes: Name and shape of its tensors, in the target layout.
-        num_labels: How many tokens its tokens.txt has; 0 without one.
+        tokens: The lines of its tokens.txt; none without one.
+        targets: Name and shape of its tensors, in the target layout.
         note: Told what was inferred rather than read.
 
     Raises:
-        CheckpointError: A setting is missing, of the wrong kind or one the runtimes do not compute.
+        CheckpointError: A setting is missing, of the wrong kind or one the runtimes do not compute; or there is a head
+            and no tokens that name its rows.
     """
-    has_head = "head.weight" in shapes
-    if config is None:
-        return _inferred(shapes, num_labels if has_head else 0, note)
-    return _read(config, num_labels if has_head else 0)
+    head = targets.get("head.weight")
+    if head and not tokens:
+        raise CheckpointError(
+            f"the checkpoint has a classification head of {head[0]} rows but no tokens.txt that names them; put the "
+            f"tokens.txt of its repository beside the weights"
+        )
+    names = labels(tokens) if head else ()
+    rows = head[0] if head else 0
+    return (_inferred(targets, rows, note) if config is None else _read(config, rows)), names
 
 
 def _read(config: Mapping[str, Any], num_labels: int) -> Emotion2vecConfig:
@@ -216,3 +221,6 @@ def labels(tokens: Sequence[str]) -> tuple[Label, ...]:
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise CheckpointError(f"tokens.txt names {', '.join(repeated)} more than once")
     return found
+
+
+FAMILY = Family("emotion2vec", RULES, describe)

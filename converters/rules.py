@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from e2v_port.config import Architecture, Label
 from e2v_port.layout import Shape
 
-__all__ = ["Piece", "Rule", "channels_last", "heads", "keep", "plan", "squeeze", "thirds"]
+__all__ = ["Family", "Piece", "Rule", "channels_last", "heads", "keep", "plan", "squeeze", "thirds", "weight_norm"]
 
 Array = NDArray[Any]
-Change = Callable[[Array], Sequence[Array]]
 
 
 def keep(array: Array) -> Sequence[Array]:
@@ -41,6 +41,12 @@ def heads(array: Array) -> Sequence[Array]:
     return [array.reshape(array.shape[-3])]
 
 
+def weight_norm(direction: Array, length: Array) -> Sequence[Array]:
+    """Folds torch's weight norm over axis 2, direction * length / |direction|, and puts channels last."""
+    size = np.sqrt(np.square(direction, dtype=np.float64).sum(axis=(0, 1), keepdims=True))
+    return channels_last((direction * (length / np.maximum(size, np.finfo(np.float64).tiny))).astype(np.float32))
+
+
 @dataclass(frozen=True)
 class Rule:
     """One row of a table.
@@ -49,37 +55,69 @@ class Rule:
         source: Full name of a source tensor; `{i}` stands for a number, `{*}` for anything, `[...]` may be absent.
         targets: Names of what it becomes, with the same `{i}` or `{i-1}`; none if it is dropped.
         change: How it becomes that.
+        beside: Another source tensor that the change needs, written like `source`.
         why: For a dropped tensor, why it is not needed.
     """
 
     source: str
     targets: tuple[str, ...] = ()
-    change: Change = keep
+    change: Callable[..., Sequence[Array]] = keep
+    beside: str = ""
     why: str = ""
 
     def match(self, name: str) -> tuple[str, ...] | None:
         """Returns the target names for a source tensor of this name, or None if the rule is not about it."""
-        pattern = re.escape(self.source)
-        for written, meant in ((r"\{i\}", r"(?P<i>\d+)"), (r"\{\*\}", ".*"), (r"\[", "(?:"), (r"\]", ")?")):
-            pattern = pattern.replace(written, meant)
-        found = re.fullmatch(pattern, name)
+        found = _match(self.source, name)
         if found is None:
             return None
         i = int(found.groupdict().get("i", 0))
         return tuple(target.replace("{i}", str(i)).replace("{i-1}", str(i - 1)) for target in self.targets)
 
 
+def _match(pattern: str, name: str) -> re.Match[str] | None:
+    pattern = re.escape(pattern)
+    for written, meant in ((r"\{i\}", r"(?P<i>\d+)"), (r"\{\*\}", ".*"), (r"\[", "(?:"), (r"\]", ")?")):
+        pattern = pattern.replace(written, meant)
+    return re.fullmatch(pattern, name)
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture, as the converter sees it.
+
+    Attributes:
+        name: As in the runtimes' file names.
+        rules: Its table.
+        describe: Returns sizes and labels, given the checkpoint's settings, its tokens, the settings of its
+            preprocessor (None where there is no such file), name and shape of each target tensor, and whom to tell what
+            was inferred rather than read. Raises CheckpointError for what the runtimes do not compute.
+    """
+
+    name: str
+    rules: tuple[Rule, ...]
+    describe: Callable[
+        [
+            Mapping[str, Any] | None,
+            Sequence[str],
+            Mapping[str, Any] | None,
+            Mapping[str, Shape],
+            Callable[[str], None],
+        ],
+        tuple[Architecture, tuple[Label, ...]],
+    ]
+
+
 @dataclass(frozen=True)
 class Piece:
-    """One step of a conversion: a source tensor, what it becomes, and how."""
+    """One step of a conversion: source tensors, what they become, and how."""
 
-    source: str
+    sources: tuple[str, ...]
     targets: tuple[str, ...]
-    change: Change
+    change: Callable[..., Sequence[Array]]
 
-    def convert(self, array: Array) -> dict[str, Array]:
-        """Returns the target tensors made of the source tensor."""
-        return dict(zip(self.targets, self.change(array), strict=True))
+    def convert(self, *arrays: Array) -> dict[str, Array]:
+        """Returns the target tensors made of the source tensors."""
+        return dict(zip(self.targets, self.change(*arrays), strict=True))
 
 
 def plan(rules: Iterable[Rule], sources: Mapping[str, Shape]) -> tuple[list[Piece], dict[str, Shape], list[str]]:
@@ -92,13 +130,17 @@ def plan(rules: Iterable[Rule], sources: Mapping[str, Shape]) -> tuple[list[Piec
     Returns:
         The steps (without the dropped tensors), name and shape of every target, and one line for each problem: a
         source that no rule or more than one rule is about, a target that is written twice, a source whose shape
-        its rule cannot work on.
+        its rule cannot work on or that lacks the other one its rule needs.
     """
     table = list(rules)
     pieces: list[Piece] = []
     targets: dict[str, Shape] = {}
     problems: list[str] = []
+    helpers = {name for name in sources for rule in table if rule.beside and _match(rule.beside, name)}
+    used: set[str] = set()
     for name, shape in sources.items():
+        if name in helpers:
+            continue
         matches = [(rule, names) for rule in table if (names := rule.match(name)) is not None]
         if len(matches) != 1:
             rivals = " and ".join(rule.source for rule, _ in matches)
@@ -107,16 +149,22 @@ def plan(rules: Iterable[Rule], sources: Mapping[str, Shape]) -> tuple[list[Piec
         rule, names = matches[0]
         if not names:
             continue
-        piece = Piece(name, names, rule.change)
+        beside = tuple(other for other in helpers if _match(rule.beside, other)) if rule.beside else ()
+        if rule.beside and len(beside) != 1:
+            problems.append(f"{name} {list(shape)} needs one {rule.beside} beside it")
+            continue
+        used.update(beside)
+        piece = Piece((name, *beside), names, rule.change)
         try:
             # A broadcast zero has the shape and none of the memory.
-            made = {
-                target: array.shape for target, array in piece.convert(np.broadcast_to(np.float32(0), shape)).items()
-            }
+            zeros = [np.broadcast_to(np.float32(0), sources[each]) for each in piece.sources]
+            made = {target: array.shape for target, array in piece.convert(*zeros).items()}
         except (ValueError, IndexError):
-            problems.append(f"{name} {list(shape)} cannot become {', '.join(names)}")
+            shapes = " and ".join(f"{each} {list(sources[each])}" for each in piece.sources)
+            problems.append(f"{shapes} cannot become {', '.join(names)}")
             continue
         problems += [f"{target} would be written twice, by {name} too" for target in made if target in targets]
         targets |= made
         pieces.append(piece)
+    problems += [f"{name} {list(sources[name])} belongs to a tensor that is not there" for name in helpers - used]
     return pieces, targets, problems

@@ -1,4 +1,4 @@
-"""Makes a checkpoint of a published architecture in FunASR's format, with random weights.
+"""Makes a checkpoint of a published architecture in FunASR's or transformers' format, with random weights.
 
     python -m e2v_port.converters.synthetic --size base FOLDER
 
@@ -19,10 +19,10 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
-from e2v_port.config import Emotion2vecConfig
+from e2v_port.config import DIMENSIONS, Emotion2vecConfig, Wav2vec2Config
 from e2v_port.layout import Shape
 
-__all__ = ["BASE", "LARGE", "TOKENS", "make", "source_shapes"]
+__all__ = ["AUDEERING", "BASE", "LARGE", "TOKENS", "make", "make_wav2vec2", "source_shapes"]
 
 TOKENS: tuple[str, ...] = tuple(
     row["token"]
@@ -46,6 +46,21 @@ BASE = Emotion2vecConfig(
     num_labels=len(TOKENS),
 )
 LARGE = replace(BASE, embed_dim=1024, num_heads=16, num_alibi_heads=16, ffn_dim=4096)
+AUDEERING = Wav2vec2Config(
+    conv_layers=BASE.conv_layers,
+    embed_dim=1024,
+    num_heads=16,
+    depth=12,
+    ffn_dim=4096,
+    conv_pos_kernel=128,
+    conv_pos_groups=16,
+    normalize=True,
+    norm_eps=1e-5,
+    num_labels=len(DIMENSIONS),
+    conv_bias=True,
+    conv_norm="layer",
+    pre_norm=True,
+)
 
 
 def source_shapes(config: Emotion2vecConfig, prefix: str = "d2v_model.") -> Iterator[tuple[str, Shape]]:
@@ -93,6 +108,9 @@ def _trained_like(name: str, shape: Shape, draw: np.random.Generator) -> NDArray
         return values
     if name.endswith("bias"):
         return np.float32(0.1) * values
+    if name.endswith(("weight_g", "original0")):  # the length of a weight norm
+        length: NDArray[np.float32] = np.abs(np.float32(4) + values)
+        return length
     if len(shape) == 1:  # the weight of a norm
         return np.float32(1) + np.float32(0.2) * values
     # Linear and convolution: keeps the variance. The head is steeper, so that logits spread over several units.
@@ -208,14 +226,98 @@ def _settings(config: Emotion2vecConfig, prefix: str) -> dict[str, Any]:
     }
 
 
+def make_wav2vec2(config: Wav2vec2Config, folder: Path, *, seed: int = 0, parametrized: bool = False) -> Path:
+    """Writes a checkpoint folder as transformers does.
+
+    Args:
+        config: Sizes; `num_labels` is 3 for arousal, dominance and valence, or 0 for a model without a head.
+        folder: Where to write pytorch_model.bin, config.json and preprocessor_config.json.
+        seed: Of the weights.
+        parametrized: Whether the weight norm has the names of newer versions of torch.
+
+    Returns:
+        The folder.
+    """
+    draw = np.random.default_rng(seed)
+    shapes = _wav2vec2_shapes(config, parametrized)
+    tensors = {name: torch.from_numpy(_trained_like(name, shape, draw)) for name, shape in shapes}
+    folder.mkdir(parents=True, exist_ok=True)
+    dims, kernels, strides = zip(*config.conv_layers, strict=True)
+    settings = {
+        "model_type": "wav2vec2",
+        "architectures": ["Wav2Vec2ForSpeechClassification"],
+        "conv_dim": dims,
+        "conv_kernel": kernels,
+        "conv_stride": strides,
+        "conv_bias": config.conv_bias,
+        "feat_extract_norm": config.conv_norm,
+        "feat_extract_activation": "gelu",
+        "num_feat_extract_layers": len(dims),
+        "hidden_size": config.embed_dim,
+        "num_attention_heads": config.num_heads,
+        "num_hidden_layers": config.depth,
+        "intermediate_size": config.ffn_dim,
+        "hidden_act": "gelu",
+        "num_conv_pos_embeddings": config.conv_pos_kernel,
+        "num_conv_pos_embedding_groups": config.conv_pos_groups,
+        "do_stable_layer_norm": config.pre_norm,
+        "layer_norm_eps": config.norm_eps,
+        "id2label": dict(enumerate(DIMENSIONS)),
+        "label2id": {name: i for i, name in enumerate(DIMENSIONS)},
+    }
+    (folder / "config.json").write_text(json.dumps(settings, indent=2))
+    processor = {"do_normalize": config.normalize, "return_attention_mask": True, "sampling_rate": 16_000}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2))
+    torch.save(tensors, folder / "pytorch_model.bin")
+    return folder
+
+
+def _wav2vec2_shapes(config: Wav2vec2Config, parametrized: bool) -> Iterator[tuple[str, Shape]]:
+    dim, kernel = config.embed_dim, config.conv_pos_kernel
+    encoder = "wav2vec2.encoder"
+    yield "wav2vec2.masked_spec_embed", (dim,)
+    channels = 1
+    for i, (out, size, _) in enumerate(config.conv_layers):
+        layer = f"wav2vec2.feature_extractor.conv_layers.{i}"
+        yield f"{layer}.conv.weight", (out, channels, size)
+        if config.conv_bias:
+            yield f"{layer}.conv.bias", (out,)
+        if config.norm_of(i):
+            yield from _pair(f"{layer}.layer_norm", (out,))
+        channels = out
+    yield from _pair("wav2vec2.feature_projection.layer_norm", (channels,))
+    yield from _pair("wav2vec2.feature_projection.projection", (dim, channels))
+    length, direction = ("parametrizations.weight.original0", "parametrizations.weight.original1")
+    if not parametrized:
+        length, direction = "weight_g", "weight_v"
+    yield f"{encoder}.pos_conv_embed.conv.bias", (dim,)
+    yield f"{encoder}.pos_conv_embed.conv.{length}", (1, 1, kernel)
+    yield f"{encoder}.pos_conv_embed.conv.{direction}", (dim, dim // config.conv_pos_groups, kernel)
+    yield from _pair(f"{encoder}.layer_norm", (dim,))
+    for i in range(config.depth):
+        layer = f"{encoder}.layers.{i}"
+        for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            yield from _pair(f"{layer}.attention.{part}", (dim, dim))
+        yield from _pair(f"{layer}.layer_norm", (dim,))
+        yield from _pair(f"{layer}.feed_forward.intermediate_dense", (config.ffn_dim, dim))
+        yield from _pair(f"{layer}.feed_forward.output_dense", (dim, config.ffn_dim))
+        yield from _pair(f"{layer}.final_layer_norm", (dim,))
+    if config.num_labels:
+        yield from _pair("classifier.dense", (dim, dim))
+        yield from _pair("classifier.out_proj", (config.num_labels, dim))
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="e2v_port.converters.synthetic", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--size", choices=("base", "large"), default="base")
+    parser.add_argument("--size", choices=("base", "large", "audeering"), default="base")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    make(BASE if arguments.size == "base" else LARGE, arguments.folder, seed=arguments.seed)
+    if arguments.size == "audeering":
+        make_wav2vec2(AUDEERING, arguments.folder, seed=arguments.seed)
+    else:
+        make(BASE if arguments.size == "base" else LARGE, arguments.folder, seed=arguments.seed)
     print(f"{arguments.folder} written: random weights, its labels mean nothing")
 
 

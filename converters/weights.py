@@ -25,7 +25,7 @@ from e2v_port import __version__, catalog, layout
 from e2v_port.config import DTYPES, ModelConfig, Source
 from e2v_port.errors import CheckpointError, E2VError
 
-from . import emotion2vec
+from . import emotion2vec, wav2vec2
 from .rules import Piece, plan
 
 __all__ = ["write"]
@@ -63,6 +63,7 @@ class _Npz:
             about = json.loads(str(self.read(ABOUT)))
             self.config: dict[str, Any] | None = about["config"]
             self.tokens: list[str] = about["tokens"]
+            self.preprocessor: dict[str, Any] | None = about["preprocessor"]
             self.source = Source(**about["source"])
             self.shapes = {name: shape for name, shape in self._shapes() if name != ABOUT}
             if len(self.shapes) != about["tensors"]:
@@ -92,24 +93,21 @@ class _Npz:
 
     def convert(self, pieces: list[Piece], dtype: str) -> Iterator[tuple[str, NDArray[Any]]]:
         for piece in pieces:
-            for target, array in piece.convert(self.read(piece.source)).items():
+            for target, array in piece.convert(*map(self.read, piece.sources)).items():
                 yield target, _stored(array, dtype)
 
 
 def _configure(npz: _Npz, dtype: str, note: Callable[[str], None]) -> tuple[ModelConfig, list[Piece]]:
     """Plans the conversion; all that is wrong with the checkpoint is told at once."""
     repository = npz.source.repository
-    pieces, targets, problems = plan(emotion2vec.RULES, npz.shapes)
-    labels = emotion2vec.labels(npz.tokens)
-    head = targets.get("head.weight")
-    if head and not labels:
-        raise CheckpointError(
-            f"{repository}: the checkpoint has a classification head of {head[0]} rows but no tokens.txt that names "
-            f"them; put the tokens.txt of its repository beside the weights"
-        )
-    architecture = emotion2vec.configure(npz.config, targets, len(labels), note)
-    if head and head[0] != len(labels):
-        problems.append(f"tokens.txt names {len(labels)} labels, the head has {head[0]} rows")
+    family = wav2vec2.FAMILY if wav2vec2.is_one(npz.shapes) else emotion2vec.FAMILY
+    pieces, targets, problems = plan(family.rules, npz.shapes)
+    try:
+        architecture, labels = family.describe(npz.config, npz.tokens, npz.preprocessor, targets, note)
+    except CheckpointError as error:
+        raise CheckpointError(f"{repository}: {'; '.join([str(error), *problems])}") from error
+    if (head := architecture.num_labels) != len(labels):
+        problems.append(f"{len(labels)} labels are named, the head has {head} rows")
     problems += layout.differences(targets, layout.tensors(architecture))
     if problems:
         raise CheckpointError(
@@ -117,9 +115,9 @@ def _configure(npz: _Npz, dtype: str, note: Callable[[str], None]) -> tuple[Mode
         )
     model = catalog.lookup(repository)
     config = ModelConfig(
-        family=emotion2vec.FAMILY,
+        family=family.name,
         architecture=architecture,
-        labels=labels if head else (),
+        labels=labels,
         dtype=dtype,
         sampling_rate=SAMPLING_RATE,
         licence=model.licence if model else "not known here: see where the checkpoint came from",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         ModelNotFound,
         NoLabels,
         RuntimeUnavailable,
+        SegmentError,
     )
     from e2v_port.model import Model, Prediction, load
 
@@ -36,6 +37,7 @@ __all__ = [
     "NoLabels",
     "Prediction",
     "RuntimeUnavailable",
+    "SegmentError",
     "convert",
     "load",
 ]

@@ -52,11 +52,11 @@ class KnownModel:
     Attributes:
         id: The name everything here goes by.
         family: Architecture, as in the runtimes' file names.
-        modelscope: Repository on ModelScope.
+        modelscope: Repository on ModelScope; empty where there is none.
         huggingface: Repository on Hugging Face.
         embed_dim: Width of an embedding.
         parameters: Number of weights, rounded.
-        labels: Its classes in order; empty for a model without a head.
+        labels: Its outputs in order, classes or dimensions; empty for a model without a head.
         licence: Licence of the weights.
         sha256: Accepted hashes by file name; empty where none is known.
         published: Published outputs; None where none are known.
@@ -97,9 +97,10 @@ def _known_model(row: dict[str, Any]) -> KnownModel:
     )
 
 
-def _labels(classes: str | None) -> tuple[str, ...]:
-    if classes is None:
-        return ()
+def _labels(classes: str | list[str] | None) -> tuple[str, ...]:
+    """Returns the names themselves, or those of a table in taxonomy/."""
+    if not isinstance(classes, str):
+        return tuple(classes or ())
     table = json.loads(files("e2v_port.taxonomy").joinpath(f"{classes}.json").read_text("utf-8"))
     return tuple(row["label"] for row in table["classes"])
 
@@ -129,8 +130,16 @@ def roots() -> list[Path]:
 
 
 def is_converted(folder: Path) -> bool:
-    """Tells whether a folder holds a converted model (both files; a conversion writes both or neither)."""
-    return all(os.path.isfile(folder / name) for name in ("config.json", "model.safetensors"))
+    """Tells whether a folder holds a converted model (both files; a conversion writes both or neither).
+
+    A transformers checkpoint has files of the same names, but a config.json of another kind.
+    """
+    if not all(os.path.isfile(folder / name) for name in ("config.json", "model.safetensors")):
+        return False
+    try:
+        return "model_type" not in json.loads((folder / "config.json").read_text("utf-8"))
+    except (OSError, ValueError, TypeError):
+        return True  # damaged, which is told when it is read
 
 
 def destination(name: str, dtype: str = "float32") -> Path:

@@ -58,7 +58,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that partial files are removed
     try:
         try:
-            app()
+            app(prog_name="e2v")
         finally:
             sys.stdout.flush()  # here, not at exit, where an error would be a traceback
     except E2VError as error:
@@ -181,7 +181,7 @@ def embed(
     """Write the embedding of each file to an .npz."""
     if out.suffix != ".npz" or out.is_dir():
         _fail(f"--out {out}: name an .npz file")
-    if not os.access(out.parent, os.W_OK):
+    if not (out.parent.is_dir() and os.access(out.parent, os.W_OK)):
         _fail(f"--out {out}: {out.parent} is not a folder that can be written to")
     from e2v_port import npz
 

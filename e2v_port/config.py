@@ -7,49 +7,50 @@ from typing import Any, ClassVar, Self
 
 from e2v_port.errors import CheckpointError
 
-__all__ = ["DTYPES", "Emotion2vecConfig", "Label", "ModelConfig", "Source"]
+__all__ = [
+    "ARCHITECTURES",
+    "DIMENSIONS",
+    "DTYPES",
+    "Architecture",
+    "Emotion2vecConfig",
+    "Label",
+    "ModelConfig",
+    "Source",
+    "Wav2vec2Config",
+]
 
 DTYPES = ("float32", "float16", "bfloat16")
-FAMILIES = ("emotion2vec",)
 LARGEST = 1 << 16  # no size of a model comes near; a false one would cost time and memory before it is noticed
 
 FORMAT = 1  # of config.json and of the names in model.safetensors; a reader refuses any other
 
 
-@dataclass(frozen=True)
-class Emotion2vecConfig:
-    """Sizes of one emotion2vec, all of them read from its checkpoint.
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """Sizes that every architecture has; all of them are read from its checkpoint.
 
     Attributes:
         conv_layers: (channels, kernel, stride) of each convolution of the feature extractor.
         embed_dim: Width of the transformer and of an embedding.
         num_heads: Attention heads per block.
-        num_alibi_heads: How many of them, counted from the first, have an ALiBi bias.
-        prenet_depth: Blocks of the context encoder.
-        depth: Blocks after it.
+        depth: Blocks of the transformer.
         ffn_dim: Width inside a block's MLP.
-        conv_pos_depth: Layers of the positional encoder.
-        conv_pos_kernel: Their kernel, in frames.
-        conv_pos_groups: Their groups.
-        num_extra_tokens: Learned tokens put before the frames.
+        conv_pos_kernel: Kernel of the positional convolution, in frames.
+        conv_pos_groups: Its groups.
         normalize: Whether the waveform is brought to zero mean and unit variance first.
-        norm_eps: Epsilon of the LayerNorms of the blocks and of the context encoder.
-        num_labels: Rows of the classification head; 0 for a model without one.
+        norm_eps: Epsilon of the LayerNorms of the blocks.
+        num_labels: Outputs of the head; 0 for a model without one.
     """
 
-    waveform_eps: ClassVar[float] = 1e-5  # of the waveform norm: the default of the layer norm that FunASR calls
+    waveform_eps: ClassVar[float]  # of the waveform norm
 
     conv_layers: tuple[tuple[int, int, int], ...]
     embed_dim: int
     num_heads: int
-    num_alibi_heads: int
-    prenet_depth: int
     depth: int
     ffn_dim: int
-    conv_pos_depth: int
     conv_pos_kernel: int
     conv_pos_groups: int
-    num_extra_tokens: int
     normalize: bool
     norm_eps: float
     num_labels: int
@@ -61,18 +62,18 @@ class Emotion2vecConfig:
             lowest = 0 if field.name in {"prenet_depth", "depth", "num_extra_tokens", "num_labels"} else 1
             if field.type is int and (type(value) is not int or not lowest <= value <= LARGEST):
                 raise ValueError(f"{field.name} is {value!r}")
+            if field.type in {bool, str} and type(value) is not field.type:
+                raise ValueError(f"{field.name} is {value!r}")
         layers = self.conv_layers
         if not layers or not all(type(size) is int and 1 <= size <= LARGEST for layer in layers for size in layer):
             raise ValueError(f"conv_layers is {layers!r}")
-        if type(self.normalize) is not bool or type(self.norm_eps) is not float or not 0 < self.norm_eps < 1:
-            raise ValueError(f"normalize is {self.normalize!r}, norm_eps {self.norm_eps!r}")
+        if type(self.norm_eps) is not float or not 0 < self.norm_eps < 1:
+            raise ValueError(f"norm_eps is {self.norm_eps!r}")
         if self.embed_dim % self.num_heads or self.embed_dim % self.conv_pos_groups:
             raise ValueError(
                 f"a width of {self.embed_dim} cannot be shared among {self.num_heads} heads and "
                 f"{self.conv_pos_groups} groups"
             )
-        if self.num_alibi_heads > self.num_heads:
-            raise ValueError(f"{self.num_alibi_heads} ALiBi heads, but {self.num_heads} heads in all")
 
     def frames(self, samples: int) -> int:
         """Returns how many frames a clip of this many samples has: about 50 a second at 16 kHz."""
@@ -82,10 +83,66 @@ class Emotion2vecConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Returns the configuration that `dataclasses.asdict` was made of; KeyError or TypeError if it is not one."""
+        """Returns the sizes that `dataclasses.asdict` was made of; KeyError or TypeError if they are not."""
         known = {field.name: values[field.name] for field in fields(cls)}
         known["conv_layers"] = tuple((channels, kernel, stride) for channels, kernel, stride in known["conv_layers"])
         return cls(**known)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Emotion2vecConfig(Architecture):
+    """Sizes of one emotion2vec. `depth` counts the blocks behind the context encoder.
+
+    Attributes:
+        num_alibi_heads: How many heads, counted from the first, have an ALiBi bias.
+        prenet_depth: Blocks of the context encoder.
+        conv_pos_depth: Layers of the positional encoder.
+        num_extra_tokens: Learned tokens put before the frames.
+    """
+
+    waveform_eps: ClassVar[float] = 1e-5  # the default of the layer norm that FunASR calls
+
+    num_alibi_heads: int
+    prenet_depth: int
+    conv_pos_depth: int
+    num_extra_tokens: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_alibi_heads > self.num_heads:
+            raise ValueError(f"{self.num_alibi_heads} ALiBi heads, but {self.num_heads} heads in all")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wav2vec2Config(Architecture):
+    """Sizes of one wav2vec2.
+
+    Attributes:
+        conv_bias: Whether the convolutions of the feature extractor have a bias.
+        conv_norm: `layer`: each of them is followed by a LayerNorm over channels; `group`: the first alone, by a norm
+            of each channel over time.
+        pre_norm: Whether blocks normalise before their halves (large models) or after them (base).
+    """
+
+    waveform_eps: ClassVar[float] = 1e-7  # of transformers' Wav2Vec2FeatureExtractor
+
+    conv_bias: bool
+    conv_norm: str
+    pre_norm: bool
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.conv_norm not in {"layer", "group"}:
+            raise ValueError(f"conv_norm is {self.conv_norm!r}")
+
+    def norm_of(self, layer: int) -> str:
+        """Returns the norm behind a convolution: `layer`, `group`, or empty for none."""
+        return "layer" if self.conv_norm == "layer" else "group" if layer == 0 else ""
+
+
+ARCHITECTURES: dict[str, type[Architecture]] = {"emotion2vec": Emotion2vecConfig, "wav2vec2": Wav2vec2Config}
+
+DIMENSIONS = ("arousal", "dominance", "valence")
 
 
 @dataclass(frozen=True)
@@ -129,7 +186,7 @@ class ModelConfig:
     Attributes:
         family: Which pair of runtimes runs it.
         architecture: Sizes.
-        labels: One for each row of the head, in order; empty for a model without a head.
+        labels: One for each output of the head, in order; empty for a model without a head.
         dtype: Type of every stored tensor, and of the arithmetic between waveform norm and pooling.
         sampling_rate: Of the waveform the model expects, in Hz.
         licence: Licence of the weights.
@@ -138,7 +195,7 @@ class ModelConfig:
     """
 
     family: str
-    architecture: Emotion2vecConfig
+    architecture: Architecture
     labels: tuple[Label, ...]
     dtype: str
     sampling_rate: int
@@ -148,11 +205,16 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Raises ValueError for what no converted model says."""
-        if self.family not in FAMILIES or self.dtype not in DTYPES:
-            raise ValueError(f"family {self.family!r} as {self.dtype!r}: {FAMILIES} and {DTYPES} are known")
+        if self.family not in ARCHITECTURES or self.dtype not in DTYPES:
+            raise ValueError(f"family {self.family!r} as {self.dtype!r}: {[*ARCHITECTURES]} and {DTYPES} are known")
         rows = self.architecture.num_labels
         if len(self.labels) != rows or len({label.name for label in self.labels}) != rows:
             raise ValueError(f"{rows} rows of the head, but the labels are {self.labels}")
+
+    @property
+    def dimensional(self) -> bool:
+        """Whether the outputs are arousal, dominance and valence rather than classes."""
+        return {label.name for label in self.labels} == set(DIMENSIONS)
 
     def to_json(self) -> str:
         """Returns the text of config.json."""
@@ -169,7 +231,7 @@ class ModelConfig:
             values = json.loads(text)
             if values.pop("format") != FORMAT:
                 raise CheckpointError(f"config.json is not of format {FORMAT}: convert the checkpoint again")
-            values["architecture"] = Emotion2vecConfig.from_dict(values["architecture"])
+            values["architecture"] = ARCHITECTURES[values["family"]].from_dict(values["architecture"])
             values["labels"] = tuple(Label(**label) for label in values["labels"])
             values["source"] = Source(**values["source"])
             return cls(**values)

@@ -8,6 +8,7 @@ __all__ = [
     "ModelNotFound",
     "NoLabels",
     "RuntimeUnavailable",
+    "SegmentError",
 ]
 
 
@@ -37,3 +38,7 @@ class RuntimeUnavailable(E2VError):
 
 class NoLabels(E2VError):
     """Labels were asked of a model without a classification head."""
+
+
+class SegmentError(E2VError):
+    """Given segments cannot be read, overlap, or lie outside the clip."""

@@ -27,6 +27,9 @@ _Find = Callable[[str], Path | None]  # from a file's name in the repository
 
 # What FunASR itself looks for where a repository has no configuration.json; fetched in this order.
 _USUAL = {"config": "config.yaml", "tokens": "tokens.txt", "weights": "model.pt"}
+# What transformers saves; the weights in one of two formats, of which one is safe by itself.
+_TRANSFORMERS = {"config": "config.json", "preprocessor": "preprocessor_config.json", "weights": "model.safetensors"}
+_PICKLED = "pytorch_model.bin"
 
 _WAITS = (1.0, 2.0, 4.0)  # seconds between the attempts at a request that a hub was too busy for
 _LONGEST_WAIT = 30.0  # a hub that asks for more is given up for now
@@ -46,8 +49,9 @@ class Checkpoint:
 
     Attributes:
         weights: The PyTorch file.
-        config: Its config.yaml; None where there is none.
+        config: Its config.yaml, or the config.json of a transformers model; None where there is none.
         tokens: The labels, one to a line; None where there are none.
+        preprocessor: The preprocessor_config.json of a transformers model; None where there is none.
         repository: The repository as the hub calls it, or the local path as given.
         hub: "modelscope", "huggingface" or "local".
         revision: A commit on Hugging Face; what was asked for on ModelScope, which does not tell; else "".
@@ -59,6 +63,7 @@ class Checkpoint:
     repository: str
     hub: str
     revision: str
+    preprocessor: Path | None = None
 
 
 def offline_by_environment() -> bool:
@@ -84,7 +89,8 @@ def local(path: Path) -> Checkpoint:
         return folder / name if (folder / name).is_file() else None
 
     if not path.is_dir():
-        return Checkpoint(path, find(_USUAL["config"]), find(_USUAL["tokens"]), str(path), "local", "")
+        config, tokens = find(_USUAL["config"]) or find(_TRANSFORMERS["config"]), find(_USUAL["tokens"])
+        return Checkpoint(path, config, tokens, str(path), "local", "", find(_TRANSFORMERS["preprocessor"]))
     found, missing, named = _gather(find, optional=True)
     if missing and not named:
         candidates = sorted(entry for entry in folder.glob("*.pt") if entry.is_file())
@@ -295,13 +301,15 @@ def _clients(name: str, hub: str, revision: str | None) -> tuple[list[_Client], 
         raise catalog.not_found(name)
     if revision is not None and not _stays_inside(revision):
         raise DownloadError(f"{name}: {revision!r} is not the name of a branch, tag or commit")
-    order = list(_CLIENTS)
+    order = [each for each in _CLIENTS if model is None or getattr(model, each)]
     if not (name if model is None or name == model.huggingface else model.id).startswith("iic/"):
         order.reverse()
     if hub != "auto":
         order = [hub]
     elif revision is not None:
         order = order[:1]
+    if hub != "auto" and model and not getattr(model, hub):
+        raise DownloadError(f"{name} is not on {_CLIENTS[hub].title}: leave --hub out")
     repositories = {each: getattr(model, each) if model else name for each in order}
     return [_CLIENTS[each](repositories[each], revision) for each in order], model.sha256 if model else {}
 
@@ -355,7 +363,11 @@ def _gather(find: _Find, *, optional: bool) -> tuple[dict[str, Path | None], lis
     """
     configuration = find("configuration.json")
     named = _named(configuration) if configuration else None
-    names = named or _USUAL
+    names = dict(named or _USUAL)
+    if not named and find(_TRANSFORMERS["config"]):
+        names = dict(_TRANSFORMERS)
+        if not find(names["weights"]):
+            names["weights"] = _PICKLED
     found = {role: find(file) for role, file in names.items()}
     needed = {"weights"} if optional and not named else set(names)
     return found, [names[role] for role in names if role in needed and not found[role]], named is not None
@@ -393,7 +405,9 @@ def _stays_inside(file: str) -> bool:
 def _checkpoint(found: Mapping[str, Path | None], repository: str, hub: str, revision: str) -> Checkpoint:
     weights = found["weights"]
     assert weights is not None
-    return Checkpoint(weights, found.get("config"), found.get("tokens"), repository, hub, revision)
+    return Checkpoint(
+        weights, found.get("config"), found.get("tokens"), repository, hub, revision, found.get("preprocessor")
+    )
 
 
 def _verified(checkpoint: Checkpoint, known_hashes: Mapping[str, tuple[str, ...]]) -> Checkpoint:

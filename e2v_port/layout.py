@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from e2v_port.config import Emotion2vecConfig
+from e2v_port.config import Architecture, Emotion2vecConfig, Wav2vec2Config
 from e2v_port.errors import CheckpointError
 
 __all__ = ["Shape", "check", "differences", "tensors"]
@@ -13,11 +13,20 @@ Shape = tuple[int, ...]
 MAX_TENSORS = 10_000  # the largest known model has 259; a file with half a million empty ones would take seconds
 
 
-def tensors(config: Emotion2vecConfig) -> dict[str, Shape]:
+def tensors(config: Architecture) -> dict[str, Shape]:
     """Returns name and shape of every stored tensor, in the order of the forward pass.
 
     Convolutions are [out, kernel, in per group], linear layers [out, in].
     """
+    match config:
+        case Emotion2vecConfig():
+            return _emotion2vec(config)
+        case Wav2vec2Config():
+            return _wav2vec2(config)
+    raise TypeError(f"no layout is known for {type(config).__name__}")
+
+
+def _emotion2vec(config: Emotion2vecConfig) -> dict[str, Shape]:
     dim = config.embed_dim
     stored: dict[str, Shape] = {}
     channels = 1
@@ -39,6 +48,29 @@ def tensors(config: Emotion2vecConfig) -> dict[str, Shape]:
         stored |= _block(f"blocks.{i}", dim, config.ffn_dim)
     if config.num_labels:
         stored |= _linear("head", config.num_labels, dim)
+    return stored
+
+
+def _wav2vec2(config: Wav2vec2Config) -> dict[str, Shape]:
+    dim = config.embed_dim
+    stored: dict[str, Shape] = {}
+    channels = 1
+    for i, (out, kernel, _) in enumerate(config.conv_layers):
+        stored[f"conv_layers.{i}.weight"] = (out, kernel, channels)
+        if config.conv_bias:
+            stored[f"conv_layers.{i}.bias"] = (out,)
+        if config.norm_of(i):
+            stored |= _norm(f"conv_layers.{i}.norm", out)
+        channels = out
+    stored |= _norm("projection.norm", channels)
+    stored |= _linear("projection.linear", dim, channels)
+    stored["positions.weight"] = (dim, config.conv_pos_kernel, dim // config.conv_pos_groups)
+    stored["positions.bias"] = (dim,)
+    stored |= _norm("norm", dim)
+    for i in range(config.depth):
+        stored |= _block(f"blocks.{i}", dim, config.ffn_dim)
+    if config.num_labels:
+        stored |= _linear("head.dense", dim, dim) | _linear("head.out", config.num_labels, dim)
     return stored
 
 
@@ -76,7 +108,7 @@ def differences(found: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> list
     ]
 
 
-def check(weights: Path, config: Emotion2vecConfig, dtype: str) -> None:
+def check(weights: Path, config: Architecture, dtype: str) -> None:
     """Checks a model.safetensors against the layout without reading its data.
 
     Args:

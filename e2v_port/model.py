@@ -1,6 +1,8 @@
 """Load a converted model and ask it: predictions and embeddings of clips, one or many."""
 
 import math
+import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 from e2v_port import conversion, devices, layout
 from e2v_port.audio import SAMPLING_RATE, Clip, Waveform, load_audio, normalize
 from e2v_port.config import ModelConfig
+from e2v_port.emotions import Dimensions
 from e2v_port.errors import AudioError, NoLabels
 
 __all__ = ["Model", "Output", "Prediction", "Runtime", "load"]
@@ -42,11 +45,11 @@ class Runtime(Protocol):
 
     batch_seconds: float
 
-    def run(self, batch: Waveform, lengths: list[int], *, frames: bool) -> list[Output]:
-        """Runs clips [B, samples], normalised and filled up with zeros, of so many frames each."""
+    def run(self, batch: Waveform, samples: list[int], *, frames: bool) -> list[Output]:
+        """Runs clips [B, longest], normalised and filled up with zeros, of so many samples each."""
 
-    def stages(self, batch: Waveform, frames: int) -> dict[str, Vector]:
-        """Runs one clip [1, samples] and returns the value of every stage by name, in order, without its axis B."""
+    def stages(self, waveform: Waveform) -> dict[str, Vector]:
+        """Runs one clip [samples], normalised, and returns the value of every stage by name, in order."""
 
 
 @dataclass(frozen=True)
@@ -226,8 +229,7 @@ class Model:
         batch = np.zeros((len(waveforms), max(map(len, waveforms))), dtype=np.float32)
         for row, waveform in zip(batch, waveforms, strict=True):
             row[: len(waveform)] = waveform
-        lengths = [self.config.architecture.frames(len(waveform)) for waveform in waveforms]
-        return self._runner.run(batch, lengths, frames=frames)
+        return self._runner.run(batch, [len(waveform) for waveform in waveforms], frames=frames)
 
     def _normalized(self, waveform: Waveform) -> Waveform:
         architecture = self.config.architecture
@@ -251,18 +253,42 @@ class Model:
         label = max(scores, key=scores.__getitem__)
         return Prediction(label, scores[label], scores, logits, duration)
 
+    def measure(self, result: tuple[float, Output]) -> Dimensions:
+        """Turns a clip's duration and output, as `each` yields them, into Dimensions.
+
+        Raises:
+            NoLabels: The model gives none.
+        """
+        _, output = result
+        self.need_dimensions()
+        assert output.logits is not None
+        names = (label.name for label in self.config.labels)
+        return Dimensions(**dict(zip(names, output.logits.tolist(), strict=True)))
+
     def stages(self, clip: Clip, sampling_rate: int | None = None) -> dict[str, Vector]:
         """Runs one clip and returns the value of every stage of the forward pass by name, in order."""
         waveform = self._normalized(load_audio(clip, sampling_rate))
-        stages = self._runner.stages(waveform[None], self.config.architecture.frames(len(waveform)))
-        return {"waveform": waveform, **stages}
+        return {"waveform": waveform, **self._runner.stages(waveform)}
 
     def need_labels(self) -> None:
-        """Raises NoLabels for a model without a head; to be asked before long work."""
+        """Raises NoLabels for a model that gives no labels; to be asked before long work."""
+        if self.config.dimensional:
+            raise NoLabels(
+                f"{self.config.source.repository} gives arousal, dominance and valence, not labels; use dimensions, or "
+                f"a model with labels such as iic/emotion2vec_plus_base"
+            )
         if not self.labels:
             raise NoLabels(
                 f"{self.config.source.repository} has no classification head: it gives embeddings, not labels; "
                 f"use embed, or a model with labels such as iic/emotion2vec_plus_base"
+            )
+
+    def need_dimensions(self) -> None:
+        """Raises NoLabels for a model that gives no dimensions; to be asked before long work."""
+        if not self.config.dimensional:
+            raise NoLabels(
+                f"{self.config.source.repository} gives no arousal, dominance and valence; use "
+                f"audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim"
             )
 
 
@@ -291,7 +317,19 @@ def load(model: str | Path, *, runtime: str = "auto", offline: bool = False) -> 
     chosen = devices.choose(runtime)  # first, so that nothing is downloaded for a runtime that cannot run
     folder = conversion.folder_of(model, offline=offline)
     config = ModelConfig.read(folder)
+    _tell_licence(config)
     weights = folder / "model.safetensors"
     layout.check(weights, config.architecture, config.dtype)
     module = import_module(f"e2v_port.runtimes.{devices.RUNTIMES[chosen]}")
     return Model(config, chosen, module.load(weights, config, chosen))
+
+
+def _tell_licence(config: ModelConfig) -> None:
+    """Says once per process what weights may not be used for, on stderr; `E2V_LICENCE=accepted` silences it."""
+    licence, model = config.licence, config.source.repository
+    if "non-commercial" in licence and model not in _told and os.environ.get("E2V_LICENCE") != "accepted":
+        _told.add(model)
+        print(f"{model}: {licence}; E2V_LICENCE=accepted silences this line", file=sys.stderr)
+
+
+_told: set[str] = set()

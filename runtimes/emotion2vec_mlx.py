@@ -5,16 +5,15 @@ B clips, S samples, T frames, E extra tokens, D wide, H heads. The reference is 
 """
 
 import math
-from collections.abc import Callable
 
 import mlx.core as mx
 from mlx import nn
 
 from e2v_port.config import Emotion2vecConfig
 
-__all__ = ["Emotion2vec", "Trace"]
+from .layers_mlx import Attention, Mlp, Projection, Trace
 
-Trace = Callable[[str, mx.array], None]
+__all__ = ["Emotion2vec"]
 
 
 class ConvLayer(nn.Module):
@@ -30,18 +29,6 @@ class ConvLayer(nn.Module):
         return nn.gelu(self.norm(mx.conv1d(x, self.weight, self.stride)))
 
 
-class Projection(nn.Module):
-    """From the channels of the convolutions to the width of the transformer."""
-
-    def __init__(self, channels: int, dim: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(channels)
-        self.linear = nn.Linear(channels, dim)
-
-    def __call__(self, x: mx.array) -> mx.array:
-        return self.linear(self.norm(x))
-
-
 class PositionLayer(nn.Module):
     """A grouped convolution over time that keeps the length, LayerNorm without weights, exact GELU."""
 
@@ -55,37 +42,6 @@ class PositionLayer(nn.Module):
         time = x.shape[1]
         x = mx.conv1d(x, self.weight, padding=self.kernel // 2, groups=self.groups) + self.bias
         return nn.gelu(mx.fast.layer_norm(x[:, :time], None, None, 1e-5))  # an even kernel makes one frame too many
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention with an additive bias [.., H, E+T, E+T]."""
-
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.q_proj = nn.Linear(dim, dim)
-        self.k_proj = nn.Linear(dim, dim)
-        self.v_proj = nn.Linear(dim, dim)
-        self.out_proj = nn.Linear(dim, dim)
-
-    def __call__(self, x: mx.array, bias: mx.array) -> mx.array:
-        q = mx.unflatten(self.q_proj(x), 2, (self.heads, -1)).swapaxes(1, 2)  # [B, H, E+T, D/H]
-        k = mx.unflatten(self.k_proj(x), 2, (self.heads, -1)).swapaxes(1, 2)
-        v = mx.unflatten(self.v_proj(x), 2, (self.heads, -1)).swapaxes(1, 2)
-        x = mx.fast.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5, mask=bias)
-        return self.out_proj(x.swapaxes(1, 2).flatten(2))  # [B, E+T, D]
-
-
-class Mlp(nn.Module):
-    """Two linear layers around an exact GELU."""
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.fc2 = nn.Linear(hidden, dim)
-
-    def __call__(self, x: mx.array) -> mx.array:
-        return self.fc2(nn.gelu(self.fc1(x)))
 
 
 class Block(nn.Module):
@@ -126,13 +82,13 @@ class Emotion2vec(nn.Module):
             self.head = nn.Linear(dim, config.num_labels)
 
     def __call__(
-        self, waveform: mx.array, lengths: list[int], trace: Trace = lambda _, __: None
+        self, waveform: mx.array, samples: list[int], trace: Trace = lambda _, __: None
     ) -> tuple[mx.array, mx.array, mx.array | None]:
         """Runs the model.
 
         Args:
             waveform: [B, S] in the type of the weights; normalised, clips filled up with zeros behind their end.
-            lengths: Frames of each clip.
+            samples: Of each clip.
             trace: Called with the name and value of every stage.
 
         Returns:
@@ -147,6 +103,7 @@ class Emotion2vec(nn.Module):
         trace("projection", x)
 
         time = x.shape[1]
+        lengths = [self.config.frames(count) for count in samples]
         real = mx.arange(time) < mx.array(lengths)[:, None]  # [B, T]
         padded = min(lengths) < time
         positions = x

@@ -5,7 +5,6 @@ B clips, S samples, T frames, E extra tokens, D wide, H heads. The reference is 
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +12,9 @@ from torch import Tensor, nn
 
 from e2v_port.config import Emotion2vecConfig
 
-__all__ = ["Emotion2vec", "Trace"]
+from .layers_torch import Attention, Mlp, Projection, Trace
 
-Trace = Callable[[str, Tensor], None]
+__all__ = ["Emotion2vec"]
 
 
 class ConvLayer(nn.Module):
@@ -37,19 +36,6 @@ class ConvLayer(nn.Module):
         return F.gelu(self.norm(F.linear(windows, self.weight.flatten(1))))
 
 
-class Projection(nn.Module):
-    """From the channels of the convolutions to the width of the transformer."""
-
-    def __init__(self, channels: int, dim: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(channels)
-        self.linear = nn.Linear(channels, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.linear(self.norm(x))
-        return out
-
-
 class PositionLayer(nn.Module):
     """A grouped convolution over time that keeps the length, LayerNorm without weights, exact GELU."""
 
@@ -63,39 +49,6 @@ class PositionLayer(nn.Module):
         time, dim = x.shape[1:]
         x = F.conv1d(x.mT, self.weight.mT, self.bias, padding=self.kernel // 2, groups=self.groups).mT
         return F.gelu(F.layer_norm(x[:, :time], (dim,)))  # an even kernel makes one frame too many
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention with an additive bias [.., H, E+T, E+T]."""
-
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.q_proj = nn.Linear(dim, dim)
-        self.k_proj = nn.Linear(dim, dim)
-        self.v_proj = nn.Linear(dim, dim)
-        self.out_proj = nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        q = self.q_proj(x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # [B, H, E+T, D/H]
-        k = self.k_proj(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
-        v = self.v_proj(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        out: Tensor = self.out_proj(x.transpose(1, 2).flatten(2))  # [B, E+T, D]
-        return out
-
-
-class Mlp(nn.Module):
-    """Two linear layers around an exact GELU."""
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.fc2 = nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
-        return out
 
 
 class Block(nn.Module):
@@ -137,13 +90,13 @@ class Emotion2vec(nn.Module):
         self.head = nn.Linear(dim, config.num_labels) if config.num_labels else None
 
     def forward(
-        self, waveform: Tensor, lengths: list[int], trace: Trace = lambda _, __: None
+        self, waveform: Tensor, samples: list[int], trace: Trace = lambda _, __: None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Runs the model.
 
         Args:
             waveform: [B, S] in the type of the weights; normalised, clips filled up with zeros behind their end.
-            lengths: Frames of each clip.
+            samples: Of each clip.
             trace: Called with the name and value of every stage.
 
         Returns:
@@ -158,6 +111,7 @@ class Emotion2vec(nn.Module):
         trace("projection", x)
 
         time = x.shape[1]
+        lengths = [self.config.frames(count) for count in samples]
         real = torch.arange(time, device=x.device) < torch.tensor(lengths, device=x.device)[:, None]  # [B, T]
         padded = min(lengths) < time
         positions = x

@@ -22,6 +22,7 @@ class MlxRuntime:
 
     def __init__(self, weights: Path, config: ModelConfig) -> None:
         twin = import_module(f"e2v_port.runtimes.{config.family}_mlx")
+        self.config = config.architecture
         self.batch_seconds = BATCH_SECONDS
         self.dtype: mx.Dtype = getattr(mx, config.dtype)
         self.model = getattr(twin, config.family.capitalize())(config.architecture)
@@ -29,9 +30,9 @@ class MlxRuntime:
         # Streams belong to a thread: what is evaluated here can be used in any other.
         mx.eval(self.model.parameters())
 
-    def run(self, batch: Waveform, lengths: list[int], *, frames: bool) -> list[Output]:
+    def run(self, batch: Waveform, samples: list[int], *, frames: bool) -> list[Output]:
         """Runs one batch; see `e2v_port.model.Runtime`."""
-        hidden, pooled, logits = self.model(self._array(batch), lengths)
+        hidden, pooled, logits = self.model(self._array(batch), samples)
         means = _numpy(pooled)
         rows = None if logits is None else _numpy(logits)
         return [
@@ -40,17 +41,17 @@ class MlxRuntime:
                 logits=None if rows is None else rows[i],
                 frames=_numpy(hidden[i, :length]) if frames else None,
             )
-            for i, length in enumerate(lengths)
+            for i, length in enumerate(map(self.config.frames, samples))
         ]
 
-    def stages(self, batch: Waveform, frames: int) -> dict[str, NDArray[np.float32]]:
+    def stages(self, waveform: Waveform) -> dict[str, NDArray[np.float32]]:
         """Runs one clip; see `e2v_port.model.Runtime`."""
         found: dict[str, NDArray[np.float32]] = {}
 
         def trace(name: str, value: mx.array) -> None:
             found[name] = _numpy(value[0])
 
-        self.model(self._array(batch), [frames], trace)
+        self.model(self._array(waveform[None]), [len(waveform)], trace)
         return found
 
     def _array(self, batch: Waveform) -> mx.array:

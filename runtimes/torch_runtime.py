@@ -26,6 +26,7 @@ class TorchRuntime:
     def __init__(self, weights: Path, config: ModelConfig, device: str) -> None:
         twin = import_module(f"e2v_port.runtimes.{config.family}_torch")
         self.device = torch.device(device)
+        self.config = config.architecture
         self.batch_seconds = BATCH_SECONDS[device]
         self.dtype: torch.dtype = getattr(torch, config.dtype)
         with torch.device("meta"):
@@ -37,10 +38,10 @@ class TorchRuntime:
             torch.backends.cudnn.allow_tf32 = False
             torch.backends.cuda.matmul.allow_tf32 = False
 
-    def run(self, batch: Waveform, lengths: list[int], *, frames: bool) -> list[Output]:
+    def run(self, batch: Waveform, samples: list[int], *, frames: bool) -> list[Output]:
         """Runs one batch; see `e2v_port.model.Runtime`."""
         with torch.inference_mode():
-            hidden, pooled, logits = self.model(self._tensor(batch), lengths)
+            hidden, pooled, logits = self.model(self._tensor(batch), samples)
             means = _numpy(pooled)
             rows = None if logits is None else _numpy(logits)
             return [
@@ -49,10 +50,10 @@ class TorchRuntime:
                     logits=None if rows is None else rows[i],
                     frames=_numpy(hidden[i, :length]) if frames else None,
                 )
-                for i, length in enumerate(lengths)
+                for i, length in enumerate(map(self.config.frames, samples))
             ]
 
-    def stages(self, batch: Waveform, frames: int) -> dict[str, NDArray[np.float32]]:
+    def stages(self, waveform: Waveform) -> dict[str, NDArray[np.float32]]:
         """Runs one clip; see `e2v_port.model.Runtime`."""
         found: dict[str, NDArray[np.float32]] = {}
 
@@ -60,7 +61,7 @@ class TorchRuntime:
             found[name] = _numpy(value[0])
 
         with torch.inference_mode():
-            self.model(self._tensor(batch), [frames], trace)
+            self.model(self._tensor(waveform[None]), [len(waveform)], trace)
         return found
 
     def _tensor(self, batch: Waveform) -> Tensor:

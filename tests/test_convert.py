@@ -24,7 +24,6 @@ import safetensors.torch
 import torch
 import toys
 import yaml
-from e2v_port.converters import checkpoint, synthetic, weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing._private.utils import runstring
@@ -33,6 +32,7 @@ from torch import Tensor
 
 from e2v_port import catalog, layout
 from e2v_port.config import DTYPES, Emotion2vecConfig, ModelConfig
+from e2v_port.converters import checkpoint, synthetic, weights
 from e2v_port.errors import CheckpointError
 from e2v_port.hubs import local
 
@@ -239,8 +239,9 @@ def test_torch_parameters_are_the_layout(config: Emotion2vecConfig) -> None:
 @toys.needs_mlx
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_mlx_parameters_are_the_layout(config: Emotion2vecConfig) -> None:
-    from e2v_port.runtimes.emotion2vec_mlx import Emotion2vec
     from mlx.utils import tree_flatten
+
+    from e2v_port.runtimes.emotion2vec_mlx import Emotion2vec
 
     assert {name: value.shape for name, value in tree_flatten(Emotion2vec(config).parameters())} == layout.tensors(
         config
@@ -249,7 +250,9 @@ def test_mlx_parameters_are_the_layout(config: Emotion2vecConfig) -> None:
 
 @pytest.mark.parametrize("model", catalog.known(), ids=lambda model: model.id)
 def test_known_models_have_their_published_sizes(model: catalog.KnownModel) -> None:
-    sizes = {size.embed_dim: size for size in (synthetic.BASE, synthetic.LARGE)}[model.embed_dim]
+    known = {("emotion2vec", 768): synthetic.BASE, ("emotion2vec", 1024): synthetic.LARGE}
+    known["wav2vec2", 1024] = synthetic.AUDEERING
+    sizes = known[model.family, model.embed_dim]
     sizes = replace(sizes, num_labels=len(model.labels))
     count = sum(int(np.prod(shape)) for shape in layout.tensors(sizes).values())
     assert count == pytest.approx(model.parameters, rel=1e-3)
@@ -700,8 +703,8 @@ def test_published_tokens_have_the_names_of_the_catalog(source: Path, tmp_path: 
     ("data", "words"),
     [
         ("\n".join([*OLDER[:-1], "x/angry"]), "angry more than once"),
-        ("\n".join(OLDER[:-1]), "tokens.txt names 8 labels, the head has 9 rows"),
-        ("\n".join([*OLDER, "bored"]), "tokens.txt names 10 labels, the head has 9 rows"),
+        ("\n".join(OLDER[:-1]), "the head has 9 rows"),
+        ("\n".join([*OLDER, "bored"]), "the head has 9 rows"),
         ("\n".join([*OLDER[:3], "", *OLDER[4:]]), "line 4 of tokens.txt"),
         ("\n".join([*OLDER[:3], "x/", *OLDER[4:]]), "line 4 of tokens.txt"),
         ("", "put the tokens.txt of its repository beside the weights"),
@@ -746,6 +749,7 @@ import os, signal, sys
 from pathlib import Path
 from e2v_port.converters import weights
 
+os.fsync = lambda _: None  # against a power cut, not a kill; slow on a busy disk
 npz, folder, states = map(Path, sys.argv[1:])
 watched = {"open", "os.chmod", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate"}
 for last in range(1000):
@@ -921,7 +925,8 @@ def test_the_npz_is_kept_on_request(source: Path, tmp_path: Path) -> None:
 
 
 def positions(size: int) -> Iterator[int]:
-    yield from range(0, 600, 5)  # the first member's headers
+    yield from range(260)  # the first member's name, and what numpy says of it
+    yield from range(260, 600, 9)
     yield from range(size - 800, size, 5)  # the table of contents
     yield from range(0, size, size // 60)
 
@@ -1021,7 +1026,7 @@ def test_the_second_half_never_holds_all_weights(tmp_path: Path) -> None:
     done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=True)
     size = (tmp_path / "model" / "model.safetensors").stat().st_size
     assert size > 100_000_000
-    assert 0 < int(done.stdout) <= 1.5 * size
+    assert 0 < int(done.stdout) <= 0.5 * size
     print(f"peak {int(done.stdout) / size:.2f} of the weights")
 
 

@@ -160,7 +160,7 @@ def test_the_cache_is_in_the_home_folder_unless_said(tmp_path: Path, monkeypatch
         ("iic/emotion2vec-plus-large", "iic/emotion2vec_plus_large"),
         ("my_modle", "me/my_model"),
         ("wav2vec2", None),
-        ("../absent/../model", None),
+        ("../absent/../clip", None),
         ("x" * 5000, None),
         ("a/b/c", None),
     ],
@@ -345,14 +345,14 @@ def test_a_model_without_a_head_embeds_and_says_why_it_does_not_predict(headless
     assert [output.logits for _, output in headless.each([clip, clip], 16_000)] == [None, None]
 
 
-def test_threads_share_a_model(model: Model) -> None:
+def test_threads_share_a_model(folders: dict[str, Path], runtime: str) -> None:
+    model = load(folders["one"], runtime=runtime)  # in this thread, and first used in others
     clips = [noise(3000 + 517 * i, seed=i) for i in range(24)]
-    alone = [model.predict(clip, 16_000) for clip in clips]
     with ThreadPoolExecutor(8) as pool:
-        for _ in range(3):
-            assert list(pool.map(lambda clip: model.predict(clip, 16_000), clips)) == alone
-        together = model.predict(clips, 16_000)
-        assert list(pool.map(lambda _: model.predict(clips, 16_000), range(8))) == [together] * 8
+        rounds = [list(pool.map(lambda clip: model.predict(clip, 16_000), clips)) for _ in range(3)]
+        batches = list(pool.map(lambda _: model.predict(clips, 16_000), range(8)))
+    assert rounds == [[model.predict(clip, 16_000) for clip in clips]] * 3
+    assert batches == [model.predict(clips, 16_000)] * 8
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

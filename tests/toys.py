@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from e2v_port.converters import checkpoint, synthetic, weights
 from torch import Tensor
 
 from e2v_port.config import Emotion2vecConfig
+from e2v_port.converters import checkpoint, synthetic, weights
 from e2v_port.hubs import local
 
 # Every kind of size differs from every other, so that no two of them can be mixed up unnoticed.

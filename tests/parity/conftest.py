@@ -5,9 +5,9 @@ from functools import lru_cache
 from pathlib import Path
 
 import pytest
-from e2v_port.converters import synthetic
 
 import e2v_port
+from e2v_port.converters import synthetic
 from parity.references import CASES
 
 

@@ -35,9 +35,8 @@ def unpack(folder: Path) -> tuple[Path, np.ndarray, dict[str, np.ndarray]]:
 
 
 def main() -> None:
-    from e2v_port.converters import synthetic
-
     from e2v_port import hubs, verify
+    from e2v_port.converters import synthetic
 
     config = replace(
         synthetic.BASE,

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from e2v_port.converters.synthetic import BASE, LARGE, TOKENS
 
 from e2v_port.audio import SAMPLING_RATE, Waveform, load_audio
 from e2v_port.config import Emotion2vecConfig
+from e2v_port.converters.synthetic import BASE, LARGE, TOKENS
 
 
 @dataclass(frozen=True)

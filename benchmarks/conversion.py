@@ -1,0 +1,68 @@
+"""Measures time and peak memory of a conversion, each half in a process of its own.
+
+    python benchmarks/conversion.py [--sizes base large]
+
+The checkpoints have the full size and random weights. Those on the hubs hold the optimiser's state too: reading them
+takes the first half about three times the memory.
+"""
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+MB = 1e6
+
+
+def main() -> None:
+    """Converts and prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", nargs="+", choices=("base", "large"), default=["base", "large"])
+    arguments = parser.parse_args()
+    print(
+        f"{date.today()}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
+        f"Python {platform.python_version()}, torch {version('torch')}\n\n"
+        "| model | half | time | peak memory | weights | peak / weights |\n|---|---|---|---|---|---|"
+    )
+    for size in arguments.sizes:
+        with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:  # /tmp may be memory
+            folder = Path(name)
+            checkpoint, npz, model = folder / "checkpoint", folder / "model.npz", folder / "model"
+            measure("synthetic", "--size", size, str(checkpoint))
+            halves = {
+                "1: .pt to npz": measure("checkpoint", str(checkpoint), str(npz)),
+                "2: npz to safetensors": measure("weights", str(npz), str(model)),
+            }
+            weights = (model / "model.safetensors").stat().st_size
+            for half, (seconds, peak) in halves.items():
+                print(
+                    f"| {size} | {half} | {seconds:.1f} s | {peak / MB:.0f} MB | {weights / MB:.0f} MB "
+                    f"| {peak / weights:.2f} |",
+                    flush=True,
+                )
+
+
+def measure(converter: str, *arguments: str) -> tuple[float, int]:
+    """Runs one of the converters and returns its seconds and its peak of resident memory in bytes.
+
+    Pages of files that it maps are counted, also those the system could take back.
+    """
+    start = time.perf_counter()
+    command = [sys.executable, "-m", f"e2v_port.converters.{converter}", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    seconds = time.perf_counter() - start
+    if process.returncode:
+        sys.exit(f"error: {' '.join(command[1:])} failed")
+    return seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""What emotion2vec and wav2vec2 are both made of, in torch. Its twin is layers_mlx.py.
+
+B clips, T frames, D wide, H heads.
+"""
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["Attention", "Mlp", "Projection", "Trace"]
+
+Trace = Callable[[str, Tensor], None]  # is told name and value of every stage
+
+
+class Projection(nn.Module):
+    """From the channels of the convolutions to the width of the transformer."""
+
+    def __init__(self, channels: int, dim: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels, eps=eps)
+        self.linear = nn.Linear(channels, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.linear(self.norm(x))
+        return out
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with an additive bias that broadcasts to [B, H, T, T]."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q_proj = nn.Linear(dim, dim)
+        self.k_proj = nn.Linear(dim, dim)
+        self.v_proj = nn.Linear(dim, dim)
+        self.out_proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        q = self.q_proj(x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # [B, H, T, D/H]
+        k = self.k_proj(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        v = self.v_proj(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        out: Tensor = self.out_proj(x.transpose(1, 2).flatten(2))  # [B, T, D]
+        return out
+
+
+class Mlp(nn.Module):
+    """Two linear layers around an exact GELU."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return out

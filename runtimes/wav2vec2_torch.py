@@ -1,0 +1,170 @@
+"""wav2vec2 with a regression head in torch. Its twin is wav2vec2_mlx.py: the same classes in the same order.
+
+B clips, S samples, T frames, D wide, H heads. The reference is transformers' Wav2Vec2Model (arXiv 2006.11477) with the
+head on the model card of audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim (arXiv 2203.07378).
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from e2v_port.config import Wav2vec2Config
+
+from .layers_torch import Attention, Mlp, Projection, Trace
+
+__all__ = ["Wav2vec2"]
+
+
+class ConvLayer(nn.Module):
+    """A strided convolution over time without padding, one of three norms, exact GELU."""
+
+    def __init__(self, in_channels: int, channels: int, kernel: int, stride: int, bias: bool, norm: str) -> None:
+        super().__init__()
+        self.kernel, self.stride, self.kind = kernel, stride, norm
+        self.weight = nn.Parameter(torch.empty(channels, kernel, in_channels))
+        self.bias = nn.Parameter(torch.empty(channels)) if bias else None
+        self.norm = nn.LayerNorm(channels) if norm else None  # for `group`, its weights only
+
+    def forward(self, x: Tensor, lengths: list[int]) -> Tensor:
+        batch, time, channels = x.shape
+        # A window of k frames is k * C neighbouring numbers: the convolution is one matrix product, no copy.
+        windows = x.as_strided(
+            (batch, (time - self.kernel) // self.stride + 1, self.kernel * channels),
+            (time * channels, self.stride * channels, 1),
+        )
+        x = F.linear(windows, self.weight.flatten(1), self.bias)
+        if self.kind == "layer" and self.norm:
+            x = self.norm(x)
+        elif self.kind == "group" and self.norm:
+            x = self.over_time(x, lengths) * self.norm.weight + self.norm.bias
+        return F.gelu(x)
+
+    def over_time(self, x: Tensor, lengths: list[int]) -> Tensor:
+        """Brings each channel of each clip to zero mean and unit variance over its own frames."""
+        x = x.float()
+        counts = torch.tensor(lengths, device=x.device)[:, None, None]
+        real = torch.arange(x.shape[1], device=x.device)[:, None] < counts  # [B, T, 1]
+        x = x - (x * real).sum(1, keepdim=True) / counts
+        variance = (x * x * real).sum(1, keepdim=True) / counts
+        return (x * torch.rsqrt(variance + 1e-5)).to(self.weight.dtype)
+
+
+class PositionLayer(nn.Module):
+    """A grouped convolution over time that keeps the length, exact GELU."""
+
+    def __init__(self, dim: int, kernel: int, groups: int) -> None:
+        super().__init__()
+        self.kernel, self.groups = kernel, groups
+        self.weight = nn.Parameter(torch.empty(dim, kernel, dim // groups))
+        self.bias = nn.Parameter(torch.empty(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        time = x.shape[1]
+        x = F.conv1d(x.mT, self.weight.mT, self.bias, padding=self.kernel // 2, groups=self.groups).mT
+        return F.gelu(x[:, :time])  # an even kernel makes one frame too many
+
+
+class Block(nn.Module):
+    """A transformer block that normalises before each of its two halves (large models) or after (base)."""
+
+    def __init__(self, config: Wav2vec2Config) -> None:
+        super().__init__()
+        self.pre_norm = config.pre_norm
+        self.attn = Attention(config.embed_dim, config.num_heads)
+        self.norm1 = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
+        self.mlp = Mlp(config.embed_dim, config.ffn_dim)
+        self.norm2 = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
+
+    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        if self.pre_norm:
+            x = x + self.attn(self.norm1(x), bias)
+            x = x + self.mlp(self.norm2(x))
+        else:
+            x = self.norm1(x + self.attn(x, bias))
+            x = self.norm2(x + self.mlp(x))
+        return x
+
+
+class Head(nn.Module):
+    """Linear, tanh, linear: raw outputs, no sigmoid."""
+
+    def __init__(self, dim: int, outputs: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(dim, dim)
+        self.out = nn.Linear(dim, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.linear(x, self.dense.weight.float(), self.dense.bias.float())
+        return F.linear(torch.tanh(x), self.out.weight.float(), self.out.bias.float())
+
+
+class Wav2vec2(nn.Module):
+    """Waveforms in, frames and their mean and outputs out."""
+
+    def __init__(self, config: Wav2vec2Config) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.embed_dim
+        channels = [1, *(layer[0] for layer in config.conv_layers)]
+        self.conv_layers = nn.ModuleList(
+            ConvLayer(channels[i], *layer, config.conv_bias, config.norm_of(i))
+            for i, layer in enumerate(config.conv_layers)
+        )
+        self.projection = Projection(channels[-1], dim, config.norm_eps)
+        self.positions = PositionLayer(dim, config.conv_pos_kernel, config.conv_pos_groups)
+        self.norm = nn.LayerNorm(dim, eps=config.norm_eps)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.head = Head(dim, config.num_labels) if config.num_labels else None
+
+    def forward(
+        self, waveform: Tensor, samples: list[int], trace: Trace = lambda _, __: None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Runs the model.
+
+        Args:
+            waveform: [B, S] in the type of the weights; normalised, clips filled up with zeros behind their end.
+            samples: Of each clip.
+            trace: Called with the name and value of every stage.
+
+        Returns:
+            Frames [B, T, D] in the type of the weights (those behind a clip's end mean nothing), their mean [B, D]
+            and outputs [B, labels] (None without a head), both float32.
+        """
+        x = waveform[:, :, None]  # [B, S, 1]
+        lengths = samples
+        for i, (conv, (_, kernel, stride)) in enumerate(zip(self.conv_layers, self.config.conv_layers, strict=True)):
+            lengths = [(length - kernel) // stride + 1 for length in lengths]
+            x = conv(x, lengths)  # [B, T, C]
+            trace(f"conv_layers.{i}", x)
+        x = self.projection(x)  # [B, T, D]
+        trace("projection", x)
+
+        time = x.shape[1]
+        real = torch.arange(time, device=x.device) < torch.tensor(lengths, device=x.device)[:, None]  # [B, T]
+        bias = None
+        if min(lengths) < time:
+            x = x * real[:, :, None]
+            bias = torch.zeros_like(real, dtype=x.dtype).masked_fill(~real, -math.inf)[:, None, None, :]  # [B, 1, 1, T]
+        positions = self.positions(x)
+        trace("positions", positions)
+        x = x + positions
+
+        if not self.config.pre_norm:
+            x = self.norm(x)
+        for i, block in enumerate(self.blocks):
+            x = block(x, bias)
+            trace(f"blocks.{i}", x)
+        if self.config.pre_norm:
+            x = self.norm(x)
+        trace("frames", x)
+
+        sums = (x.float() * real[:, :, None]).sum(1)
+        pooled = sums / torch.tensor(lengths, device=x.device)[:, None]  # [B, D]
+        trace("pooled", pooled)
+        if self.head is None:
+            return x, pooled, None
+        outputs = self.head(pooled)  # [B, labels]
+        trace("logits", outputs)
+        return x, pooled, outputs

@@ -1,0 +1,809 @@
+"""The command line as its users meet it: answers, errors, exit codes, and what is left on the disk."""
+
+import errno
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import toys
+from loopback_hub import LoopbackHub
+from safetensors.numpy import load_file, save_file
+
+import e2v_port
+from e2v_port import catalog, cli, npz, verify
+from e2v_port.config import ModelConfig
+
+E2V = Path(sys.executable).with_name("e2v")
+ESCAPE = "\x1b"
+KNOWN = [model.id for model in catalog.known()]
+HIDDEN = ("E2V_", "XDG_", "HF_", "HUGGING", "MODELSCOPE", "TTY_", "FORCE_COLOR", "NO_COLOR", "PYTHONI", "PYTHONU")
+UNAVAILABLE = "cuda" if sys.platform == "darwin" else "mps"
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="signals, named pipes and terminals of POSIX")
+with_funasr = [
+    pytest.mark.xdist_group("verify"),  # one worker imports FunASR
+    pytest.mark.skipif(not verify.funasr_installed(), reason="FunASR is not installed: pip install funasr"),
+]
+
+
+# ---- a machine with models and clips
+
+
+@dataclass
+class Toys:
+    """Checkpoints and converted models, which no test changes."""
+
+    folder: Path
+    source: Path = field(init=False)
+    model: Path = field(init=False)
+    headless: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.source = toys.make(self.folder / "checkpoint")
+        self.model = toys.convert(self.source, self.folder / "model")
+        self.headless = toys.convert(toys.make(self.folder / "pretrained", toys.HEADLESS), self.folder / "headless")
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Toys:
+    return Toys(tmp_path_factory.mktemp("toys"))
+
+
+def tone(path: Path, seconds: float = 0.5, rate: int = 16_000) -> str:
+    at = np.arange(round(seconds * rate)) / rate
+    with path.open("wb") as file:  # soundfile itself takes no name that is not UTF-8
+        soundfile.write(file, 0.3 * np.sin(2 * np.pi * (200 + 90 * seconds) * at) * np.sin(9 * at), rate, format="WAV")
+    return str(path)
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> list[str]:
+    return [tone(tmp_path / "a.wav", 0.4), tone(tmp_path / "b.wav", 1.1, 22_050)]
+
+
+@dataclass
+class Mixture:
+    """Clips among files that are none, some of them with names that are hard to print."""
+
+    files: list[str]
+    good: list[str]
+    shown: list[str]  # the good ones, as a line of text names them
+    bad: dict[str, str]  # and what is wrong with them
+
+
+@pytest.fixture
+def mixture(tmp_path: Path) -> Mixture:
+    (tmp_path / "empty.wav").touch()
+    (tmp_path / "notes.wav").write_text("not a recording")
+    (tmp_path / "two\nlines.txt").write_text("not a recording")
+    tone(tmp_path / "short.wav", 0.01)
+    (tmp_path / "folder").mkdir()
+    names = ["plain.wav", "with  space.wav", "grüße 声.wav", "new\nline.wav"]
+    shown = [*names[:3], "'new\\nline.wav'"]
+    with suppress(OSError):  # macOS has no such names
+        tone(tmp_path / os.fsdecode(b"bytes \xff.wav"))
+        names.append("bytes \udcff.wav")
+        shown.append("'bytes \\udcff.wav'")
+    for i, name in enumerate(names):
+        tone(tmp_path / name, 0.3 + 0.2 * i)
+    bad = {
+        "missing.wav": "No such file",
+        "folder": "Is a directory",
+        "notes.wav": "not audio",
+        "empty.wav": "0 bytes",
+        "short.wav": "too short",
+        "two\nlines.txt": "not audio",
+    }
+    wrong = iter(bad)
+    files = [file for name in names for file in (name, next(wrong))] + list(wrong)
+    return Mixture(files, names, shown, bad)
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(HIDDEN)}
+    return kept | {"HOME": str(home), "XDG_CACHE_HOME": str(home / "cache"), "E2V_OFFLINE": "1", "TERM": "xterm"} | more
+
+
+def run(*arguments: str | Path, folder: Path, **more: Any) -> subprocess.CompletedProcess[str]:
+    """Runs the installed `e2v` in a folder; stdout has a strict encoder, as in most terminals."""
+    variables = {"PYTHONIOENCODING": "utf-8:strict"} | more.pop("variables", {})
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | more
+    return subprocess.run(
+        [E2V, *arguments],
+        cwd=folder,
+        env=environment(folder, **variables),
+        encoding="utf-8",
+        timeout=60,
+        check=False,
+        **streams,
+    )
+
+
+@dataclass
+class Answer:
+    """What one call of the command line in this process gave."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error(self) -> str:
+        """The only line on stderr."""
+        (line,) = self.err.splitlines()
+        assert line.startswith("error: ")
+        assert self.err.endswith("\n")
+        return line
+
+    @property
+    def lines(self) -> list[str]:
+        assert not self.err
+        return self.out.splitlines()
+
+
+Call = Callable[..., Answer]
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Call]:
+    """Runs the command line in this process, which has torch already, in a folder and with a cache of its own."""
+    for name in os.environ:
+        if name.startswith(HIDDEN):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("E2V_OFFLINE", "1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    before = signal.getsignal(signal.SIGTERM)
+
+    def calling(*arguments: str | Path) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["e2v", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert isinstance(end.value.code, int)
+        return Answer(end.value.code, *capsys.readouterr())
+
+    yield calling
+    signal.signal(signal.SIGTERM, before)
+
+
+# ---- start and help
+
+
+def test_help_loads_no_library() -> None:
+    code = """
+import sys
+from e2v_port.cli import app, main
+for command in ([], *([each.callback.__name__] for each in app.registered_commands)):
+    sys.argv = ["e2v", *command, "--help"]
+    try:
+        main()
+    except SystemExit as end:
+        assert end.code == 0
+print(*{"torch", "numpy", "mlx", "soundfile", "huggingface_hub", "modelscope_hub", "funasr"} & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.count("Usage: ") == 7
+    assert done.stdout.splitlines()[-1] == ""
+
+
+def test_version_by_both_entry_points(tmp_path: Path) -> None:
+    module = subprocess.run([sys.executable, "-m", "e2v_port", "--version"], capture_output=True, text=True, check=True)
+    script = run("--version", folder=tmp_path)
+    assert module.stdout == script.stdout == f"e2v-port {e2v_port.__version__}\n"
+    assert script.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["analyse"], ["analyze", "a.wav"], ["convert", "--dtype", "int8", "-m", "x"]]
+)
+def test_usage_errors(arguments: list[str], call: Call) -> None:
+    answer = call(*arguments)
+    assert answer.code == 2
+    assert answer.out == ""
+    assert "Usage: e2v" in answer.err
+
+
+# ---- analyze
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_analyze_answers_for_the_good_files(encoding: str, mixture: Mixture, toy: Toys, tmp_path: Path) -> None:
+    variables = {"PYTHONIOENCODING": f"{encoding}:strict"}
+    done = run("analyze", *mixture.files, "--model", toy.model, "-r", "cpu", folder=tmp_path, variables=variables)
+    assert done.returncode == 1
+    expected = e2v_port.load(toy.model, runtime="cpu").predict([tmp_path / name for name in mixture.good])
+    assert len({round(prediction.confidence, 3) for prediction in expected}) == len(expected)
+    for line, name, prediction in zip(done.stdout.splitlines(), mixture.shown, expected, strict=True):
+        ranked = sorted(prediction.scores.items(), key=lambda item: item[1], reverse=True)
+        scores = "  ".join(f"{label} {score:.3f}" for label, score in ranked)
+        printed = name.encode(encoding, "backslashreplace").decode(encoding)
+        assert line == f"{printed}: {prediction.label} {prediction.confidence:.3f}  [{scores}]"
+    for line, (name, reason) in zip(done.stderr.splitlines(), mixture.bad.items(), strict=True):
+        shown = name if name.isprintable() else ascii(name)
+        assert line.startswith(f"error: {shown}: ")
+        assert reason in line
+
+
+def test_analyze_as_json(mixture: Mixture, toy: Toys, tmp_path: Path) -> None:
+    variables = {"E2V_MODEL": str(toy.model)}
+    done = run("analyze", "--json", "-r", "cpu", *mixture.files, folder=tmp_path, variables=variables)
+    assert done.returncode == 1
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["file"] for row in rows] == mixture.files
+    for row in rows:
+        if row["file"] in mixture.bad:
+            assert row.keys() == {"file", "error"}
+            assert mixture.bad[row["file"]] in row["error"]
+    found = [row for row in rows if row["file"] in mixture.good]
+    predictions = e2v_port.load(toy.model, runtime="cpu").predict([tmp_path / name for name in mixture.good])
+    for row, prediction in zip(found, predictions, strict=True):
+        expected = prediction.to_dict()
+        assert row.keys() == {"file", *expected}
+        assert row["label"] == expected["label"]
+        assert row["duration"] == expected["duration"]
+        assert row["confidence"] == pytest.approx(expected["confidence"], abs=1e-5)
+        assert row["scores"] == pytest.approx(expected["scores"], abs=1e-5)
+        assert row["logits"] == pytest.approx(expected["logits"], abs=1e-5)
+    assert len(done.stderr.splitlines()) == len(mixture.bad)
+
+
+@pytest.mark.parametrize("runtime", toys.RUNTIMES)
+def test_analyze_on_a_runtime(runtime: str, call: Call, toy: Toys, clips: list[str]) -> None:
+    (row,) = map(json.loads, call("analyze", clips[0], "-m", toy.model, "-r", runtime, "--json").lines)
+    assert row["scores"] == pytest.approx(dict(e2v_port.load(toy.model, runtime=runtime).predict(clips[0]).scores))
+
+
+def test_analyze_with_nothing_but_bad_files(call: Call, toy: Toys) -> None:
+    answer = call("analyze", "no.wav", "nor this.wav", "-m", toy.model)
+    assert (answer.code, answer.out) == (2, "")
+    assert [line.split(": ")[:2] for line in answer.err.splitlines()] == [
+        ["error", "no.wav"],
+        ["error", "nor this.wav"],
+    ]
+
+
+@pytest.mark.parametrize("command", [["analyze", "a.wav"], ["embed", "a.wav", "-o", "x.npz"], ["verify"]])
+def test_an_unknown_model(command: list[str], call: Call) -> None:
+    answer = call(*command, "-m", "iic/emotion2vec_plus_bse", "-r", "cpu")
+    assert (answer.code, answer.out) == (2, "")
+    assert "did you mean iic/emotion2vec_plus_base?" in answer.error
+    assert all(name in answer.error for name in KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "message"),
+    [
+        (UNAVAILABLE, rf"runtime {UNAVAILABLE} is not available: .+: .*\b(use|needs|install)\b.*"),
+        ("tpu", "no runtime is called tpu: use auto, cuda, mps, mlx, cpu"),
+    ],
+)
+def test_a_runtime_that_cannot_run(runtime: str, message: str, call: Call, toy: Toys) -> None:
+    answer = call("analyze", "a.wav", "-m", toy.model, "--runtime", runtime)
+    assert (answer.code, answer.out) == (2, "")
+    assert re.fullmatch(f"error: {message}", answer.error)
+
+
+def test_labels_of_a_model_without_a_head(call: Call, toy: Toys) -> None:
+    answer = call("analyze", "not read, so not missed.wav", "-m", toy.headless)
+    assert (answer.code, answer.out) == (2, "")
+    assert "has no classification head" in answer.error
+    assert "embed" in answer.error
+
+
+# ---- terminals, pipes and signals
+
+
+@posix
+def test_progress_on_a_terminal(toy: Toys, clips: list[str], tmp_path: Path) -> None:
+    import termios
+
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    os.set_blocking(ours, False)
+    arguments = ("analyze", *clips, "-m", toy.model, "-r", "cpu")
+    try:
+        with (tmp_path / "out.txt").open("w") as out:
+            assert run(*arguments, folder=tmp_path, stdout=out, stderr=theirs).returncode == 0
+        bar = os.read(ours, 100_000).decode()
+        assert run(*arguments, folder=tmp_path, stdout=theirs, stderr=theirs).returncode == 0
+        both = os.read(ours, 100_000).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    results = (tmp_path / "out.txt").read_text()
+    assert "analysing" in bar
+    assert "0/2" in bar
+    assert ESCAPE not in results
+    assert [line.split(":")[0] for line in results.splitlines()] == clips
+    assert "analysing" in both
+    for line in results.splitlines():
+        assert len(line) > 80
+        assert f"{line}\r\n" in both  # not broken where the terminal ends
+
+
+@posix
+def test_a_reader_that_leaves(toy: Toys, clips: list[str], tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        for arguments in (["models"], ["analyze", *clips, "-m", str(toy.model), "-r", "cpu"]):
+            done = run(*arguments, folder=tmp_path, stdout=writer)
+            assert (done.returncode, done.stderr) == (1, "")
+    finally:
+        os.close(writer)
+
+
+@posix
+def test_nowhere_to_write_to(toy: Toys, clips: list[str], tmp_path: Path) -> None:
+    analyze = ["analyze", *clips, "-m", str(toy.model), "-r", "cpu"]
+    for arguments in (["models"], analyze) if Path("/dev/full").exists() else ():
+        with open("/dev/full", "w") as full:
+            done = run(*arguments, folder=tmp_path, stdout=full)
+        assert (done.returncode, done.stderr) == (2, f"error: cannot write: {os.strerror(errno.ENOSPC)}\n")
+
+    def closing(stream: int) -> subprocess.CompletedProcess[str]:
+        shell = ["sh", "-c", f'exec "$0" embed a.wav -m x -o x.txt {stream}>&-', E2V]
+        return subprocess.run(
+            shell, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, check=False
+        )
+
+    done = closing(1)
+    assert (done.returncode, done.stderr) == (2, "error: standard output is closed: there is nowhere to write to\n")
+    done = closing(2)
+    assert (done.returncode, done.stdout) == (2, "")  # the error is not among the results
+
+
+@posix
+def test_stopped_half_way(toy: Toys, clips: list[str], tmp_path: Path) -> None:
+    """The second clip is a pipe that nobody writes to: whoever reads it is in the middle of the work."""
+    stopped = {}
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        folder = tmp_path / number.name
+        folder.mkdir()
+        os.mkfifo(folder / "pipe")
+        (folder / "old.npz").write_text("an older result")
+        arguments = ["embed", clips[0], "pipe", "-m", str(toy.model), "-r", "cpu", "-o"]
+        for out in ("old.npz", "new.npz") if number == signal.SIGKILL else ("old.npz",):
+            process = subprocess.Popen(
+                [E2V, *arguments, out], cwd=folder, env=environment(folder), stderr=subprocess.PIPE, text=True
+            )
+            deadline = time.monotonic() + 60
+            while True:
+                try:
+                    pipe = os.open(folder / "pipe", os.O_WRONLY | os.O_NONBLOCK)
+                    break
+                except OSError:  # not opened by the other side yet
+                    assert process.poll() is None
+                    assert time.monotonic() < deadline
+                    time.sleep(0.02)
+            process.send_signal(number)
+            _, err = process.communicate(timeout=30)
+            os.close(pipe)
+            stopped[number] = (process.returncode, err)
+        assert (folder / "old.npz").read_text() == "an older result"
+        left = {entry.name for entry in folder.iterdir()}
+        assert {name for name in left if not name.startswith(".")} == {"old.npz", "pipe"}
+        assert number == signal.SIGKILL or left == {"old.npz", "pipe"}
+    assert stopped == {signal.SIGINT: (130, ""), signal.SIGTERM: (143, ""), signal.SIGKILL: (-9, "")}
+
+
+# ---- embed
+
+
+@pytest.mark.parametrize("granularity", ["utterance", "frame"])
+def test_embed(granularity: Any, mixture: Mixture, call: Call, toy: Toys) -> None:
+    files = ["./plain.wav", *mixture.files, "plain.wav"]
+    answer = call("embed", *files, "-m", toy.headless, "-r", "cpu", "-o", "out.npz", "--granularity", granularity)
+    assert (answer.code, answer.out) == (1, "")
+    assert [line.split(": ")[1].strip("'") for line in answer.err.splitlines()] == [
+        name.replace("\n", "\\n") for name in mixture.bad
+    ]
+    names = ["./plain.wav", *mixture.good]
+    with np.load("out.npz") as found:
+        assert list(found) == [name.replace("\udcff", "\\udcff") for name in names]
+        arrays = [found[key] for key in found]
+    expected = e2v_port.load(toy.headless, runtime="cpu").embed([*names], granularity=granularity)
+    for array, embedding in zip(arrays, expected, strict=True):
+        assert array.dtype == np.float32
+        assert array.shape == embedding.shape
+        assert array.shape[-1:] == (toys.TOY.embed_dim,)
+        np.testing.assert_allclose(array, embedding, atol=1e-5, rtol=0)
+    assert all(array.ndim == (1 if granularity == "utterance" else 2) for array in arrays)
+
+
+def test_embed_with_nothing_but_bad_files(call: Call, toy: Toys, tmp_path: Path) -> None:
+    (tmp_path / "old.npz").write_text("an older result")
+    for out in ("old.npz", "new.npz"):
+        answer = call("embed", "no.wav", "-m", toy.model, "-o", out)
+        assert answer.code == 2
+        assert "no.wav" in answer.error
+    assert [entry.name for entry in tmp_path.iterdir()] == ["old.npz"]
+    assert (tmp_path / "old.npz").read_text() == "an older result"
+
+
+@posix
+def test_embed_on_a_full_disk(toy: Toys, clips: list[str], tmp_path: Path) -> None:
+    import resource
+
+    def fill() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, 8_000))
+
+    (tmp_path / "old.npz").write_text("an older result")
+    before = sorted(tmp_path.iterdir())
+    arguments = ("embed", *clips, "-m", toy.model, "-r", "cpu", "-o", "old.npz", "--granularity", "frame")
+    done = run(*arguments, folder=tmp_path, preexec_fn=fill)
+    assert (done.returncode, done.stderr) == (2, f"error: cannot write: {os.strerror(errno.EFBIG)}\n")
+    assert sorted(tmp_path.iterdir()) == before
+    assert (tmp_path / "old.npz").read_text() == "an older result"
+
+
+@pytest.mark.parametrize(
+    ("out", "reason"),
+    [
+        ("nowhere/x.npz", "nowhere is not a folder that can be written to"),
+        ("file.npz/x.npz", "file.npz is not a folder that can be written to"),
+        ("x.npy", "name an .npz file"),
+        ("folder.npz", "name an .npz file"),
+    ],
+)
+def test_embed_into_what_cannot_be_written(out: str, reason: str, call: Call, tmp_path: Path) -> None:
+    (tmp_path / "folder.npz").mkdir()
+    (tmp_path / "file.npz").touch()
+    # There is no such model: that the error is another one shows that it came first.
+    answer = call("embed", "a.wav", "-m", "no-such-model", "-o", out)
+    assert answer.code == 2
+    assert answer.error == f"error: --out {out}: {reason}"
+
+
+def test_npz_has_the_permissions_of_other_files(tmp_path: Path) -> None:
+    (tmp_path / "other").touch()
+    with npz.writing(tmp_path / "x.npz") as add:
+        add("a", np.zeros(1))
+    assert (tmp_path / "x.npz").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+# ---- convert
+
+
+def test_convert_to_the_default_place(call: Call, toy: Toys, clips: list[str], tmp_path: Path) -> None:
+    source = shutil.copytree(toy.source, tmp_path / "mine")
+    answer = call("convert", "--model", source, "--keep-npz")
+    assert answer.code == 0
+    (line,) = answer.lines
+    assert re.fullmatch(r".+: float32, \d+ MB, 9 labels, read back and equal bit by bit", line)
+    folder = Path(line.split(": ")[0])
+    assert folder.is_relative_to(tmp_path / "cache")
+    assert {entry.name for entry in folder.iterdir()} == {"config.json", "model.safetensors", "model.npz"}
+    by_source, by_folder = (
+        call("analyze", *clips, "-m", model, "-r", "cpu").lines for model in (source, folder)
+    )  # .lines: nothing on stderr, so nothing was converted again
+    assert by_source == by_folder
+
+
+def test_convert_on_first_use(call: Call, toy: Toys, clips: list[str], tmp_path: Path) -> None:
+    source = shutil.copytree(toy.source, tmp_path / "mine")
+    first, second = (call("analyze", clips[0], "-m", source, "-r", "cpu") for _ in range(2))
+    assert first.code == second.code == 0
+    assert first.err == f"{source} is not converted yet: converting it once\n"
+    assert second.err == ""
+    assert first.out == second.out
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_convert_a_file_to_a_folder(dtype: str, call: Call, toy: Toys, tmp_path: Path) -> None:
+    answer = call("convert", "-m", toy.source / "model.pt", "--dtype", dtype, "--out", "here")
+    assert answer.code == 0
+    assert answer.lines[0].startswith(f"here: {dtype}, ")
+    assert {entry.name for entry in tmp_path.iterdir()} == {"here"}
+    assert {entry.name for entry in (tmp_path / "here").iterdir()} == {"config.json", "model.safetensors"}
+    assert ModelConfig.read(tmp_path / "here").dtype == dtype
+
+
+class Malicious:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("touch executed",)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "messages"),
+    [
+        (["-m", "unsafe"], [f"{os.name}.system", "would execute code", "model.pt"]),
+        (["-m", "someone/never-published"], ["not on this machine", "offline", "--model FOLDER"]),
+        (["-m", "someone/never-published", "--hub", "huggingface"], ["not on this machine", "Hugging Face"]),
+        (["-m", "nothing"], ["nothing: no known model", *KNOWN]),
+        (["-m", "empty"], ["empty: ", "model.pt", "in this folder"]),
+    ],
+)
+def test_convert_refuses(arguments: list[str], messages: list[str], call: Call, toy: Toys, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    shutil.copytree(toy.source, tmp_path / "unsafe")
+    torch.save({"model": Malicious()}, tmp_path / "unsafe" / "model.pt")
+    answer = call("convert", *arguments, "--out", "here")
+    assert (answer.code, answer.out) == (2, "")
+    assert all(message in answer.error for message in messages)
+    assert {entry.name for entry in tmp_path.iterdir()} == {"empty", "unsafe"}
+
+
+# ---- models and doctor
+
+
+def test_models(call: Call, toy: Toys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("E2V_WEIGHTS", str(tmp_path / "weights"))
+    shutil.copytree(toy.model, tmp_path / "weights" / "iic" / "emotion2vec_plus_base")
+    shutil.copytree(toy.headless, tmp_path / "weights" / "local" / "mine")
+
+    rows = {row["id"]: row for row in map(json.loads, call("models", "--json").lines)}
+    assert rows.keys() == {*KNOWN, "local/mine"}
+    keys = {"id", "parameters", "dimensions", "labels", "licence", "converted"}
+    assert all(row.keys() == keys for row in rows.values())
+    assert {name for name in rows if rows[name]["converted"]} == {"iic/emotion2vec_plus_base", "local/mine"}
+    assert Path(rows["local/mine"]["converted"]).samefile(tmp_path / "weights" / "local" / "mine")
+    assert rows["iic/emotion2vec_base"]["labels"] == rows["local/mine"]["labels"] == []
+    assert rows["iic/emotion2vec_plus_large"]["parameters"] > 160e6
+    tensors = load_file(toy.headless / "model.safetensors")
+    assert rows["local/mine"]["parameters"] == sum(tensor.size for tensor in tensors.values())
+
+    table = call("models").lines
+    shown = {line.split()[0]: line for line in table if line.startswith(("iic/", "local/"))}
+    assert shown.keys() == rows.keys()
+    for name, line in shown.items():
+        assert line.endswith("  yes" if rows[name]["converted"] else "  no")
+        assert rows[name]["licence"] in line
+        assert f"{rows[name]['parameters'] / 1e6:.0f} million" in line
+        assert ("none: embeddings" in line) == (rows[name]["labels"] == [])
+    assert f"labels: {', '.join(rows['iic/emotion2vec_plus_base']['labels'])}" in table
+    assert any(line.startswith("folders: ") and str(tmp_path / "weights") in line for line in table)
+
+
+def test_doctor_without_mlx(tmp_path: Path) -> None:
+    (tmp_path / "mlx").mkdir()
+    (tmp_path / "mlx" / "__init__.py").touch()
+    (tmp_path / "mlx" / "core.py").write_text("raise ImportError('no library of linear algebra')\n")
+    done = run("doctor", folder=tmp_path, variables={"PYTHONPATH": str(tmp_path)})
+    assert (done.returncode, done.stderr) == (0, "")
+    states = dict(re.split(r" {2,}", line, maxsplit=1) for line in done.stdout.splitlines())
+    assert states["e2v-port"] == e2v_port.__version__
+    assert states["runtime mlx"].startswith("no: MLX cannot be imported (no library of linear algebra): pip install ")
+    assert states["runtime cpu"] == f"yes: torch {torch.__version__}, {torch.get_num_threads()} threads"
+    for runtime, available in (
+        ("cuda", torch.cuda.is_available()),
+        ("mps", torch.backends.mps.is_available()),
+    ):
+        assert re.match(r"yes: torch \S+" if available else r"no: .+: .+", states[f"runtime {runtime}"])
+    assert states["runtime auto"] == f"takes {'cuda' if torch.cuda.is_available() else 'cpu'}"
+    assert states["network"] == "never used (E2V_OFFLINE)"
+    assert states["converted"].startswith("no model yet: e2v convert")
+
+
+# ---- verify
+
+
+def altered(model: Path, folder: Path, tensor: str) -> Path:
+    """Copies a converted model; one weight of it is not what it was."""
+    shutil.copytree(model, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights[tensor].flat[0] += 1
+    save_file(weights, folder / "model.safetensors", {"format": "mlx"})
+    return folder
+
+
+def described(model: Path, folder: Path, **source: str) -> Path:
+    """Copies a converted model, which is then said to come from elsewhere."""
+    if model != folder:
+        shutil.copytree(model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["source"] |= source
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def table_of(lines: list[str]) -> dict[str, list[str]]:
+    return {cells[0]: cells[1:] for line in lines if len(cells := re.split(r" {2,}", line)) > 1}
+
+
+class TestAgainstFunASR:
+    pytestmark = with_funasr
+
+    def test_every_runtime(self, call: Call, toy: Toys, clips: list[str]) -> None:
+        answer = call("verify", "-m", toy.model, "--audio", clips[1])
+        assert answer.code == 0
+        assert answer.lines[-1] == f"{toy.model}: equal within the bars"
+        assert answer.lines[-2] == f"no published outputs are known for {toy.source}"
+        table = table_of(answer.lines)
+        runtimes = [runtime for runtime in ("cuda", "mps", "mlx", "cpu") if runtime in table["largest difference"]]
+        assert "cpu" in runtimes
+        assert table["largest difference"] == [*runtimes, "bar"]
+        blocks = [f"blocks.{i}" for i in range(toys.TOY.depth)]
+        assert [*table][-6:] == [*blocks, "pooled", "logits", "probabilities"]
+        for cells in table.values():
+            assert len(cells) == len(runtimes) + 1
+        # Not zero: two computations were compared, not one with itself.
+        assert 0 < float(table["logits"][runtimes.index("cpu")]) <= 2e-5
+
+    def test_all_converted_models(self, call: Call, toy: Toys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("E2V_WEIGHTS", str(tmp_path))
+        altered(toy.model, tmp_path / "local" / "a", "blocks.1.mlp.fc1.weight")
+        toys.convert(toy.source, tmp_path / "local" / "b", dtype="float16")
+        toys.convert(toy.source, tmp_path / "local" / "c", dtype="bfloat16")
+        answer = call("verify", "-r", "cpu")
+        assert answer.code == 1
+        _, first, half, brain = answer.out.split("largest difference")
+        assert re.search(r"local/a: NOT EQUAL: \d of \d\d exceed their bar, first blocks\.1\n", first)
+        marked = [stage for stage, cells in table_of(first.splitlines()).items() if cells[0].endswith("!")]
+        assert marked == ["blocks.1", "blocks.2", "pooled", "logits", "probabilities"]
+        for name, text in (("b", half), ("c", brain)):
+            assert f"local/{name}: equal within the bars\n" in text
+            table = table_of(text.splitlines())
+            assert [stage for stage, cells in table.items() if cells[1] == "-"] == [*table][1:-1]
+            assert table["probabilities"][1] == "1e-02"
+            assert float(table["logits"][0]) > 1e-4  # more than float32 may be off
+
+    def test_a_checkpoint_that_has_moved(self, call: Call, toy: Toys, tmp_path: Path) -> None:
+        source = shutil.copytree(toy.source, tmp_path / "before")
+        model = toys.convert(source, tmp_path / "model")
+        moved = source.rename(tmp_path / "after")
+        answer = call("verify", "-m", model, "-r", "cpu")
+        assert (answer.code, answer.out) == (2, "")
+        assert f"{source}: no such file or folder" in answer.error
+        assert "--checkpoint" in answer.error
+        answer = call("verify", "-m", model, "-r", "cpu", "--checkpoint", moved)
+        assert answer.code == 0
+        another = toys.make(tmp_path / "another", seed=1)
+        answer = call("verify", "-m", model, "-r", "cpu", "--checkpoint", another)
+        assert (answer.code, answer.out) == (2, "")
+        assert f"{another / 'model.pt'} is not the file that was converted" in answer.error
+
+    def test_a_part_of_it_is_missing(self, call: Call, toy: Toys, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "funasr.models.emotion2vec.model", None)
+        answer = call("verify", "-m", toy.model, "-r", "cpu")
+        assert (answer.code, answer.out) == (2, "")
+        assert "nothing to compare with" in answer.error
+        assert "FunASR cannot be imported (" in answer.error
+
+
+@pytest.fixture
+def without_funasr(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "funasr", None)
+
+
+@pytest.mark.usefixtures("without_funasr")
+def test_verify_without_funasr(call: Call, toy: Toys) -> None:
+    answer = call("verify", "-m", toy.model, "-r", "cpu")
+    assert (answer.code, answer.out) == (2, "")
+    assert "nothing to compare with" in answer.error
+    assert "FunASR is not installed: pip install funasr" in answer.error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "error: no model is converted on this machine: e2v convert --model iic/emotion2vec_plus_base"),
+        (["--checkpoint", "x"], "error: --checkpoint belongs to one model: name it with --model"),
+    ],
+)
+def test_verify_without_a_model(arguments: list[str], message: str, call: Call) -> None:
+    answer = call("verify", *arguments)
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.error == message
+
+
+def test_verify_with_a_bad_clip(call: Call, toy: Toys) -> None:
+    answer = call("verify", "-m", toy.model, "-r", "cpu", "--audio", "no.wav")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.error.startswith("error: no.wav: ")
+
+
+@pytest.mark.usefixtures("without_funasr")
+def test_verify_with_published_outputs(
+    call: Call, toy: Toys, clips: list[str], speech_folder: Path, tmp_path: Path
+) -> None:
+    clip = speech_folder / "emotion2vec_test.wav"
+    known = catalog.lookup("iic/emotion2vec_plus_large")
+    assert known is not None
+    assert known.published is not None
+
+    other = e2v_port.load(described(toy.model, tmp_path / "base", repository="iic/emotion2vec_plus_base"))
+    claimed = e2v_port.load(described(toy.model, tmp_path / "large", repository="emotion2vec/emotion2vec_plus_large"))
+    assert verify.published(other, clip) is None
+    assert verify.published(claimed, Path(clips[0])) is None
+    check = verify.published(claimed, clip)
+    assert check is not None
+    logits = claimed.predict(clip).logits
+    relative = [logit - logits["angry"] for logit in logits.values()]
+    assert check.difference == pytest.approx(np.abs(np.subtract(relative, known.published.relative_logits)).max())
+    assert check.difference > 10
+    assert not check.passed
+    answer = call("verify", "-m", tmp_path / "large", "-r", "cpu", "--audio", clip)
+    assert answer.code == 1
+    assert answer.lines[-1].endswith("large: NOT EQUAL: 1 of 1 exceed their bar, first published logits")
+
+    # A head that gives what was published, and something more to every label: known by its hash alone.
+    exact = described(toy.model, tmp_path / "exact", sha256=known.sha256["model.pt"][0])
+    weights = load_file(exact / "model.safetensors")
+    weights["head.bias"] += np.array(known.published.relative_logits, np.float32) - [*logits.values()] + 3
+    save_file(weights, exact / "model.safetensors", {"format": "mlx"})
+    answer = call("verify", "-m", exact, "-r", "cpu", "--audio", clip)
+    assert answer.code == 0
+    assert answer.lines[-2] == "no reference: FunASR is not installed: pip install funasr"
+    assert float(table_of(answer.lines)["published logits"][0]) < 1e-4
+    unheard = call("verify", "-m", exact, "-r", "cpu", "--audio", clips[0])
+    assert unheard.code == 2
+    assert f"pass --audio with {known.published.clip}" in unheard.error
+
+
+def test_verify_with_published_outputs_in_16_bits(call: Call, toy: Toys, speech_folder: Path, tmp_path: Path) -> None:
+    clip = speech_folder / "emotion2vec_test.wav"
+    folder = toys.convert(toy.source, tmp_path / "half", dtype="bfloat16")
+    model = e2v_port.load(described(folder, folder, repository="iic/emotion2vec_plus_large"), runtime="cpu")
+    check = verify.published(model, clip)
+    assert check is not None
+    # The published answer is angry, beyond doubt.
+    assert check.difference == pytest.approx(1 - model.predict(clip).scores["angry"], abs=1e-6)
+    assert (check.name, check.bar, check.passed) == ("published probabilities", 0.01, False)
+
+
+HUB_SCRIPT = """
+import json, sys
+from pathlib import Path
+from e2v_port import convert, hubs, verify
+from e2v_port.config import ModelConfig
+
+for hub, revision in json.loads(sys.argv[1]):
+    folder = Path(f"{hub}-{revision}")
+    if not folder.exists():
+        convert("someone/toy", hub=hub, revision=revision, out=folder)
+    source = ModelConfig.read(folder).source
+    found = verify.checkpoint_of(ModelConfig.read(folder), None)
+    assert (found.hub, found.revision) == (source.hub, source.revision) == (hub, source.revision)
+    print(found.weights)
+"""
+
+
+def test_the_checkpoint_behind_a_model_from_a_hub(toy: Toys, tmp_path: Path) -> None:
+    files = {path.name: path.read_bytes() for path in toy.source.iterdir()}
+    asked = [[hub, revision] for hub in ("modelscope", "huggingface") for revision in (None, "v2")]
+
+    def script(url: str, *cases: list[str | None]) -> list[Path]:
+        variables = environment(
+            tmp_path,
+            HF_HOME=str(tmp_path / "huggingface"),
+            HF_ENDPOINT=url,
+            MODELSCOPE_CACHE=str(tmp_path / "modelscope"),
+            MODELSCOPE_HOME=str(tmp_path / "modelscope-home"),
+            MODELSCOPE_ENDPOINT=url,
+            E2V_OFFLINE="0",
+        )
+        command = [sys.executable, "-c", HUB_SCRIPT, json.dumps(cases)]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return [Path(line) for line in done.stdout.splitlines()]
+
+    with LoopbackHub({"someone/toy": files}, branches=("main", "master", "v2")) as server:
+        found = script(server.url, *asked)
+        requests = server.requests.copy()
+        assert script(server.url, *asked) == found
+        assert server.requests == requests
+    assert all(path.read_bytes() == files["model.pt"] for path in found)
+    assert {path.relative_to(tmp_path).parts[0] for path in found[:2]} == {"modelscope"}
+    assert {path.relative_to(tmp_path).parts[0] for path in found[2:]} == {"huggingface"}
+
+    # What an older ModelScope downloaded does not tell its revision.
+    shutil.rmtree(tmp_path / "modelscope")
+    older = shutil.copytree(toy.source, tmp_path / "modelscope" / "models" / "someone" / "toy")
+    assert script("http://127.0.0.1:9", asked[0]) == [older / "model.pt"]
