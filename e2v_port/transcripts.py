@@ -272,11 +272,11 @@ def _table(text: str) -> Iterator[_Row]:
             raise SegmentError(
                 "line 1: no header with the columns start and end: add one, as in start,end,speaker,text"
             )
-        for row in reader:
-            if len(row) > len(columns):
+        for cells in reader:
+            if len(cells) > len(columns):
                 raise SegmentError(f"line {reader.line_num}: more cells than the header has: quote its text")
-            if row:
-                rows.append((reader.line_num, dict(zip(columns, row, strict=False))))
+            if cells:
+                rows.append((reader.line_num, dict(zip(columns, cells, strict=False))))
     except csv.Error as error:
         raise SegmentError(f"line {reader.line_num}: {error}: quote its cells as CSV does") from error
     times = [row.get(key, "") for _, row in rows for key in ("start", "end")]

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -544,17 +544,20 @@ def test_convert_refuses(arguments: list[str], messages: list[str], call: Call, 
 def test_models(call: Call, toy: Toys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("E2V_WEIGHTS", str(tmp_path / "weights"))
     shutil.copytree(toy.model, tmp_path / "weights" / "iic" / "emotion2vec_plus_base")
-    shutil.copytree(toy.headless, tmp_path / "weights" / "local" / "mine")
+    tokens = ["生气/angry", "unuse_0", "开心/happy"]
+    source = toys.make(tmp_path / "source", replace(toys.TOY, num_labels=len(tokens)), tokens=tokens)
+    mine = toys.convert(source, tmp_path / "weights" / "local" / "mine")
 
     rows = {row["id"]: row for row in map(json.loads, call("models", "--json").lines)}
     assert rows.keys() == {*KNOWN, "local/mine"}
     keys = {"id", "parameters", "dimensions", "labels", "licence", "converted"}
     assert all(row.keys() == keys for row in rows.values())
     assert {name for name in rows if rows[name]["converted"]} == {"iic/emotion2vec_plus_base", "local/mine"}
-    assert Path(rows["local/mine"]["converted"]).samefile(tmp_path / "weights" / "local" / "mine")
-    assert rows["iic/emotion2vec_base"]["labels"] == rows["local/mine"]["labels"] == []
+    assert Path(rows["local/mine"]["converted"]).samefile(mine)
+    assert rows["local/mine"]["labels"] == ["angry", "happy"]
+    assert rows["iic/emotion2vec_base"]["labels"] == []
     assert rows["iic/emotion2vec_plus_large"]["parameters"] > 160e6
-    tensors = load_file(toy.headless / "model.safetensors")
+    tensors = load_file(mine / "model.safetensors")
     assert rows["local/mine"]["parameters"] == sum(tensor.size for tensor in tensors.values())
 
     table = call("models").lines
@@ -740,6 +743,8 @@ def test_verify_with_published_outputs(
     assert answer.code == 0
     assert answer.lines[-2] == "no reference: FunASR is not installed: pip install funasr"
     assert float(table_of(answer.lines)["published logits"][0]) < 1e-4
+    # Whoever names a checkpoint wants it compared, and nothing less.
+    assert call("verify", "-m", exact, "-r", "cpu", "--audio", clip, "--checkpoint", toy.source).code == 2
     unheard = call("verify", "-m", exact, "-r", "cpu", "--audio", clips[0])
     assert unheard.code == 2
     assert f"pass --audio with {known.published.clip}" in unheard.error
@@ -775,7 +780,8 @@ for hub, revision in json.loads(sys.argv[1]):
 
 def test_the_checkpoint_behind_a_model_from_a_hub(toy: Toys, tmp_path: Path) -> None:
     files = {path.name: path.read_bytes() for path in toy.source.iterdir()}
-    asked = [[hub, revision] for hub in ("modelscope", "huggingface") for revision in (None, "v2")]
+    # On Hugging Face the revision first: had the main branch been there before, either would do.
+    asked = [["modelscope", None], ["modelscope", "v2"], ["huggingface", "v2"], ["huggingface", None]]
 
     def script(url: str, *cases: list[str | None]) -> list[Path]:
         variables = environment(

@@ -2,6 +2,7 @@
 
 import argparse
 import builtins
+import io
 import json
 import os
 import random
@@ -256,7 +257,8 @@ def test_known_models_have_their_published_sizes(model: catalog.KnownModel) -> N
     sizes = replace(sizes, num_labels=len(model.labels))
     count = sum(int(np.prod(shape)) for shape in layout.tensors(sizes).values())
     assert count == pytest.approx(model.parameters, rel=1e-3)
-    assert count == sum(int(np.prod(shape)) for _, shape in synthetic.source_shapes(sizes))
+    if model.family == "emotion2vec":
+        assert count == sum(int(np.prod(shape)) for _, shape in synthetic.source_shapes(sizes))
 
 
 def test_plus_large_has_its_published_number_of_tensors() -> None:
@@ -428,6 +430,13 @@ def test_code_behind_the_name_of_a_left_over_does_not_run(source: Path, tmp_path
     assert mark.exists(), "the attack is real"
 
 
+def zip_of_text() -> bytes:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as file:
+        file.writestr("readme.txt", "hello")
+    return data.getvalue()
+
+
 GARBAGE: dict[str, Callable[[bytes], bytes]] = {
     "text": lambda _: b"<!DOCTYPE html>\n<title>404</title>\n",
     "git pointer": lambda _: b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 123\n",
@@ -436,16 +445,9 @@ GARBAGE: dict[str, Callable[[bytes], bytes]] = {
     "half": lambda data: data[: len(data) // 2],
     "all but the last byte": lambda data: data[:-1],
     "start only": lambda data: data[:100],
-    "another zip": lambda _: Path(zip_of_text()).read_bytes(),
+    "another zip": lambda _: zip_of_text(),
     "closed pickle": lambda _: b"\x80\x02N.",
 }
-
-
-def zip_of_text() -> str:
-    path = Path(tempfile.mkdtemp()) / "text.zip"
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr("readme.txt", "hello")
-    return str(path)
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
@@ -696,7 +698,9 @@ def test_labels_are_read_in_every_form(source: Path, tmp_path: Path, file: str, 
 
 def test_published_tokens_have_the_names_of_the_catalog(source: Path, tmp_path: Path) -> None:
     labels = ModelConfig.read(toys.convert(source, tmp_path / "model")).labels
-    assert {tuple(label.name for label in labels)} == {model.labels for model in catalog.known() if model.labels}
+    assert {tuple(label.name for label in labels)} == {
+        model.labels for model in catalog.known() if model.labels and model.family == "emotion2vec"
+    }
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,340 @@
+"""The fusion does what its table says, at every threshold, with either model alone, and for any numbers."""
+
+import json
+import math
+from dataclasses import asdict, replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from e2v_port import emotions
+from e2v_port.emotions import Dimensions
+from e2v_port.fusion import FusionSettings, Judgement, fuse
+from e2v_port.model import Prediction
+
+LABELS = ("angry", "disgusted", "fearful", "happy", "neutral", "other", "sad", "surprised", "unknown")
+MIDDLE = Dimensions(arousal=0.5, dominance=0.5, valence=0.5)
+
+# The thresholds of the deployed pipeline, written down once more; the bounds of a band belong to it where it says "-".
+#   intensity  low (<0.35), mild (0.35-0.5), moderate (0.5-0.65), high (>0.65)      0.5 itself is moderate
+#   valence    negative (<0.45), neutral (0.45-0.55), positive (>0.55)
+#   arousal    low (<0.4), moderate (0.4-0.6), high (>0.6)
+INTENSITY = [
+    (-0.2, "low"),
+    (0.3499, "low"),
+    (0.35, "mild"),
+    (0.4999, "mild"),
+    (0.5, "moderate"),
+    (0.65, "moderate"),
+    (0.6501, "high"),
+    (1.3, "high"),
+]
+VALENCE = [
+    (-0.2, "negative"),
+    (0.4499, "negative"),
+    (0.45, "neutral"),
+    (0.55, "neutral"),
+    (0.5501, "positive"),
+    (1.3, "positive"),
+]
+AROUSAL = [(-0.2, "low"), (0.3999, "low"), (0.4, "moderate"), (0.6, "moderate"), (0.6001, "high"), (1.3, "high")]
+
+POSITIVE, NEGATIVE, NEITHER = (
+    ("happy",),
+    ("angry", "disgusted", "fearful", "sad"),
+    ("neutral", "other", "surprised", "unknown"),
+)
+
+
+def prediction(label: str = "happy", confidence: float = 0.6, labels: tuple[str, ...] = LABELS) -> Prediction:
+    rest = (1 - confidence) / (len(labels) - 1)
+    scores = {name: confidence if name == label else rest for name in labels}
+    return Prediction(label, confidence, scores, {name: 0.0 for name in labels}, 4.0)
+
+
+def at(**values: float) -> Dimensions:
+    return replace(MIDDLE, **values)
+
+
+@pytest.mark.parametrize(("arousal", "expected"), INTENSITY)
+def test_intensity(arousal: float, expected: str) -> None:
+    assert fuse(None, at(arousal=arousal), 4.0).intensity == expected
+
+
+@pytest.mark.parametrize(("valence", "expected"), VALENCE)
+def test_valence_level(valence: float, expected: str) -> None:
+    assert fuse(None, at(valence=valence), 4.0).valence_level == expected
+
+
+@pytest.mark.parametrize(("arousal", "expected"), AROUSAL)
+def test_arousal_level(arousal: float, expected: str) -> None:
+    assert fuse(None, at(arousal=arousal), 4.0).arousal_level == expected
+
+
+def test_agreement() -> None:
+    assert {*POSITIVE, *NEGATIVE, *NEITHER} == set(LABELS)
+    for labels, outcome in (
+        (POSITIVE, {"negative": "disagree", "neutral": "neutral", "positive": "agree"}),
+        (NEGATIVE, {"negative": "agree", "neutral": "neutral", "positive": "disagree"}),
+        (NEITHER, {"negative": "neutral", "neutral": "neutral", "positive": "neutral"}),
+    ):
+        for label in labels:
+            for valence, level in VALENCE:
+                assert fuse(prediction(label), at(valence=valence), 4.0).agreement == outcome[level], (label, valence)
+
+
+@pytest.mark.parametrize(
+    ("confidence", "valence", "duration", "expected"),
+    [
+        (0.6, 0.5501, 4.0, 0.69),  # 0.6 x 1.15
+        (0.6, 0.55, 4.0, 0.6),
+        (0.6, 0.45, 4.0, 0.6),
+        (0.6, 0.4499, 4.0, 0.45),  # 0.6 x 0.75
+        (0.9, 0.9, 4.0, 1.0),  # 1.035, clipped
+        (0.6, 0.5, 2.0, 0.6),
+        (0.6, 0.5, 1.999, 0.42),  # 30 % less under 2.0 s
+        (0.6, 0.9, 1.0, 0.483),
+        (0.6, 0.1, 1.0, 0.315),
+        (0.9, 0.9, 1.0, 0.7),  # clipped first: the reduction is always 30 %
+    ],
+)
+def test_confidence(confidence: float, valence: float, duration: float, expected: float) -> None:
+    judgement = fuse(prediction("happy", confidence), at(valence=valence), duration)
+    assert judgement.primary == "happy"
+    assert judgement.confidence == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("label", "arousal", "noted"),
+    [("neutral", 0.6, False), ("neutral", 0.6001, True), ("sad", 0.9, False), ("other", 0.9, False)],
+)
+def test_elevated_arousal(label: str, arousal: float, noted: bool) -> None:
+    assert ("elevated arousal" in fuse(prediction(label), at(arousal=arousal), 4.0).notes) is noted
+
+
+@pytest.mark.parametrize(("confidence", "noted"), [(0.2999, True), (0.3, False), (0.3001, False)])
+def test_uncertain(confidence: float, noted: bool) -> None:
+    assert ("uncertain" in fuse(prediction("angry", confidence), None, 4.0).notes) is noted
+
+
+def test_notes_in_their_order() -> None:
+    assert fuse(prediction("neutral", 0.35), at(arousal=0.9), 1.5).notes == ("elevated arousal", "short", "uncertain")
+    assert fuse(prediction("neutral", 0.9), at(arousal=0.5), 2.0).notes == ()
+    assert fuse(None, at(arousal=0.9), 1.5).notes == ("short",)
+
+
+def test_both_models() -> None:
+    dimensions = Dimensions(arousal=0.7, dominance=0.3, valence=0.2)
+    angry = prediction("angry", 0.6)
+    assert fuse(angry, dimensions, 4.0) == Judgement(
+        primary="angry",
+        confidence=0.6 * 1.15,
+        agreement="agree",
+        intensity="high",
+        valence_level="negative",
+        arousal_level="high",
+        compound="frustration",
+        octant="anxious",
+        distribution=emotions.distribution(angry.scores, dimensions),
+        notes=(),
+        sources=("categorical", "dimensional"),
+        scores=angry.scores,
+        dimensions=dimensions,
+    )
+
+
+def test_categorical_model_alone() -> None:
+    sad = prediction("sad", 0.6)
+    assert fuse(sad, None, 1.0) == Judgement(
+        primary="sad",
+        confidence=0.6 * 0.7,
+        agreement=None,
+        intensity=None,
+        valence_level=None,
+        arousal_level=None,
+        compound=None,
+        octant=None,
+        distribution=emotions.distribution(sad.scores),
+        notes=("short",),
+        sources=("categorical",),
+        scores=sad.scores,
+        dimensions=None,
+    )
+
+
+def test_dimensional_model_alone() -> None:
+    dimensions = Dimensions(arousal=0.3, dominance=0.7, valence=1.02)
+    assert fuse(None, dimensions, 4.0) == Judgement(
+        primary=None,
+        confidence=None,
+        agreement=None,
+        intensity="low",
+        valence_level="positive",
+        arousal_level="low",
+        compound=None,
+        octant="relaxed",
+        distribution=emotions.distribution(dimensions=dimensions),
+        notes=(),
+        sources=("dimensional",),
+        scores=None,
+        dimensions=dimensions,
+    )
+
+
+def test_labels_of_other_models() -> None:
+    judgement = fuse(prediction("fru", 0.6, ("fru", "exc", "neu")), at(valence=0.2), 4.0, label_set="iemocap")
+    assert (judgement.primary, judgement.agreement, judgement.compound) == ("fru", "agree", "anger")
+    trust = fuse(prediction("trust", 0.6, ("trust", "fear")), at(valence=0.7), 4.0, label_set="plutchik")
+    assert (trust.agreement, trust.compound) == ("agree", None)
+
+
+def test_labels_without_a_meaning() -> None:
+    grumpy = prediction("grumpy", 0.6, ("grumpy", "sunny"))
+    judgement = fuse(grumpy, MIDDLE, 4.0, label_set=None)
+    assert (judgement.primary, judgement.confidence) == ("grumpy", 0.6)
+    assert judgement.agreement is judgement.compound is None
+    assert judgement.distribution == emotions.distribution(dimensions=MIDDLE)
+    assert fuse(grumpy, None, 4.0, label_set=None).distribution is None
+    with pytest.raises(ValueError, match=r"no label of emotion2vec is called 'grumpy'; known: angry"):
+        fuse(grumpy, MIDDLE, 4.0)
+
+
+def test_the_two_kinds_of_level_differ_at_their_bounds() -> None:
+    """0.40 is moderate arousal, but low in the compound table: each as its own source has it."""
+    judgement = fuse(prediction("happy"), at(arousal=0.40), 4.0)
+    assert (judgement.arousal_level, judgement.compound) == ("moderate", "serenity")
+
+
+def test_nothing_said() -> None:
+    with pytest.raises(ValueError, match="at least one model must have spoken"):
+        fuse(None, None, 4.0)
+
+
+@pytest.mark.parametrize("duration", [-0.1, math.nan, math.inf])
+def test_no_duration(duration: float) -> None:
+    with pytest.raises(ValueError, match="a duration is 0 or more seconds"):
+        fuse(prediction(), None, duration)
+
+
+def test_to_dict_is_json() -> None:
+    for judgement in (
+        fuse(prediction("neutral"), at(arousal=0.9), 1.0),
+        fuse(prediction(), None, 4.0),
+        fuse(None, MIDDLE, 4.0),
+    ):
+        assert json.loads(json.dumps(judgement.to_dict(), allow_nan=False)) == judgement.to_dict()
+        assert list(judgement.to_dict()) == list(Judgement.__dataclass_fields__)
+    assert fuse(None, MIDDLE, 4.0).to_dict()["dimensions"] == {"arousal": 0.5, "dominance": 0.5, "valence": 0.5}
+
+
+def test_default_settings() -> None:
+    assert asdict(FusionSettings()) == {
+        "boost": 1.15,
+        "penalty": 0.75,
+        "clip": 1.0,
+        "short_seconds": 2.0,
+        "short_factor": 0.7,
+        "intensity_mild": 0.35,
+        "intensity_moderate": 0.5,
+        "intensity_high": 0.65,
+        "valence_negative": 0.45,
+        "valence_positive": 0.55,
+        "arousal_low": 0.4,
+        "arousal_high": 0.6,
+        "compound_low": 0.4,
+        "compound_high": 0.6,
+        "elevated_arousal": 0.6,
+        "uncertain": 0.3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("changed", "before", "after"),
+    [
+        ({"boost": 1.3}, ("confidence", 0.69), ("confidence", 0.78)),
+        ({"clip": 0.5}, ("confidence", 0.69), ("confidence", 0.5)),
+        ({"short_seconds": 5.0}, ("notes", ()), ("notes", ("short",))),
+        ({"intensity_high": 0.9}, ("intensity", "high"), ("intensity", "moderate")),
+        ({"intensity_moderate": 0.85, "intensity_high": 0.9}, ("intensity", "high"), ("intensity", "mild")),
+        ({"valence_positive": 0.9}, ("valence_level", "positive"), ("valence_level", "neutral")),
+        ({"arousal_high": 0.9}, ("arousal_level", "high"), ("arousal_level", "moderate")),
+        ({"compound_high": 0.9}, ("compound", "elation"), ("compound", "joy")),
+        ({"uncertain": 0.9}, ("notes", ()), ("notes", ("uncertain",))),
+    ],
+)
+def test_settings_are_used(changed: dict[str, float], before: tuple[str, Any], after: tuple[str, Any]) -> None:
+    happy, dimensions = prediction("happy", 0.6), Dimensions(0.8, 0.8, 0.8)
+    for settings, (name, value) in ((None, before), (FusionSettings(**changed), after)):
+        found = getattr(fuse(happy, dimensions, 4.0, settings), name)
+        assert found == (pytest.approx(value) if isinstance(value, float) else value)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"boost": 0.9},
+        {"penalty": 1.1},
+        {"short_factor": -0.1},
+        {"clip": 1.5},
+        {"intensity_mild": 0.6},
+        {"valence_negative": 0.6},
+        {"arousal_low": 0.7},
+        {"compound_low": 0.7},
+        {"uncertain": math.nan},
+    ],
+)
+def test_settings_that_make_no_sense(changed: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="must"):
+        FusionSettings(**changed)
+
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+points = st.builds(Dimensions, arousal=finite, dominance=finite, valence=finite)
+predictions = st.builds(prediction, label=st.sampled_from(LABELS), confidence=st.floats(1 / len(LABELS), 1))
+durations = st.floats(0, 1e6)
+
+
+@given(predictions, points, durations)
+def test_total(said: Prediction, dimensions: Dimensions, duration: float) -> None:
+    judgement = fuse(said, dimensions, duration)
+    assert judgement == fuse(said, dimensions, duration)
+    assert judgement.confidence is not None
+    assert 0 <= judgement.confidence <= 1
+    assert None not in judgement.to_dict().values()
+    assert judgement.distribution is not None
+    assert math.fsum(judgement.distribution.values()) == pytest.approx(1, abs=1e-12)
+    assert judgement.dimensions == dimensions
+    assert judgement.primary == said.label
+    assert judgement.confidence <= fuse(said, dimensions, 2.0 + duration).confidence
+
+
+@given(predictions, durations)
+def test_worse_agreement_is_never_more_confidence(said: Prediction, duration: float) -> None:
+    judged = {j.agreement: j.confidence for j in (fuse(said, at(valence=v), duration) for v in (0.1, 0.5, 0.9))}
+    confidences = [judged[name] for name in ("disagree", "neutral", "agree") if name in judged]
+    assert confidences == sorted(confidences)
+    assert judged["neutral"] == fuse(said, None, duration).confidence
+
+
+@given(st.sampled_from(LABELS), st.floats(1 / 9, 1), st.floats(1 / 9, 1), points, durations)
+def test_more_probable_is_never_less_confident(
+    label: str, a: float, b: float, dimensions: Dimensions, duration: float
+) -> None:
+    low, high = (fuse(prediction(label, p), dimensions, duration).confidence for p in sorted((a, b)))
+    assert low is not None
+    assert high is not None
+    assert low <= high
+
+
+@given(finite, finite)
+def test_levels_rise_with_the_value(a: float, b: float) -> None:
+    low, high = sorted((a, b))
+    first, second = (fuse(None, Dimensions(v, 0.5, v), 4.0) for v in (low, high))
+    for name, order in (
+        ("intensity", ("low", "mild", "moderate", "high")),
+        ("arousal_level", ("low", "moderate", "high")),
+        ("valence_level", ("negative", "neutral", "positive")),
+    ):
+        assert order.index(getattr(first, name)) <= order.index(getattr(second, name))

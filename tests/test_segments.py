@@ -1,0 +1,495 @@
+"""Where speech is: against silero's own functions, cut positions known beforehand, and real recordings."""
+
+import csv
+import itertools
+import math
+import subprocess
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import settings as hypothesis
+from hypothesis import strategies as st
+
+from e2v_port.audio import SAMPLING_RATE, load_audio
+from e2v_port.errors import SegmentError
+from e2v_port.segments import (
+    DEFAULTS,
+    FRAME_SAMPLES,
+    GivenSegment,
+    Segment,
+    SegmentSettings,
+    detect,
+    from_given,
+    from_probabilities,
+    speech_probabilities,
+)
+
+FRAME = FRAME_SAMPLES / SAMPLING_RATE
+# Every stretch that silero finds, as one segment.
+STRETCHES = SegmentSettings(merge_gap=0, min_duration=0.025, low_confidence=0.025, max_duration=1e6)
+
+
+@pytest.fixture(scope="module")
+def silero() -> Any:
+    speech_probabilities(np.zeros(512, np.float32))  # imports silero_vad without its side effects
+    import silero_vad
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return silero_vad.load_silero_vad()
+
+
+@pytest.fixture(scope="module")
+def timeline(speech_folder: Path) -> tuple[np.ndarray, list[tuple[float, float]]]:
+    with open(speech_folder / "emodb_timeline.csv", encoding="utf-8") as file:
+        spans = [(float(row["start"]), float(row["end"])) for row in csv.DictReader(file)]
+    assert len(spans) == 53
+    return load_audio(speech_folder / "emodb_timeline.flac"), spans
+
+
+def silent(seconds: float) -> np.ndarray:
+    return np.zeros(round(seconds * SAMPLING_RATE), np.float32)
+
+
+def track(*parts: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities for so many seconds each, and silence of that length."""
+    probabilities = np.concatenate([np.full(round(seconds / FRAME), p, np.float32) for seconds, p in parts])
+    return probabilities, np.zeros(len(probabilities) * FRAME_SAMPLES, np.float32)
+
+
+def times(segments: list[Segment]) -> list[tuple[float, float]]:
+    return [(segment.start, segment.end) for segment in segments]
+
+
+def seconds_of(spans: list[tuple[float, float]], other: list[tuple[float, float]]) -> float:
+    return sum(max(0.0, min(b, d) - max(a, c)) for a, b in spans for c, d in other)
+
+
+def test_probabilities_equal_those_of_sileros_own_call(speech_folder: Path, silero: Any) -> None:
+    clip = load_audio(speech_folder / "emodb_timeline.flac")
+    for samples in 1, 400, 512, 513, 16_000, 512 * 512, 512 * 512 + 1, 700_001:
+        waveform = clip[20_000 : 20_000 + samples]
+        filled = np.pad(waveform, (0, -samples % 512))
+        silero.reset_states()
+        with torch.no_grad():
+            expected = [silero(torch.from_numpy(frame), SAMPLING_RATE).item() for frame in filled.reshape(-1, 512)]
+        found = speech_probabilities(waveform)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert speech_probabilities(clip[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.2, 0.9])
+@pytest.mark.parametrize(
+    "name", ["jfk.flac", "ami_EN2002a_30s.flac", "librispeech_198-209-0000.flac", "emotion2vec_test.wav"]
+)
+def test_stretches_equal_sileros_timestamps(speech_folder: Path, silero: Any, name: str, threshold: float) -> None:
+    from silero_vad import get_speech_timestamps
+
+    waveform = load_audio(speech_folder / name)
+    expected = get_speech_timestamps(torch.from_numpy(waveform), silero, threshold=threshold)
+    settings = SegmentSettings(threshold, merge_gap=0, min_duration=0.025, low_confidence=0.025, max_duration=1e6)
+    found = detect(waveform, settings)
+    assert [(s.samples.start, s.samples.stop) for s in found] == [(s["start"], s["end"]) for s in expected]
+    assert found, "or nothing was compared"
+
+
+def test_speech_time_of_a_timeline_with_known_boundaries(
+    timeline: tuple[np.ndarray, list[tuple[float, float]]],
+) -> None:
+    waveform, spans = timeline
+    probabilities = speech_probabilities(waveform)
+    total = sum(end - start for start, end in spans)
+    for settings, precision, recall in (STRETCHES, 0.99, 0.93), (DEFAULTS, 0.82, 0.97):
+        found = times(from_probabilities(probabilities, waveform, settings))
+        common = seconds_of(found, spans)
+        assert common / sum(end - start for start, end in found) > precision
+        assert common / total > recall
+    for start, end in spans:
+        assert seconds_of([(start, end)], found) > 0.7 * (end - start), "an utterance was missed"
+    assert {s.quality for s in detect(waveform)} == {"normal", "low_confidence"}
+
+
+def test_music_noise_and_silence_give_no_segments(speech_folder: Path) -> None:
+    with open(speech_folder / "manifest.csv", encoding="utf-8") as file:
+        names = [row["file"] for row in csv.DictReader(file) if row["corpus"] == "nonspeech"]
+    assert len(names) == 10
+    for name in names:
+        waveform = load_audio(speech_folder / name)
+        for gain in 0.03, 0.3, 1.0:
+            assert detect(waveform * np.float32(gain)) == [], name
+    assert detect(silent(3)) == []
+
+
+def test_long_speech_is_split_at_its_pauses(speech_folder: Path) -> None:
+    waveform = load_audio(speech_folder / "librispeech_3436-172162-0000.flac")
+    stretches = times(detect(waveform, STRETCHES))
+    first, second = detect(waveform)
+    assert first.start == stretches[0][0]
+    assert second.end == stretches[-1][1]
+    pause = (first.end, second.start)
+    assert pause in itertools.pairwise(itertools.chain.from_iterable(stretches)), "of silero's"
+    assert pause[1] - pause[0] >= 0.3
+    assert max(first.duration, second.duration) <= 11
+
+
+def test_short_pauses_do_not_end_a_segment() -> None:
+    # 30 ms of padding on both sides shorten a pause as silero leaves it.
+    for pause, segments in (1.4, 1), (1.5, 1), (1.6, 2), (3.0, 2):
+        found = from_probabilities(*track((1, 0), (3, 0.9), (pause, 0.1), (3, 0.9), (1, 0)))
+        assert len(found) == segments, pause
+        assert found[0].start == pytest.approx(1 - 0.03, abs=FRAME)
+        assert found[-1].end == pytest.approx(7 + pause + 0.03, abs=2 * FRAME)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "quality"),
+    [(0.5, "too_short"), (0.9, "too_short"), (1.0, "low_confidence"), (1.9, "low_confidence"), (2.0, "normal")],
+)
+def test_marks(seconds: float, quality: str) -> None:
+    [segment] = from_probabilities(*track((1, 0), (seconds, 0.9), (1, 0)))
+    assert segment.quality == quality
+    assert segment.duration == pytest.approx(seconds + 0.06, abs=FRAME)
+    assert (segment.speaker, segment.text) == (None, None)
+
+
+def test_marks_at_the_very_limit() -> None:
+    """0.1 to 1.1 s is 1.0 s, whatever floating point says."""
+    qualities = {}
+    for start in np.arange(0, 2, 0.1):
+        for length in 1.0, 2.0, 0.9999, 1.9999:
+            [segment] = from_given([GivenSegment(start, start + length, "A")], silent(5))
+            qualities.setdefault(length, set()).add(segment.quality)
+            assert segment.duration == pytest.approx(length, abs=1 / SAMPLING_RATE)
+    assert qualities[0.9999] == {"too_short"}
+    assert "too_short" not in qualities[1.0]
+
+
+def test_a_click_is_no_speech() -> None:
+    assert from_probabilities(*track((1, 0), (0.2, 0.9), (1, 0))) == []
+
+
+def test_splits_are_few_even_and_not_too_short() -> None:
+    def split(*speech: float, pause: float = 0.5) -> list[float]:
+        probabilities, waveform = track(*(part for seconds in speech for part in ((seconds, 0.9), (pause, 0.1))))
+        return [round(s.duration) for s in from_probabilities(probabilities, waveform)]
+
+    assert split(5, 5) == [11]
+    assert split(3, 3, 3, 3) == [7, 7]
+    assert split(10, 1, 9) == [10, 11], "the short one goes where there is room"
+    assert split(1, 10, 3) == [1, 10, 3] or min(split(1, 10, 3)) >= 1
+    assert split(9, 3, 3) == [9, 6] or split(9, 3, 3) == [9, 7]
+    assert split(4, 4, 4, 4, 4, 4) == [9, 9, 9]
+
+
+def test_speech_without_pauses_is_cut_at_its_quietest_point() -> None:
+    rng = np.random.default_rng(0)
+    probabilities, waveform = track((20, 0.9))
+    waveform += rng.normal(0, 0.1, len(waveform)).astype(np.float32)
+    for quiet, depth in (3.0, 0.0), (8.0, 0.01), (8.5, 0.05), (14.0, 0.0):
+        at = round(quiet * SAMPLING_RATE)
+        waveform[at - 600 : at + 600] *= np.float32(depth)
+    found = times(from_probabilities(probabilities, waveform))
+    assert found[0][1] == pytest.approx(8.0, abs=0.02), "not at 3 s, which is too early"
+    assert found == [(0.0, found[0][1]), (found[0][1], found[-1][1])], "nothing is left out"
+    assert found[-1][1] == pytest.approx(20, abs=FRAME)
+
+
+probability_tracks = st.lists(
+    st.tuples(st.integers(1, 260), st.sampled_from([0.0, 0.2, 0.4, 0.55, 0.97])), min_size=1, max_size=24
+)
+some_settings = st.builds(
+    lambda threshold, gap, least, low, most, pause: SegmentSettings(
+        threshold, gap, least, least * low, 2 * least * low * most, pause
+    ),
+    st.sampled_from([0.005, 0.3, 0.5, 0.96]),
+    st.sampled_from([0.0, 0.2, 1.5, 5.0]),
+    st.sampled_from([0.025, 0.3, 1.0]),
+    st.sampled_from([1.0, 1.3, 2.0]),
+    st.sampled_from([1.0, 1.37, 2.75]),
+    st.sampled_from([0.0, 0.1, 0.3, 2.0]),
+)
+
+
+@hypothesis(max_examples=200, deadline=None)
+@given(probability_tracks, st.integers(0, 511), st.one_of(st.just(DEFAULTS), some_settings), st.integers(0, 9))
+@example([(260, 0.97)] * 6, 0, DEFAULTS, 0)
+def test_what_holds_for_any_probabilities(
+    runs: list[tuple[int, float]], missing: int, settings: SegmentSettings, seed: int
+) -> None:
+    from silero_vad import get_speech_timestamps_from_probs
+
+    probabilities = np.concatenate([np.full(frames, p, np.float32) for frames, p in runs])
+    samples = len(probabilities) * 512 - missing
+    waveform = np.random.default_rng(seed).normal(0, 0.1, samples).astype(np.float32)
+    found = from_probabilities(probabilities, waveform, settings)
+
+    assert found == from_probabilities(probabilities, waveform, settings)
+    stretches = [
+        (stretch["start"], stretch["end"])
+        for stretch in get_speech_timestamps_from_probs(
+            probabilities.tolist(), threshold=settings.speech_threshold, audio_length_samples=samples
+        )
+    ]
+    sample = 1 / SAMPLING_RATE
+    spans = [(s.samples.start, s.samples.stop) for s in found]
+    assert [x / SAMPLING_RATE for span in spans for x in span] == [t for s in found for t in (s.start, s.end)]
+    assert all(0 <= start < end <= samples for start, end in spans)
+    assert all(s.duration <= settings.max_duration + sample for s in found)
+    limits = {
+        "too_short": (0, settings.min_duration),
+        "low_confidence": (settings.min_duration, settings.low_confidence),
+        "normal": (settings.low_confidence, math.inf),
+    }
+    for segment in found:
+        low, high = limits[segment.quality]
+        assert low - sample < segment.duration < high + sample
+
+    voiced = np.zeros(samples, bool)
+    covered = np.zeros(samples, bool)
+    for start, end in stretches:
+        voiced[start:end] = True
+    for start, end in spans:
+        assert not covered[start:end].any(), "overlap"
+        assert voiced[start:end].any()
+        assert voiced[start]
+        assert voiced[end - 1]
+        covered[start:end] = True
+    assert not (voiced & ~covered).any(), "speech is left out"
+    for (_, before), (after, _) in itertools.pairwise(spans):
+        pause = (after - before) / SAMPLING_RATE
+        assert pause == 0 or pause > min(settings.merge_gap, settings.split_pause) - sample
+    # No pause that ends a segment lies within one.
+    for (_, before), (after, _) in itertools.pairwise(stretches):
+        if (after - before) / SAMPLING_RATE > settings.merge_gap + sample:
+            assert not covered[before:after].any()
+
+
+@hypothesis(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(10, 300), st.integers(12, 40)), min_size=2, max_size=8))
+def test_no_other_choice_of_pauses_is_better(runs: list[tuple[int, int]]) -> None:
+    probabilities = np.concatenate([[0.9] * speech + [0.0] * pause for speech, pause in runs]).astype(np.float32)
+    waveform = np.zeros(len(probabilities) * 512, np.float32)
+    stretches = [(s.samples.start, s.samples.stop) for s in from_probabilities(probabilities, waveform, STRETCHES)]
+    found = from_probabilities(probabilities, waveform)
+    spans = [(s.samples.start, s.samples.stop) for s in found]
+
+    def cost(parts: list[tuple[int, int]]) -> tuple[int, int, int]:
+        lengths = [end - start for start, end in parts]
+        return (
+            sum((length < 16_000) + (length < 32_000) for length in lengths),
+            len(lengths),
+            sum(length**2 for length in lengths),
+        )
+
+    def choices() -> Any:
+        for cuts in itertools.product([False, True], repeat=len(stretches) - 1):
+            parts = [stretches[0]]
+            for cut, (start, end) in zip(cuts, stretches[1:], strict=True):
+                if cut and start - parts[-1][1] >= 0.3 * SAMPLING_RATE:
+                    parts.append((start, end))
+                else:
+                    parts[-1] = (parts[-1][0], end)
+            if all(end - start <= 11 * SAMPLING_RATE for start, end in parts):
+                yield parts
+
+    whole = (stretches[0][0], stretches[-1][1])
+    if whole[1] - whole[0] <= 11 * SAMPLING_RATE:
+        assert spans == [whole]
+    else:
+        # There is a choice, as no speech here is longer than 11 s and every pause is worth a cut.
+        assert cost(spans) == min(map(cost, choices()))
+
+
+def test_probabilities_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match="do not fit"):
+        from_probabilities(np.zeros(3, np.float32), silent(1))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("speech_threshold", 0.0),
+        ("speech_threshold", 1.0),
+        ("speech_threshold", math.nan),
+        ("speech_threshold", "0.5"),
+        ("merge_gap", -0.1),
+        ("merge_gap", math.inf),
+        ("min_duration", 0.02),
+        ("min_duration", True),
+        ("low_confidence", 0.9),
+        ("max_duration", 3.9),
+        ("max_duration", None),
+        ("split_pause", -1),
+    ],
+)
+def test_settings_that_make_no_sense(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{field} must be"):
+        SegmentSettings(**{field: value})
+
+
+def test_given_segments_are_taken_as_they_are(speech_folder: Path) -> None:
+    waveform = load_audio(speech_folder / "jfk.flac")
+    given = [
+        GivenSegment(8.0, 10.9, "B", "ask what you can do"),
+        GivenSegment(0.0, 2.4, "A", "And so my fellow Americans"),
+        GivenSegment(2.4, 3.1, "A"),
+        GivenSegment(2.0, 3.7, "B", "overlapping A"),
+    ]
+    assert from_given(given, waveform) == [
+        Segment(0.0, 2.4, "normal", "A", "And so my fellow Americans"),
+        Segment(2.0, 3.7, "low_confidence", "B", "overlapping A"),
+        Segment(2.4, 3.1, "too_short", "A"),
+        Segment(8.0, 10.9, "normal", "B", "ask what you can do"),
+    ]
+    assert from_given([], waveform) == []
+    assert from_given([GivenSegment(1, 1)], waveform) == [Segment(1.0, 1.0, "too_short")]
+
+
+def test_given_segments_without_speech_are_marked(speech_folder: Path) -> None:
+    music = load_audio(speech_folder / "brahms_hungarian_dance5.flac")
+    assert [s.quality for s in from_given([GivenSegment(0, 5), GivenSegment(5, 5.5)], music)] == [
+        "no_speech",
+        "too_short",
+    ]
+    speech = load_audio(speech_folder / "jfk.flac")
+    both = np.concatenate([music, speech])
+    found = from_given([GivenSegment(0, len(both) / SAMPLING_RATE, "A", "all of it")], both)
+    assert found[0].quality == "no_speech"
+    assert found[-1].quality == "normal"
+    assert found[0].start == 0
+    assert found[-1].end == len(both) / SAMPLING_RATE
+    assert all(s.duration <= 11 for s in found)
+    assert {s.speaker for s in found} == {"A"}
+    assert {s.text for s in found} == {None}, "nothing tells which words fall into which part"
+
+
+def test_a_long_given_segment_is_split_at_its_pauses(speech_folder: Path) -> None:
+    waveform = load_audio(speech_folder / "librispeech_3436-172162-0000.flac")
+    whole = GivenSegment(0, len(waveform) / SAMPLING_RATE, "reader", "...")
+    first, second = from_given([whole], waveform)
+    expected = detect(waveform)
+    assert (first.start, first.end) == (0, expected[0].end)
+    assert (second.start, second.end) == (expected[1].start, whole.end)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([(0.0, 6.0)], "beyond the end of the clip at 5.000 s"),
+        ([(7.0, 8.0)], "from 7.000 to 8.000 s lies beyond"),
+        ([(0.0, 2.0), (1.5, 3.0)], "from 1.500 to 3.000 s overlaps the one before, which ends at 2.000 s"),
+        ([(0.0, 2.0, "A"), (1.0, 1.5, "B"), (1.5, 3.0, "A")], "of speaker 'A' overlaps"),
+        ([(0.0, 4.0), (1.0, 2.0), (3.0, 5.0)], "from 1.000 to 2.000 s overlaps"),
+    ],
+)
+def test_given_segments_that_overlap_or_lie_outside(given: list[tuple], message: str) -> None:
+    for order in itertools.permutations(given):
+        with pytest.raises(SegmentError, match=message):
+            from_given([GivenSegment(*item) for item in order], silent(5))
+
+
+def test_times_rounded_by_whoever_wrote_them() -> None:
+    found = from_given([GivenSegment(0, 2.015), GivenSegment(2.0, 5.02), GivenSegment(5.01, 5.02)], silent(5))
+    assert times(found) == [(0.0, 2.015), (2.015, 5.0), (5.0, 5.0)]
+
+
+@pytest.mark.parametrize("span", [(-0.1, 1), (2, 1), (0, math.nan), (math.inf, math.inf), (-math.inf, 0)])
+def test_times_that_are_none(span: tuple[float, float]) -> None:
+    with pytest.raises(SegmentError, match=r"^from -?[0-9a-z.]+ to -?[0-9a-z.]+ s"):
+        GivenSegment(*span)
+
+
+@hypothesis(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 15), st.floats(0, 15), st.sampled_from([None, "A", "B"])).map(
+            lambda item: GivenSegment(min(item[:2]), max(item[:2]), item[2], "text")
+        ),
+        max_size=5,
+    )
+)
+def test_what_holds_for_any_given_segments(given: list[GivenSegment]) -> None:
+    waveform = np.random.default_rng(0).normal(0, 0.01, 15 * SAMPLING_RATE).astype(np.float32)
+    by_speaker: dict[str | None, list[GivenSegment]] = {}
+    for item in sorted(given, key=lambda item: (item.start, item.end)):
+        by_speaker.setdefault(item.speaker, []).append(item)
+    overlap = max(
+        (a.end - b.start for items in by_speaker.values() for a, b in itertools.pairwise(items)), default=-math.inf
+    )
+    try:
+        found = from_given(given, waveform)
+    except SegmentError:
+        assert overlap > 0.0199
+        return
+    assert overlap < 0.0201
+    assert [(s.start, s.end) for s in found] == sorted((s.start, s.end) for s in found)
+    assert all(0 <= s.start <= s.end <= 15 and s.duration <= 11 for s in found)
+    for speaker, items in by_speaker.items():
+        mine = [s for s in found if s.speaker == speaker]
+        assert all(a.end <= b.start for a, b in itertools.pairwise(mine))
+        lengths = sum(s.duration for s in mine), sum(item.end - item.start for item in items)
+        assert lengths[0] == pytest.approx(lengths[1], abs=0.02 * len(items) + 0.001), (
+            "noise has no pauses to leave out"
+        )
+    assert all(s.quality in {"no_speech", "too_short"} for s in found)
+
+
+CHILD = """
+import resource, socket, sys, warnings
+import numpy as np
+from e2v_port import segments
+assert "torch" not in sys.modules and "silero_vad" not in sys.modules, "imported before use"
+import torch
+warnings.simplefilter("error")
+def refuse(*_): raise AssertionError("a connection")
+socket.socket.connect = socket.getaddrinfo = refuse
+torch.set_num_threads(2)
+torch.set_default_dtype(torch.float64)
+torch.manual_seed(7)
+expected = torch.rand(3)
+torch.manual_seed(7)
+filters = list(warnings.filters)
+quiet = np.broadcast_to(np.float32(0), (60 * 16_000,))
+with torch.autocast("cpu", dtype=torch.bfloat16):
+    assert segments.detect(quiet) == []
+assert torch.get_num_threads() == 2, torch.get_num_threads()
+assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+assert torch.equal(torch.rand(3), expected), "random numbers were drawn"
+assert warnings.filters == filters
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+long = np.broadcast_to(np.float32(0), (20 * 60 * 16_000,))  # 77 MB, if anybody copied it
+assert len(segments.speech_probabilities(long)) == 37_500
+grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / (1 if sys.platform == "darwin" else 1024)
+assert grown < 30, f"{grown} MB"
+"""
+
+
+def test_nothing_outside_is_changed_and_memory_does_not_grow_with_the_clip() -> None:
+    done = subprocess.run([sys.executable, "-c", CHILD], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_threads_do_not_disturb_each_other(speech_folder: Path) -> None:
+    clips = [
+        load_audio(speech_folder / name) for name in ("jfk.flac", "ami_EN2002a_30s.flac", "macleod_sugar_plum.flac")
+    ]
+    expected = [speech_probabilities(clip) for clip in clips]
+    with ThreadPoolExecutor(6) as pool:
+        for found, right in zip(pool.map(speech_probabilities, clips * 6), expected * 6, strict=True):
+            np.testing.assert_array_equal(found, right)
+
+
+def test_a_clip_that_must_not_be_written_to(speech_folder: Path) -> None:
+    waveform = load_audio(speech_folder / "jfk.flac")
+    expected = detect(waveform.copy())
+    waveform.flags.writeable = False
+    assert detect(waveform) == expected
+    assert [len(waveform[s.samples]) for s in expected] == [round(s.duration * SAMPLING_RATE) for s in expected]
