@@ -33,11 +33,14 @@ class Output:
         embedding: Mean of the frames, [dim], float32.
         logits: One per label, unused ones too, [labels], float32; None for a model without a head.
         frames: [frames, dim], float32, about 50 a second; None unless asked for.
+        frame_logits: [frames, labels], float32: what the head makes of each frame by itself. It was trained on means
+            over clips, so these show where in a clip an emotion is rather than how sure it is.
     """
 
     embedding: Vector
     logits: Vector | None
     frames: Vector | None
+    frame_logits: Vector | None
 
 
 class Runtime(Protocol):

@@ -62,7 +62,8 @@ class SegmentSettings:
             (Csuka et al. 2024, PMC10987695).
         max_duration: Seconds, at least twice `low_confidence`; a longer segment is split. The longest of MSP-Podcast
             (Busso et al. 2025, arXiv:2509.09791): emotions vary within a turn, and one label would average them.
-        split_pause: Seconds; the shortest pause to split such a segment at, as MSP-Podcast was.
+        split_pause: Seconds, at most `low_confidence`; the shortest pause to split such a segment at, as MSP-Podcast
+            was.
     """
 
     speech_threshold: float = 0.5
@@ -84,7 +85,7 @@ class SegmentSettings:
             ("min_duration", self.min_duration >= MIN_SAMPLES / SAMPLING_RATE, "at least 0.025 s"),
             ("low_confidence", self.low_confidence >= self.min_duration, "at least min_duration"),
             ("max_duration", self.max_duration >= 2 * self.low_confidence, "at least twice low_confidence"),
-            ("split_pause", self.split_pause >= 0, "at least 0 s"),
+            ("split_pause", 0 <= self.split_pause <= self.low_confidence, "from 0 s to low_confidence"),
         ):
             if not holds:
                 raise ValueError(f"{name} must be {bounds}, not {getattr(self, name)!r}")

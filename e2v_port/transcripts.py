@@ -25,7 +25,7 @@ _Row: TypeAlias = tuple[str, Any, Any, Any, Any]
 _TIME = re.compile(r"(?:([0-9]{1,6}):)?([0-5]?[0-9]):([0-5]?[0-9])(?:[.,]([0-9]{1,3}))?")
 _TAG = re.compile(r"</?[A-Za-z0-9][^<>]*>|\{\\[^{}]*\}")  # <i>, <font color=red>, <00:00:01.500>, {\an8}
 _VOICE = re.compile(r"<v(?:\.[^\s<>]*)?\s+([^<>]+)>")
-_PREFIX = re.compile(r"\[([^\[\]]+)\]: ")  # as whisperX writes a speaker
+_PREFIX = re.compile(r"\[([^\[\]]+)\]:(?: |$)")  # as whisperX writes a speaker
 _RTTM_OTHERS = {"SEGMENT", "NOSCORE", "NO_RT_METADATA", "LEXEME", "NON-LEX", "NON-SPEECH", "FILLER", "EDIT"}
 _RTTM_OTHERS |= {"IP", "SU", "CB", "A/P", "SPKR-INFO"}
 

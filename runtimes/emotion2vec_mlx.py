@@ -135,9 +135,13 @@ class Emotion2vec(nn.Module):
         trace("pooled", pooled)
         if "head" not in self:
             return frames, pooled, None
-        logits = mx.addmm(self.head.bias.astype(mx.float32), pooled, self.head.weight.astype(mx.float32).T)
-        trace("logits", logits)  # [B, labels]
+        logits = self.score(pooled)  # [B, labels]
+        trace("logits", logits)
         return frames, pooled, logits
+
+    def score(self, x: mx.array) -> mx.array:
+        """Applies the head to embeddings [..., D]: logits [..., labels], float32."""
+        return x.astype(mx.float32) @ self.head.weight.astype(mx.float32).T + self.head.bias.astype(mx.float32)
 
     def bias(self, time: int, like: mx.array) -> mx.array:
         """ALiBi [1, H, E+T, E+T] in the type of `like`: a head's slope times the distance of two frames.

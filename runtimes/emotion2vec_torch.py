@@ -143,9 +143,14 @@ class Emotion2vec(nn.Module):
         trace("pooled", pooled)
         if self.head is None:
             return frames, pooled, None
-        logits = F.linear(pooled, self.head.weight.float(), self.head.bias.float())  # [B, labels]
+        logits = self.score(pooled)  # [B, labels]
         trace("logits", logits)
         return frames, pooled, logits
+
+    def score(self, x: Tensor) -> Tensor:
+        """Applies the head to embeddings [..., D]: logits [..., labels], float32."""
+        assert self.head is not None
+        return F.linear(x.float(), self.head.weight.float(), self.head.bias.float())
 
     def bias(self, time: int, like: Tensor) -> Tensor:
         """ALiBi [1, H, E+T, E+T] in the type of `like`: a head's slope times the distance of two frames.

@@ -33,6 +33,7 @@ class MlxRuntime:
     def run(self, batch: Waveform, samples: list[int], *, frames: bool) -> list[Output]:
         """Runs one batch; see `e2v_port.model.Runtime`."""
         hidden, pooled, logits = self.model(self._array(batch), samples)
+        scored = _numpy(self.model.score(hidden)) if frames and logits is not None else None
         means = _numpy(pooled)
         rows = None if logits is None else _numpy(logits)
         return [
@@ -40,6 +41,7 @@ class MlxRuntime:
                 embedding=means[i],
                 logits=None if rows is None else rows[i],
                 frames=_numpy(hidden[i, :length]) if frames else None,
+                frame_logits=None if scored is None else scored[i, :length],
             )
             for i, length in enumerate(map(self.config.frames, samples))
         ]

@@ -42,6 +42,7 @@ class TorchRuntime:
         """Runs one batch; see `e2v_port.model.Runtime`."""
         with torch.inference_mode():
             hidden, pooled, logits = self.model(self._tensor(batch), samples)
+            scored = _numpy(self.model.score(hidden)) if frames and logits is not None else None
             means = _numpy(pooled)
             rows = None if logits is None else _numpy(logits)
             return [
@@ -49,6 +50,7 @@ class TorchRuntime:
                     embedding=means[i],
                     logits=None if rows is None else rows[i],
                     frames=_numpy(hidden[i, :length]) if frames else None,
+                    frame_logits=None if scored is None else scored[i, :length],
                 )
                 for i, length in enumerate(map(self.config.frames, samples))
             ]

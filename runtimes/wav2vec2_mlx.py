@@ -93,8 +93,8 @@ class Head(nn.Module):
         self.out = nn.Linear(dim, outputs)
 
     def __call__(self, x: mx.array) -> mx.array:
-        x = mx.addmm(self.dense.bias.astype(mx.float32), x, self.dense.weight.astype(mx.float32).T)
-        return mx.addmm(self.out.bias.astype(mx.float32), mx.tanh(x), self.out.weight.astype(mx.float32).T)
+        x = x @ self.dense.weight.astype(mx.float32).T + self.dense.bias.astype(mx.float32)
+        return mx.tanh(x) @ self.out.weight.astype(mx.float32).T + self.out.bias.astype(mx.float32)
 
 
 class Wav2vec2(nn.Module):
@@ -163,6 +163,11 @@ class Wav2vec2(nn.Module):
         trace("pooled", pooled)
         if "head" not in self:
             return x, pooled, None
-        outputs = self.head(pooled)  # [B, labels]
+        outputs = self.score(pooled)  # [B, labels]
         trace("logits", outputs)
         return x, pooled, outputs
+
+    def score(self, x: mx.array) -> mx.array:
+        """Applies the head to embeddings [..., D]: outputs [..., labels], float32."""
+        outputs: mx.array = self.head(x.astype(mx.float32))
+        return outputs

@@ -165,6 +165,12 @@ class Wav2vec2(nn.Module):
         trace("pooled", pooled)
         if self.head is None:
             return x, pooled, None
-        outputs = self.head(pooled)  # [B, labels]
+        outputs = self.score(pooled)  # [B, labels]
         trace("logits", outputs)
         return x, pooled, outputs
+
+    def score(self, x: Tensor) -> Tensor:
+        """Applies the head to embeddings [..., D]: outputs [..., labels], float32."""
+        assert self.head is not None
+        outputs: Tensor = self.head(x.float())
+        return outputs

@@ -127,7 +127,7 @@ def run(*arguments: str | Path, folder: Path, **more: Any) -> subprocess.Complet
         cwd=folder,
         env=environment(folder, **variables),
         encoding="utf-8",
-        timeout=60,
+        timeout=180,
         check=False,
         **streams,
     )
@@ -193,11 +193,14 @@ for command in ([], *([each.callback.__name__] for each in app.registered_comman
         main()
     except SystemExit as end:
         assert end.code == 0
-print(*{"torch", "numpy", "mlx", "soundfile", "huggingface_hub", "modelscope_hub", "funasr"} & set(sys.modules))
+heavy = {"torch", "numpy", "mlx", "soundfile", "huggingface_hub", "modelscope_hub", "funasr"}
+print(len(app.registered_commands), *heavy & set(sys.modules))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.count("Usage: ") == 7
-    assert done.stdout.splitlines()[-1] == ""
+    *helps, loaded = done.stdout.splitlines()
+    commands = sum(line.startswith("Usage: e2v") for line in helps) - 1
+    assert commands >= 6
+    assert loaded == str(commands)
 
 
 def test_version_by_both_entry_points(tmp_path: Path) -> None:
@@ -381,7 +384,7 @@ def test_stopped_half_way(toy: Toys, clips: list[str], tmp_path: Path) -> None:
             process = subprocess.Popen(
                 [E2V, *arguments, out], cwd=folder, env=environment(folder), stderr=subprocess.PIPE, text=True
             )
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 180
             while True:
                 try:
                     pipe = os.open(folder / "pipe", os.O_WRONLY | os.O_NONBLOCK)
@@ -391,7 +394,7 @@ def test_stopped_half_way(toy: Toys, clips: list[str], tmp_path: Path) -> None:
                     assert time.monotonic() < deadline
                     time.sleep(0.02)
             process.send_signal(number)
-            _, err = process.communicate(timeout=30)
+            _, err = process.communicate(timeout=180)
             os.close(pipe)
             stopped[number] = (process.returncode, err)
         assert (folder / "old.npz").read_text() == "an older result"
@@ -550,6 +553,8 @@ def test_models(call: Call, toy: Toys, tmp_path: Path, monkeypatch: pytest.Monke
 
     rows = {row["id"]: row for row in map(json.loads, call("models", "--json").lines)}
     assert rows.keys() == {*KNOWN, "local/mine"}
+    emotion2vec = ("base", "base_finetuned", "plus_seed", "plus_base", "plus_large")
+    assert {f"iic/emotion2vec_{name}" for name in emotion2vec} < rows.keys()
     keys = {"id", "parameters", "dimensions", "labels", "licence", "converted"}
     assert all(row.keys() == keys for row in rows.values())
     assert {name for name in rows if rows[name]["converted"]} == {"iic/emotion2vec_plus_base", "local/mine"}
@@ -561,7 +566,7 @@ def test_models(call: Call, toy: Toys, tmp_path: Path, monkeypatch: pytest.Monke
     assert rows["local/mine"]["parameters"] == sum(tensor.size for tensor in tensors.values())
 
     table = call("models").lines
-    shown = {line.split()[0]: line for line in table if line.startswith(("iic/", "local/"))}
+    shown = {line.split()[0]: line for line in table[1 : table.index("")]}
     assert shown.keys() == rows.keys()
     for name, line in shown.items():
         assert line.endswith("  yes" if rows[name]["converted"] else "  no")
@@ -795,7 +800,7 @@ def test_the_checkpoint_behind_a_model_from_a_hub(toy: Toys, tmp_path: Path) -> 
         )
         command = [sys.executable, "-c", HUB_SCRIPT, json.dumps(cases)]
         done = subprocess.run(
-            command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=60, check=False
+            command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=180, check=False
         )
         assert done.returncode == 0, done.stderr
         return [Path(line) for line in done.stdout.splitlines()]

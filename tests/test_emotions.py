@@ -370,7 +370,7 @@ def test_more_than_37_compounds() -> None:
 )
 def test_level(value: float, expected: str) -> None:
     assert emotions.level(value) == expected
-    assert {"low": emotions.LOW, "high": emotions.HIGH} == table("compounds")["levels"]
+    assert table("compounds")["levels"] == {"low": emotions.LOW, "high": emotions.HIGH}
 
 
 def test_compound_takes_other_thresholds() -> None:
@@ -422,8 +422,16 @@ def test_quadrants_at_their_thresholds(valence: float, arousal: float, group: st
 
 @pytest.mark.parametrize(
     ("score", "expected"),
-    [(-1, "slight"), (0, "slight"), (0.2499, "slight"), (0.25, "moderate"), (0.4999, "moderate"), (0.5, "strong")]
-    + [(0.7499, "strong"), (0.75, "intense"), (1, "intense"), (2, "intense")],
+    [
+        (-1, "slight"),
+        (0.2499, "slight"),
+        (0.25, "moderate"),
+        (0.4999, "moderate"),
+        (0.5, "strong"),
+        (0.7499, "strong"),
+        (0.75, "intense"),
+        (2, "intense"),
+    ],
 )
 def test_intensity(score: float, expected: str) -> None:
     assert emotions.intensity(score) == expected

@@ -51,7 +51,7 @@ POSITIVE, NEGATIVE, NEITHER = (
 def prediction(label: str = "happy", confidence: float = 0.6, labels: tuple[str, ...] = LABELS) -> Prediction:
     rest = (1 - confidence) / (len(labels) - 1)
     scores = {name: confidence if name == label else rest for name in labels}
-    return Prediction(label, confidence, scores, {name: 0.0 for name in labels}, 4.0)
+    return Prediction(label, confidence, scores, dict.fromkeys(labels, 0.0), 4.0)
 
 
 def at(**values: float) -> Dimensions:

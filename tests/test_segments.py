@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from e2v_port.segments import (
 
 FRAME = FRAME_SAMPLES / SAMPLING_RATE
 # Every stretch that silero finds, as one segment.
-STRETCHES = SegmentSettings(merge_gap=0, min_duration=0.025, low_confidence=0.025, max_duration=1e6)
+STRETCHES = SegmentSettings(merge_gap=0, min_duration=0.025, low_confidence=0.3, max_duration=1e6)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,7 @@ def test_stretches_equal_sileros_timestamps(speech_folder: Path, silero: Any, na
 
     waveform = load_audio(speech_folder / name)
     expected = get_speech_timestamps(torch.from_numpy(waveform), silero, threshold=threshold)
-    settings = SegmentSettings(threshold, merge_gap=0, min_duration=0.025, low_confidence=0.025, max_duration=1e6)
+    settings = replace(STRETCHES, speech_threshold=threshold)
     found = detect(waveform, settings)
     assert [(s.samples.start, s.samples.stop) for s in found] == [(s["start"], s["end"]) for s in expected]
     assert found, "or nothing was compared"
@@ -107,13 +108,13 @@ def test_speech_time_of_a_timeline_with_known_boundaries(
     waveform, spans = timeline
     probabilities = speech_probabilities(waveform)
     total = sum(end - start for start, end in spans)
-    for settings, precision, recall in (STRETCHES, 0.99, 0.93), (DEFAULTS, 0.82, 0.97):
+    for settings, precision, recall in (STRETCHES, 0.96, 0.93), (DEFAULTS, 0.80, 0.98):
         found = times(from_probabilities(probabilities, waveform, settings))
         common = seconds_of(found, spans)
         assert common / sum(end - start for start, end in found) > precision
         assert common / total > recall
     for start, end in spans:
-        assert seconds_of([(start, end)], found) > 0.7 * (end - start), "an utterance was missed"
+        assert seconds_of([(start, end)], found) > 0.9 * (end - start), "an utterance was missed"
     assert {s.quality for s in detect(waveform)} == {"normal", "low_confidence"}
 
 
@@ -184,14 +185,13 @@ def test_splits_are_few_even_and_not_too_short() -> None:
     assert split(5, 5) == [11]
     assert split(3, 3, 3, 3) == [7, 7]
     assert split(10, 1, 9) == [10, 11], "the short one goes where there is room"
-    assert split(1, 10, 3) == [1, 10, 3] or min(split(1, 10, 3)) >= 1
-    assert split(9, 3, 3) == [9, 6] or split(9, 3, 3) == [9, 7]
+    assert split(9, 3, 3) == [9, 7]
     assert split(4, 4, 4, 4, 4, 4) == [9, 9, 9]
 
 
 def test_speech_without_pauses_is_cut_at_its_quietest_point() -> None:
     rng = np.random.default_rng(0)
-    probabilities, waveform = track((20, 0.9))
+    probabilities, waveform = track((18, 0.9))
     waveform += rng.normal(0, 0.1, len(waveform)).astype(np.float32)
     for quiet, depth in (3.0, 0.0), (8.0, 0.01), (8.5, 0.05), (14.0, 0.0):
         at = round(quiet * SAMPLING_RATE)
@@ -199,7 +199,7 @@ def test_speech_without_pauses_is_cut_at_its_quietest_point() -> None:
     found = times(from_probabilities(probabilities, waveform))
     assert found[0][1] == pytest.approx(8.0, abs=0.02), "not at 3 s, which is too early"
     assert found == [(0.0, found[0][1]), (found[0][1], found[-1][1])], "nothing is left out"
-    assert found[-1][1] == pytest.approx(20, abs=FRAME)
+    assert found[-1][1] == pytest.approx(18, abs=FRAME)
 
 
 probability_tracks = st.lists(
@@ -207,14 +207,14 @@ probability_tracks = st.lists(
 )
 some_settings = st.builds(
     lambda threshold, gap, least, low, most, pause: SegmentSettings(
-        threshold, gap, least, least * low, 2 * least * low * most, pause
+        threshold, gap, least, least * low, 2 * least * low * most, pause * least * low
     ),
     st.sampled_from([0.005, 0.3, 0.5, 0.96]),
     st.sampled_from([0.0, 0.2, 1.5, 5.0]),
     st.sampled_from([0.025, 0.3, 1.0]),
     st.sampled_from([1.0, 1.3, 2.0]),
     st.sampled_from([1.0, 1.37, 2.75]),
-    st.sampled_from([0.0, 0.1, 0.3, 2.0]),
+    st.sampled_from([0.0, 0.1, 0.3, 1.0]),
 )
 
 
@@ -259,12 +259,11 @@ def test_what_holds_for_any_probabilities(
     for start, end in spans:
         assert not covered[start:end].any(), "overlap"
         assert voiced[start:end].any()
-        assert voiced[start]
-        assert voiced[end - 1]
         covered[start:end] = True
     assert not (voiced & ~covered).any(), "speech is left out"
     for (_, before), (after, _) in itertools.pairwise(spans):
         pause = (after - before) / SAMPLING_RATE
+        assert pause == 0 or (voiced[before - 1] and voiced[after])
         assert pause == 0 or pause > min(settings.merge_gap, settings.split_pause) - sample
     # No pause that ends a segment lies within one.
     for (_, before), (after, _) in itertools.pairwise(stretches):
@@ -328,6 +327,7 @@ def test_probabilities_that_do_not_fit() -> None:
         ("max_duration", 3.9),
         ("max_duration", None),
         ("split_pause", -1),
+        ("split_pause", 2.1),
     ],
 )
 def test_settings_that_make_no_sense(field: str, value: Any) -> None:
