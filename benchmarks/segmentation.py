@@ -36,7 +36,11 @@ def main() -> None:
         print(f"| {name} | {len(found)} | {common / total(found):.3f} | {common / total(utterances):.3f} |")
 
     with open(AUDIO / "manifest.csv", encoding="utf-8") as file:
-        clips = {row["file"]: row["note"].split(";")[0] for row in csv.DictReader(file) if row["corpus"] != "emodb"}
+        clips = {
+            row["file"]: row["note"].split(";")[0] if row["corpus"] in {"nonspeech", "longform"} else row["corpus"]
+            for row in csv.DictReader(file)
+            if row["corpus"] != "emodb"
+        }
     print("\n| clip | what | seconds | segments | of them in s | highest probability |\n|---|---|---|---|---|---|")
     for name, note in clips.items():
         waveform = load_audio(AUDIO / name)

@@ -1,5 +1,6 @@
 """The tables of taxonomy/ are complete and say what their sources say; emotions.py reads them as documented."""
 
+import doctest
 import json
 import math
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from collections import Counter
 from importlib.resources import files
 from itertools import combinations, pairwise, product
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -553,6 +555,14 @@ def test_scores_that_are_no_probabilities(scores: dict[str, float], dimensions: 
         emotions.distribution(scores, dimensions)
 
 
+def test_scores_need_not_sum_to_one() -> None:
+    assert emotions.distribution({"angry": 5e-324}, Dimensions(0, 0, 1)) == emotions.distribution(
+        {"angry": 1.0}, Dimensions(0, 0, 1)
+    )
+    halves = emotions.distribution({"angry": 0.2, "sad": 0.2})
+    assert halves == pytest.approx(emotions.distribution({"angry": 0.5, "sad": 0.5}))
+
+
 def test_nothing_to_map() -> None:
     with pytest.raises(ValueError, match="scores of labels, dimensions, or both are needed"):
         emotions.distribution()
@@ -562,6 +572,13 @@ def test_neither_torch_nor_mlx_is_imported() -> None:
     code = "import sys, e2v_port.emotions, e2v_port.fusion; print({'torch', 'mlx.core'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_documented_examples() -> None:
+    page = Path(__file__).parents[1] / "docs" / "taxonomy.md"
+    result = doctest.testfile(str(page), module_relative=False, encoding="utf-8")
+    assert result.failed == 0
+    assert result.attempted >= 5
 
 
 def test_exported_names() -> None:
