@@ -1,6 +1,7 @@
 """Which models are known, and where converted ones lie on this machine."""
 
 import difflib
+import hashlib
 import json
 import os
 import sys
@@ -8,9 +9,12 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from e2v_port.errors import ModelNotFound
+
+if TYPE_CHECKING:
+    from e2v_port.audio import Waveform
 
 __all__ = [
     "KnownModel",
@@ -28,21 +32,37 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Published:
-    """An output that others published for a model: what a conversion can be checked against.
+    """Outputs that others published for a model: what a conversion can be checked against.
 
     Attributes:
-        clip: Where the clip is found.
-        clip_sha256: Hash of the clip the outputs belong to.
-        relative_logits: Each logit minus the first one, in the order of the labels.
-        tolerance: Largest absolute difference that still counts as equal.
-        source: Who published it.
+        name: Of the input, in a table.
+        clip: Where the clip is found; empty for an input that can be made.
+        clip_sha256: Hash of the clip.
+        outputs: Dimensions, or each logit minus the first one, in the order of the labels.
+        tolerance: Largest absolute difference that still counts as equal; infinite for outputs that are shown only.
+        source: Who published them.
     """
 
+    name: str
     clip: str
     clip_sha256: str
-    relative_logits: tuple[float, ...]
+    outputs: tuple[float, ...]
     tolerance: float
     source: str
+
+    def signal(self, clip: Path | None) -> "Waveform | None":
+        """Returns the input [samples] at 16 kHz: made, or read from `clip` if that is the one; else None."""
+        import numpy as np
+
+        if self.name == "zeros":
+            return np.zeros(16_000, np.float32)
+        if self.name == "noise":
+            return np.random.RandomState(0).normal(size=16_000).astype(np.float32)
+        if clip is None or not clip.is_file() or hashlib.sha256(clip.read_bytes()).hexdigest() != self.clip_sha256:
+            return None
+        from e2v_port.audio import load_audio
+
+        return load_audio(clip)
 
 
 @dataclass(frozen=True)
@@ -59,7 +79,7 @@ class KnownModel:
         labels: Its outputs in order, classes or dimensions; empty for a model without a head.
         licence: Licence of the weights.
         sha256: Accepted hashes by file name; empty where none is known.
-        published: Published outputs; None where none are known.
+        published: Published outputs.
     """
 
     id: str
@@ -71,7 +91,7 @@ class KnownModel:
     labels: tuple[str, ...]
     licence: str
     sha256: dict[str, tuple[str, ...]]
-    published: Published | None
+    published: tuple[Published, ...]
 
 
 @cache
@@ -82,7 +102,6 @@ def known() -> tuple[KnownModel, ...]:
 
 
 def _known_model(row: dict[str, Any]) -> KnownModel:
-    published = row.get("published")
     return KnownModel(
         id=row["id"],
         family=row["family"],
@@ -93,7 +112,19 @@ def _known_model(row: dict[str, Any]) -> KnownModel:
         labels=_labels(row["classes"]),
         licence=row["licence"],
         sha256={name: tuple(hashes) for name, hashes in row.get("sha256", {}).items()},
-        published=published and Published(**{**published, "relative_logits": tuple(published["relative_logits"])}),
+        published=tuple(_published(output) for output in row.get("published", [])),
+    )
+
+
+def _published(row: dict[str, Any]) -> Published:
+    tolerance = row["tolerance"]
+    return Published(
+        name=row["name"],
+        clip=row.get("clip", ""),
+        clip_sha256=row.get("clip_sha256", ""),
+        outputs=tuple(row["outputs"]),
+        tolerance=float("inf") if tolerance is None else tolerance,
+        source=row["source"],
     )
 
 

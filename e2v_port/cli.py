@@ -293,7 +293,7 @@ def doctor() -> None:
     """Say what this machine can run, and why not the rest."""
     import platform
 
-    from e2v_port import __version__, catalog, devices, hubs, verify
+    from e2v_port import __version__, catalog, devices, hubs, references
 
     table = [
         ["what", "state"],
@@ -304,8 +304,9 @@ def doctor() -> None:
         reason = devices.unavailable(runtime)
         table.append([f"runtime {runtime}", f"no: {reason}" if reason else f"yes: {devices.describe(runtime)}"])
     table.append(["runtime auto", f"takes {devices.choose('auto')}"])
-    funasr = "installed" if verify.funasr_installed() else "not installed"
-    table.append(["FunASR", f"{funasr}: `e2v verify` compares with it, nothing else needs it"])
+    for family, (library, _) in references.REFERENCES.items():
+        state = "installed" if references.installed(family) else "not installed"
+        table.append([library, f"{state}: `e2v verify` compares {family} with it, nothing else needs it"])
     network = "never used (E2V_OFFLINE)" if hubs.offline_by_environment() else "used to download models"
     table.append(["network", network])
     table += [["weights", str(root) if root.is_dir() else f"{root} (does not exist yet)"] for root in catalog.roots()]

@@ -137,6 +137,31 @@ class Model:
         return [self.judge(_ok(output)) for output in self.each(clips, sampling_rate)]
 
     @overload
+    def dimensions(self, clips: Clip, sampling_rate: int | None = None) -> Dimensions: ...
+    @overload
+    def dimensions(self, clips: list[Clip] | tuple[Clip, ...], sampling_rate: int | None = None) -> list[Dimensions]: ...
+    def dimensions(
+        self, clips: Clip | list[Clip] | tuple[Clip, ...], sampling_rate: int | None = None
+    ) -> Dimensions | list[Dimensions]:
+        """Measures arousal, dominance and valence of one clip, or of each clip of a list.
+
+        Args:
+            clips: As for `predict`.
+            sampling_rate: As for `predict`.
+
+        Returns:
+            The model's raw outputs, nominally 0 to 1; for a list, one per clip in its order.
+
+        Raises:
+            AudioError: A clip cannot be used; its name is told. Nothing is returned for the others: see `each`.
+            NoLabels: The model gives none.
+        """
+        self.need_dimensions()
+        if not isinstance(clips, (list, tuple)):
+            return self.dimensions([clips], sampling_rate)[0]
+        return [self.measure(_ok(output)) for output in self.each(clips, sampling_rate)]
+
+    @overload
     def embed(
         self,
         clips: Clip,

@@ -300,7 +300,7 @@ class _Silero:
             warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit.load, in which silero's weights come
             self._model: Any = silero_vad.load_silero_vad()._model
         # On "meta" no random numbers are drawn, so that a user's seed is left as it was.
-        self._lstm = torch.nn.LSTM(128, 128, device="meta", dtype=torch.float32)
+        self._lstm = torch.nn.LSTM(128, 128, device="meta")
         weights = {f"{name}_l0": value for name, value in self._model.decoder.rnn.named_parameters()}
         self._lstm.load_state_dict(weights, assign=True)
 
@@ -413,7 +413,7 @@ def _cut(start: int, end: int, waveform: Waveform, settings: SegmentSettings) ->
     longest = _samples(settings.max_duration)
     pieces = []
     while end - start > longest:
-        # Neither bound is nearer than half a window to the ends, since the shortest segment to be judged is longer.
+        # Neither bound is nearer than half a window to the ends, since min_duration is at least as long.
         low, high = start + longest // 2, min(start + longest, end - _samples(settings.low_confidence))
         squares = waveform[low - _WINDOW // 2 : high + _WINDOW // 2].astype(np.float64) ** 2
         energies = sliding_window_view(squares, _WINDOW)[::_HOP].sum(axis=1)

@@ -1,14 +1,9 @@
-"""Holds a converted model against FunASR, stage by stage, and against outputs that others published."""
+"""Holds a converted model against its reference, stage by stage, and against outputs that others published."""
 
-import contextlib
 import hashlib
-import io
-import logging
 import math
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,19 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from e2v_port import catalog, hubs
+from e2v_port import catalog, hubs, references
 from e2v_port.audio import SAMPLING_RATE, Waveform, load_audio
 from e2v_port.config import ModelConfig, Source
-from e2v_port.errors import CheckpointError, E2VError, ModelNotFound, RuntimeUnavailable
+from e2v_port.errors import E2VError, ModelNotFound, RuntimeUnavailable
 from e2v_port.model import Model
 
 __all__ = [
     "Check",
-    "FunASR",
     "bar",
     "checkpoint_of",
     "compare",
-    "funasr_installed",
     "known_model",
     "published",
     "test_clip",
@@ -80,16 +73,17 @@ def verify(
 
     Raises:
         AudioError: The clip cannot be used.
-        E2VError: FunASR cannot run `checkpoint`; without one named, that is a reason among those returned.
+        E2VError: The reference cannot run `checkpoint`; without one named, that is a reason among those returned.
     """
     waveform = load_audio(clip) if clip else test_clip()
     config = models[0].config
     rows: list[tuple[Check, ...]] = []
     notes = []
     try:
-        if not funasr_installed():
-            raise RuntimeUnavailable("FunASR is not installed: pip install funasr")
-        reference = FunASR(checkpoint_of(config, checkpoint)).stages(waveform)
+        library, reference_class = references.REFERENCES[config.family]
+        if not references.installed(config.family):
+            raise RuntimeUnavailable(f"{library} is not installed: pip install {library.lower()}")
+        reference = reference_class(checkpoint_of(config, checkpoint)).stages(waveform)
     except E2VError as error:
         if checkpoint:
             raise
@@ -99,20 +93,20 @@ def verify(
         rows += zip(*columns, strict=True)
 
     known = known_model(config.source)
-    if known is None or known.published is None:
+    if known is None or not known.published:
         notes.append(f"no published outputs are known for {config.source.repository}")
-    else:
-        row = [check for model in models if clip and (check := published(model, clip))]
-        if row:
-            rows.append(tuple(row))
+    for output in known.published if known else ():
+        signal = output.signal(clip)
+        if signal is None:
+            notes.append(f"not compared with published outputs: pass --audio with {output.clip}")
         else:
-            notes.append(f"not compared with published outputs: pass --audio with {known.published.clip}")
+            rows.append(tuple(published(model, output, signal) for model in models))
     return rows, notes
 
 
 def bar(stage: str, runtime: str, dtype: str) -> float:
     """Returns how far a stage may be off in float32; in 16 bits only probabilities count."""
-    if stage == "probabilities":
+    if stage in {"probabilities", "dimensions"}:
         return LOGIT_BARS[runtime] if dtype == "float32" else PROBABILITY_BAR
     if dtype != "float32":
         return math.inf
@@ -134,7 +128,9 @@ def compare(model: Model, reference: Stages, found: Stages) -> list[Check]:
     if {name: x.shape for name, x in reference.items()} != {name: x.shape for name, x in found.items()}:
         raise ValueError(f"stages differ: {sorted(reference)} and {sorted(found)}")
     rows = {name: float(np.abs(reference[name] - found[name]).max()) for name in found}
-    if model.labels:
+    if model.config.dimensional:  # probabilities they are not, but of the same scale
+        rows["dimensions"] = rows.pop("logits")
+    elif model.labels:
         used = [i for i, label in enumerate(model.config.labels) if not label.unused]
         probabilities = [_softmax(stages["logits"][used]) for stages in (reference, found)]
         rows["probabilities"] = float(np.abs(probabilities[0] - probabilities[1]).max())
@@ -145,96 +141,6 @@ def _softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
     powers = np.exp(logits.astype(np.float64) - logits.max())
     normalised: NDArray[np.float64] = powers / powers.sum()
     return normalised
-
-
-class FunASR:
-    """FunASR's own model, built and filled by FunASR from an unconverted checkpoint, on the CPU.
-
-    Raises:
-        CheckpointError: The checkpoint has no config.yaml, which FunASR cannot do without.
-        RuntimeUnavailable: FunASR, or something it needs, cannot be imported.
-    """
-
-    def __init__(self, checkpoint: hubs.Checkpoint) -> None:
-        if checkpoint.config is None:
-            raise CheckpointError(f"{checkpoint.repository}: FunASR needs the config.yaml of the checkpoint")
-        import yaml
-
-        settings = yaml.safe_load(checkpoint.config.read_text("utf-8"))
-        settings["model_conf"]["norm_eps"] = float(settings["model_conf"]["norm_eps"])  # YAML reads 1e-05 as text
-        tokens = checkpoint.tokens.read_text("utf-8").split() if checkpoint.tokens else []
-        with _quiet():
-            try:
-                from funasr.models.emotion2vec.model import Emotion2vec
-                from funasr.train_utils.load_pretrained_model import load_pretrained_model
-            except ImportError as error:
-                raise RuntimeUnavailable(
-                    f"FunASR cannot be imported ({error}): pip install --upgrade funasr"
-                ) from error
-
-            self.model = Emotion2vec(model_conf=settings["model_conf"], vocab_size=len(tokens) or -1)
-            load_pretrained_model(str(checkpoint.weights), self.model, scope_map=list(settings.get("scope_map") or []))
-        self.model.eval().float()
-
-    def stages(self, waveform: Waveform) -> dict[str, NDArray[np.float32]]:
-        """Runs one clip and returns the value of every stage, under the names that `Model.stages` uses."""
-        import torch
-        from torch.nn import functional
-
-        model, found = self.model, {}
-        encoder = model.modality_encoders["AUDIO"]
-        hooks = []
-
-        def keep(name: str, module: Any, pick: Callable[[Any], Any]) -> None:
-            def hook(_module: Any, _inputs: Any, output: Any) -> None:
-                found[name] = pick(output)[0].float().numpy().copy()
-
-            hooks.append(module.register_forward_hook(hook))
-
-        def keep_bias(_module: Any, inputs: Any) -> None:
-            bias = inputs[2]  # features, padding mask, bias, scale; heads without a slope are not in it
-            plain = model.cfg.num_heads - bias.shape[1]
-            found["bias"] = functional.pad(bias, (0, 0, 0, 0, 0, plain))[0].numpy().copy()
-
-        for i, layer in enumerate(encoder.local_encoder.conv_layers):
-            keep(f"conv_layers.{i}", layer, lambda output: output.mT)
-        keep("projection", encoder.project_features, lambda output: output)
-        for i, layer in enumerate([*encoder.relative_positional_encoder][1:-1]):
-            keep(f"positions.{i}", layer, lambda output: output.mT)
-        hooks.append(encoder.context_encoder.register_forward_pre_hook(keep_bias))
-        keep("context_norm", encoder.context_encoder.norm, lambda output: output)
-        for i, block in enumerate(encoder.context_encoder.blocks):
-            keep(f"context_blocks.{i}", block, lambda output: output[0])
-        for i, block in enumerate(model.blocks):
-            keep(f"blocks.{i}", block, lambda output: output[0])
-        try:
-            with torch.inference_mode():
-                source = torch.from_numpy(waveform)
-                if model.cfg.normalize:
-                    source = functional.layer_norm(source, source.shape)
-                found["waveform"] = source.numpy().copy()
-                frames = model.extract_features(source[None], padding_mask=None)["x"]
-                pooled = frames.mean(dim=1)
-                found["pooled"] = pooled[0].numpy()
-                if model.proj is not None:
-                    found["logits"] = model.proj(pooled)[0].numpy()
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return found
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps back FunASR's lines about every tensor, and its warnings about the libraries it imports."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def checkpoint_of(config: ModelConfig, given: Path | None) -> hubs.Checkpoint:
@@ -277,29 +183,28 @@ def known_model(source: Source) -> catalog.KnownModel | None:
     return catalog.lookup(source.repository) or next(by_hash, None)
 
 
-def published(model: Model, clip: Path) -> Check | None:
-    """Compares a model's answer for a clip with the published one.
+def published(model: Model, output: catalog.Published, signal: Waveform) -> Check:
+    """Compares a model's outputs with published ones.
 
     Args:
         model: A known model.
-        clip: The clip the published outputs belong to.
+        output: What is published for it.
+        signal: [samples] at 16 kHz, from `output.signal`.
 
     Returns:
-        The largest difference of the logits relative to the first label's, or in 16 bits of the probabilities;
-        None where nothing is published for this model, or not for this clip.
+        The largest difference of the outputs, or of probabilities where logits are published and the model has 16 bits.
     """
-    known = known_model(model.config.source)
-    if known is None or known.published is None:
-        return None
-    if hashlib.sha256(clip.read_bytes()).hexdigest() != known.published.clip_sha256:
-        return None
-    found = np.array([*model.predict(clip).logits.values()])
-    expected = np.array(known.published.relative_logits)
+    expected = np.array(output.outputs)
+    name = f"published {output.name}"
+    if model.config.dimensional:
+        found = model.dimensions(signal, SAMPLING_RATE).to_dict()
+        difference = np.abs(np.array([found[label] for label in model.labels]) - expected).max()
+        lowest = 0.0 if model.config.dtype == "float32" else PROBABILITY_BAR
+        return Check(name, float(difference), max(output.tolerance, lowest))
+    logits = np.array([*model.predict(signal, SAMPLING_RATE).logits.values()])
     if model.config.dtype != "float32":
-        difference = np.abs(_softmax(found) - _softmax(expected)).max()
-        return Check("published probabilities", float(difference), PROBABILITY_BAR)
-    difference = np.abs(found - found[0] - expected).max()
-    return Check("published logits", float(difference), known.published.tolerance)
+        return Check(name, float(np.abs(_softmax(logits) - _softmax(expected)).max()), PROBABILITY_BAR)
+    return Check(name, float(np.abs(logits - logits[0] - expected).max()), output.tolerance)
 
 
 def test_clip() -> Waveform:
@@ -312,8 +217,3 @@ def test_clip() -> Waveform:
     breath = np.random.default_rng(0).standard_normal(len(at))
     clip: Waveform = (0.2 * voice * syllables + 0.003 * breath).astype(np.float32)
     return clip
-
-
-def funasr_installed() -> bool:
-    """Tells whether FunASR can be compared with."""
-    return find_spec("funasr") is not None

@@ -24,7 +24,7 @@ from loopback_hub import LoopbackHub
 from safetensors.numpy import load_file, save_file
 
 import e2v_port
-from e2v_port import catalog, cli, npz, verify
+from e2v_port import catalog, cli, npz, references, verify
 from e2v_port.config import ModelConfig
 
 E2V = Path(sys.executable).with_name("e2v")
@@ -36,7 +36,7 @@ UNAVAILABLE = "cuda" if sys.platform == "darwin" else "mps"
 posix = pytest.mark.skipif(sys.platform == "win32", reason="signals, named pipes and terminals of POSIX")
 with_funasr = [
     pytest.mark.xdist_group("verify"),  # one worker imports FunASR
-    pytest.mark.skipif(not verify.funasr_installed(), reason="FunASR is not installed: pip install funasr"),
+    pytest.mark.skipif(not references.installed("emotion2vec"), reason="FunASR is not installed: pip install funasr"),
 ]
 
 
@@ -722,17 +722,19 @@ def test_verify_with_published_outputs(
     clip = speech_folder / "emotion2vec_test.wav"
     known = catalog.lookup("iic/emotion2vec_plus_large")
     assert known is not None
-    assert known.published is not None
+    (output,) = known.published
 
     other = e2v_port.load(described(toy.model, tmp_path / "base", repository="iic/emotion2vec_plus_base"))
     claimed = e2v_port.load(described(toy.model, tmp_path / "large", repository="emotion2vec/emotion2vec_plus_large"))
-    assert verify.published(other, clip) is None
-    assert verify.published(claimed, Path(clips[0])) is None
-    check = verify.published(claimed, clip)
-    assert check is not None
+    assert not verify.known_model(other.config.source).published  # type: ignore[union-attr]
+    assert output.signal(Path(clips[0])) is None
+    assert output.signal(None) is None
+    signal = output.signal(clip)
+    assert signal is not None
+    check = verify.published(claimed, output, signal)
     logits = claimed.predict(clip).logits
     relative = [logit - logits["angry"] for logit in logits.values()]
-    assert check.difference == pytest.approx(np.abs(np.subtract(relative, known.published.relative_logits)).max())
+    assert check.difference == pytest.approx(np.abs(np.subtract(relative, output.outputs)).max())
     assert check.difference > 10
     assert not check.passed
     answer = call("verify", "-m", tmp_path / "large", "-r", "cpu", "--audio", clip)
@@ -742,7 +744,7 @@ def test_verify_with_published_outputs(
     # A head that gives what was published, and something more to every label: known by its hash alone.
     exact = described(toy.model, tmp_path / "exact", sha256=known.sha256["model.pt"][0])
     weights = load_file(exact / "model.safetensors")
-    weights["head.bias"] += np.array(known.published.relative_logits, np.float32) - [*logits.values()] + 3
+    weights["head.bias"] += np.array(output.outputs, np.float32) - [*logits.values()] + 3
     save_file(weights, exact / "model.safetensors", {"format": "mlx"})
     answer = call("verify", "-m", exact, "-r", "cpu", "--audio", clip)
     assert answer.code == 0
@@ -752,18 +754,22 @@ def test_verify_with_published_outputs(
     assert call("verify", "-m", exact, "-r", "cpu", "--audio", clip, "--checkpoint", toy.source).code == 2
     unheard = call("verify", "-m", exact, "-r", "cpu", "--audio", clips[0])
     assert unheard.code == 2
-    assert f"pass --audio with {known.published.clip}" in unheard.error
+    assert f"pass --audio with {output.clip}" in unheard.error
 
 
 def test_verify_with_published_outputs_in_16_bits(call: Call, toy: Toys, speech_folder: Path, tmp_path: Path) -> None:
     clip = speech_folder / "emotion2vec_test.wav"
     folder = toys.convert(toy.source, tmp_path / "half", dtype="bfloat16")
     model = e2v_port.load(described(folder, folder, repository="iic/emotion2vec_plus_large"), runtime="cpu")
-    check = verify.published(model, clip)
-    assert check is not None
+    known = verify.known_model(model.config.source)
+    assert known is not None
+    (output,) = known.published
+    signal = output.signal(clip)
+    assert signal is not None
+    check = verify.published(model, output, signal)
     # The published answer is angry, beyond doubt.
     assert check.difference == pytest.approx(1 - model.predict(clip).scores["angry"], abs=1e-6)
-    assert (check.name, check.bar, check.passed) == ("published probabilities", 0.01, False)
+    assert (check.name, check.bar, check.passed) == ("published logits", 0.01, False)
 
 
 HUB_SCRIPT = """

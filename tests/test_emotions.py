@@ -495,7 +495,7 @@ def test_a_certain_label_keeps_its_emotion_where_that_lies(label: str) -> None:
     assert best(emotions.distribution({label: 1.0}, head.dimensions)) == head.name
 
 
-scored = st.dictionaries(st.sampled_from(list(HEADS)), st.floats(0, 1), min_size=1).filter(
+scored = st.dictionaries(st.sampled_from(list(HEADS)), st.just(0.0) | st.floats(1e-9, 1), min_size=1).filter(
     lambda s: sum(s.values()) > 0
 )
 

@@ -187,6 +187,27 @@ def test_splits_are_few_even_and_not_too_short() -> None:
     assert split(10, 1, 9) == [10, 11], "the short one goes where there is room"
     assert split(9, 3, 3) == [9, 7]
     assert split(4, 4, 4, 4, 4, 4) == [9, 9, 9]
+    parts = (2.2, 0.9), (0.5, 0.1), (7.2, 0.9), (1.4, 0.1), (1.8, 0.9), (1, 0.0)
+    found = from_probabilities(*track(*parts))
+    assert [s.quality for s in found] == ["normal", "normal"], "10 s and 1.9 s would be more even"
+
+
+def test_a_pause_as_long_as_the_limit_is_one() -> None:
+    pause = (20 * FRAME_SAMPLES - 960) / SAMPLING_RATE  # 20 frames, less the padding
+    for gap, segments in (pause, 2), (pause + 0.0001, 1):
+        assert (
+            len(from_probabilities(*track((3, 0.9), (20 * FRAME, 0.1), (3, 0.9)), SegmentSettings(merge_gap=gap)))
+            == segments
+        )
+
+
+def test_a_cut_leaves_no_short_rest() -> None:
+    probabilities, waveform = track((12, 0.9))
+    waveform += np.random.default_rng(0).normal(0, 0.1, len(waveform)).astype(np.float32)
+    waveform[int(10.5 * SAMPLING_RATE) : int(10.6 * SAMPLING_RATE)] = 0
+    first, second = from_probabilities(probabilities, waveform)
+    assert first.end == second.start
+    assert second.quality == "normal"
 
 
 def test_speech_without_pauses_is_cut_at_its_quietest_point() -> None:
@@ -224,14 +245,14 @@ some_settings = st.builds(
 def test_what_holds_for_any_probabilities(
     runs: list[tuple[int, float]], missing: int, settings: SegmentSettings, seed: int
 ) -> None:
-    from silero_vad import get_speech_timestamps_from_probs
-
     probabilities = np.concatenate([np.full(frames, p, np.float32) for frames, p in runs])
     samples = len(probabilities) * 512 - missing
     waveform = np.random.default_rng(seed).normal(0, 0.1, samples).astype(np.float32)
     found = from_probabilities(probabilities, waveform, settings)
 
     assert found == from_probabilities(probabilities, waveform, settings)
+    from silero_vad import get_speech_timestamps_from_probs  # now that its import has no side effects
+
     stretches = [
         (stretch["start"], stretch["end"])
         for stretch in get_speech_timestamps_from_probs(

@@ -51,7 +51,7 @@ def pytest_terminal_summary(terminalreporter):
     if not rows:
         return
     kinds = list(dict.fromkeys(kind for row in rows.values() for kind in row))
-    terminalreporter.section("largest absolute difference from FunASR, float32")
+    terminalreporter.section("largest absolute difference from the reference, float32")
     terminalreporter.write_line(f"| model | runtime | clips | {' | '.join(kinds)} |")
     terminalreporter.write_line(f"|---|---|---|{'---|' * len(kinds)}")
     for (name, runtime), row in sorted(rows.items()):

@@ -35,7 +35,7 @@ def unpack(folder: Path) -> tuple[Path, np.ndarray, dict[str, np.ndarray]]:
 
 
 def main() -> None:
-    from e2v_port import hubs, verify
+    from e2v_port import hubs, references, verify
     from e2v_port.converters import synthetic
 
     config = replace(
@@ -58,7 +58,7 @@ def main() -> None:
         torch.save({"model": {key: value.float() for key, value in halves.items()}}, folder / "model.pt")
         # Above the shortest clip, so that there are frames to be told apart; below what would make the file large.
         clip = verify.test_clip()[4000:5500]
-        stages = verify.FunASR(hubs.local(folder)).stages(clip)
+        stages = references.FunASR(hubs.local(folder)).stages(clip)
         about = {
             "config": yaml.safe_load((folder / "config.yaml").read_text()),
             "tokens": (folder / "tokens.txt").read_text("utf-8").split(),

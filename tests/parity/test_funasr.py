@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from e2v_port import devices, hubs, verify
+from e2v_port import devices, hubs, references, verify
 from parity.references import CASES, CLIPS
 
 pytestmark = pytest.mark.skipif(
-    not verify.funasr_installed(),
+    not references.installed("emotion2vec"),
     reason="FunASR is not installed: pip install funasr (golden files are still compared)",
 )
 
@@ -35,8 +35,8 @@ def reference(folders, speech_folder):
     """Returns FunASR's stages of a clip; the last one is kept, for the next runtime."""
 
     @lru_cache(maxsize=1)
-    def model(name: str) -> verify.FunASR:
-        return verify.FunASR(hubs.local(folders(name)[0]))
+    def model(name: str) -> references.FunASR:
+        return references.FunASR(hubs.local(folders(name)[0]))
 
     @lru_cache(maxsize=1)
     def stages(name: str, clip: str) -> dict[str, np.ndarray]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import e2v_port
-from e2v_port import devices, hubs, verify
+from e2v_port import devices, hubs, references, verify
 from parity import golden
 
 
@@ -23,10 +23,10 @@ def test_every_stage_equals_the_frozen_one(runtime, frozen, tmp_path):
     assert not off, f"first off: {off[0]}"
 
 
-@pytest.mark.skipif(not verify.funasr_installed(), reason="FunASR is not installed: pip install funasr")
+@pytest.mark.skipif(not references.installed("emotion2vec"), reason="FunASR is not installed: pip install funasr")
 def test_the_frozen_stages_are_those_of_the_installed_funasr(frozen):
     checkpoint, clip, stages = frozen
-    now = verify.FunASR(hubs.local(checkpoint)).stages(clip)
+    now = references.FunASR(hubs.local(checkpoint)).stages(clip)
     assert now.keys() == stages.keys()
     for name, value in stages.items():
         np.testing.assert_allclose(now[name], value, atol=2e-5, rtol=0, err_msg=name)

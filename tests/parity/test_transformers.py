@@ -1,0 +1,177 @@
+"""Both runtimes of wav2vec2 against transformers: the same weights, the same clips, every stage."""
+
+import json
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import e2v_port
+from e2v_port import devices, hubs, references, verify
+from e2v_port.converters import synthetic
+from parity.references import CLIPS, SIX_HEADS
+
+pytestmark = pytest.mark.skipif(
+    not references.installed("wav2vec2"), reason="transformers is not installed: pip install transformers"
+)
+
+RUNTIMES = [name for name in devices.RUNTIMES if devices.unavailable(name) is None]
+LARGE_TOY = replace(
+    synthetic.AUDEERING,
+    conv_layers=SIX_HEADS.conv_layers,
+    embed_dim=48,
+    num_heads=6,
+    depth=3,
+    ffn_dim=96,
+    conv_pos_kernel=16,
+    conv_pos_groups=4,
+)
+CASES = {
+    "wav2vec2-large-toy": LARGE_TOY,  # LayerNorm behind every convolution, norm before the halves of a block
+    "wav2vec2-base-toy": replace(LARGE_TOY, conv_norm="group", pre_norm=False, conv_bias=False, conv_pos_kernel=7),
+    "wav2vec2-no-head": replace(LARGE_TOY, num_labels=0, normalize=False, norm_eps=1e-3),
+    "audeering": synthetic.AUDEERING,
+}
+BY_CASE = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in CASES]
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory):
+    root = tmp_path_factory.mktemp("wav2vec2")
+
+    @lru_cache
+    def make(name: str) -> Path:
+        return synthetic.make_wav2vec2(CASES[name], root / name, parametrized=name.endswith("toy"))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def reference(checkpoints, speech_folder):
+    @lru_cache(maxsize=1)
+    def model(name: str) -> references.Transformers:
+        return references.Transformers(hubs.local(checkpoints(name)))
+
+    @lru_cache(maxsize=1)
+    def stages(name: str, clip: str) -> dict[str, np.ndarray]:
+        return model(name).stages(CLIPS[clip](speech_folder))
+
+    return stages
+
+
+@pytest.fixture(scope="session")
+def wav2vec2(checkpoints):
+    @lru_cache(maxsize=2)
+    def load(name: str, runtime: str) -> e2v_port.Model:
+        folder = checkpoints(name).with_name(f"{name}-converted")
+        if not folder.exists():
+            e2v_port.convert(checkpoints(name), out=folder)
+        return e2v_port.load(folder, runtime=runtime)
+
+    return load
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("clip", CLIPS)
+@pytest.mark.parametrize("name", BY_CASE)
+def test_every_stage_equals_transformers(name, clip, runtime, reference, wav2vec2, speech_folder, record_property):
+    model = wav2vec2(name, runtime)
+    found = model.stages(CLIPS[clip](speech_folder), 16_000)
+    checks = verify.compare(model, reference(name, clip), found)
+    record_property("parity", (name, runtime, clip, {check.name: check.difference for check in checks}))
+    case = CASES[name]
+    assert len(checks) == 1 + len(case.conv_layers) + 2 + case.depth + 2 + bool(model.labels)
+    off = [f"{check.name} {check.difference:.1e} > {check.bar:.0e}" for check in checks if not check.passed]
+    assert not off, f"first off: {off[0]}; all: {off}"
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("name", BY_CASE[:2])
+def test_a_batch_of_mixed_lengths_equals_single_clips(name, runtime, wav2vec2, speech_folder):
+    model = wav2vec2(name, runtime)
+    clips = [CLIPS[clip](speech_folder) for clip in CLIPS if clip != "30-seconds"]
+    batch = model.dimensions(clips, 16_000)
+    for together, clip in zip(batch, clips, strict=True):
+        alone = model.dimensions(clip, 16_000).to_dict()
+        assert together.to_dict() == pytest.approx(alone, abs=2e-5)
+    frames = model.embed(clips, 16_000, granularity="frame")
+    for together, clip in zip(frames, clips, strict=True):
+        np.testing.assert_allclose(together, model.embed(clip, 16_000, granularity="frame"), atol=1e-4, rtol=0)
+
+
+def test_dimensions_are_the_raw_outputs(reference, wav2vec2, speech_folder):
+    """No sigmoid, and arousal, dominance, valence in the order of the checkpoint."""
+    clip = "emotion2vec_test.wav"
+    raw = reference("wav2vec2-large-toy", clip)["logits"]
+    found = wav2vec2("wav2vec2-large-toy", "cpu").dimensions(speech_folder / clip)
+    np.testing.assert_allclose([found.arousal, found.dominance, found.valence], raw, atol=2e-5)
+    assert min(raw) < 0 or max(raw) > 1, "these weights should give what a sigmoid cannot"
+
+
+def test_every_dialect_gives_the_same_model(checkpoints, tmp_path, speech_folder):
+    """Both names of the weight norm, with and without the prefix, as pickle and as safetensors."""
+    folder = checkpoints("wav2vec2-large-toy")
+    clip = speech_folder / "emodb_03a04Ad.flac"
+    expected = e2v_port.load(e2v_port.convert(folder, out=tmp_path / "first"), runtime="cpu").dimensions(clip)
+    state = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    renamed = {
+        name.replace("parametrizations.weight.original0", "weight_g")
+        .replace("parametrizations.weight.original1", "weight_v")
+        .removeprefix("wav2vec2."): tensor
+        for name, tensor in state.items()
+    }
+    assert renamed.keys() != state.keys()
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("config.json", "preprocessor_config.json"):
+        (other / name).write_bytes((folder / name).read_bytes())
+    save_file({name: tensor.contiguous() for name, tensor in renamed.items()}, other / "model.safetensors")
+    assert e2v_port.load(e2v_port.convert(other, out=tmp_path / "second"), runtime="cpu").dimensions(clip) == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden_act": "relu"}, "hidden_act is 'relu'"),
+        ({"add_adapter": True}, "add_adapter is True"),
+        ({"num_attention_heads": 7}, "cannot be shared"),
+        ({"intermediate_size": 95}, "must be"),
+        ({"feat_extract_norm": "batch"}, "conv_norm is 'batch'"),
+    ],
+)
+def test_a_configuration_that_is_not_computed_is_refused(change, message, checkpoints, tmp_path):
+    folder = checkpoints("wav2vec2-large-toy")
+    changed = tmp_path / "changed"
+    changed.mkdir()
+    for path in folder.iterdir():
+        (changed / path.name).write_bytes(path.read_bytes())
+    settings = json.loads((folder / "config.json").read_text())
+    (changed / "config.json").write_text(json.dumps(settings | change))
+    with pytest.raises(e2v_port.CheckpointError, match=message):
+        e2v_port.convert(changed, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_half_a_weight_norm_is_refused(checkpoints, tmp_path):
+    folder = checkpoints("wav2vec2-large-toy")
+    changed = tmp_path / "changed"
+    changed.mkdir()
+    for name in ("config.json", "preprocessor_config.json"):
+        (changed / name).write_bytes((folder / name).read_bytes())
+    state = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    gone = next(name for name in state if name.endswith("original0"))
+    torch.save({name: tensor for name, tensor in state.items() if name != gone}, changed / "pytorch_model.bin")
+    with pytest.raises(e2v_port.CheckpointError, match=r"original1.*needs.*original0.*missing positions\.weight"):
+        e2v_port.convert(changed, out=tmp_path / "out")
+
+
+def test_what_a_dimensional_model_is_not_asked_for(wav2vec2, speech_folder):
+    clip = speech_folder / "emodb_03a04Ad.flac"
+    with pytest.raises(e2v_port.NoLabels, match="use dimensions"):
+        wav2vec2("wav2vec2-large-toy", "cpu").predict(clip)
+    with pytest.raises(e2v_port.NoLabels, match="no arousal"):
+        wav2vec2("wav2vec2-no-head", "cpu").dimensions(clip)
