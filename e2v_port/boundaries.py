@@ -12,6 +12,8 @@ __all__ = ["Boundary", "BoundarySettings", "boundaries"]
 
 _Run: TypeAlias = tuple[int, int, int]  # first frame, frame behind the last, index of the label
 
+_ROUNDING = 1e-9  # s, of sums of frames
+
 
 @dataclass(frozen=True)
 class BoundarySettings:
@@ -101,11 +103,10 @@ def boundaries(
     smooth = _smoothed(scores, round(settings.smoothing / frame_seconds))
     runs = _leaders(smooth, settings.margin)
     while len(runs) > 1:
-        shortest = min(runs, key=lambda run: times[run[1]] - times[run[0]])
-        duration = times[shortest[1]] - times[shortest[0]]
-        if duration >= settings.min_duration - 1e-9:  # sums of frames are rounded
+        shortest = min(times[behind] - times[first] for first, behind, _ in runs) + _ROUNDING
+        if shortest >= settings.min_duration:
             break
-        runs = _without(runs, smooth, shortest[1] - shortest[0])
+        runs = _without(runs, smooth, times, shortest)
     return [
         Boundary(times[first], times[behind], labels[label], float(scores[first:behind, label].mean()))
         for first, behind, label in runs
@@ -137,13 +138,13 @@ def _leaders(smooth: NDArray[np.float64], margin: float) -> list[_Run]:
     return [*runs, (begun, len(smooth), present)]
 
 
-def _without(runs: list[_Run], smooth: NDArray[np.float64], length: int) -> list[_Run]:
-    """Gives the runs of at most so many frames to their neighbours; one run is always left."""
+def _without(runs: list[_Run], smooth: NDArray[np.float64], times: Sequence[float], seconds: float) -> list[_Run]:
+    """Gives the runs of at most so many seconds to their neighbours; one run is always left."""
     kept: list[_Run] = []
     runs = runs[::-1]  # the next one is the last
     while runs:
         first, behind, label = runs.pop()
-        if behind - first <= length and (kept or runs):
+        if times[behind] - times[first] <= seconds and (kept or runs):
             neighbours = [run[-1][2] for run in (kept, runs) if run]
             label = max(neighbours, key=lambda neighbour: smooth[first:behind, neighbour].mean())
             if not kept or kept[-1][2] != label:  # it is the next one's

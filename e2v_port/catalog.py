@@ -139,7 +139,7 @@ def _labels(classes: str | list[str] | None) -> tuple[str, ...]:
 def lookup(name: str) -> KnownModel | None:
     """Returns the known model of this name: its id, its repository on either hub, or the bare last part."""
     for model in known():
-        if name in {model.id, model.modelscope, model.huggingface, PurePosixPath(model.id).name}:
+        if name and name in {model.id, model.modelscope, model.huggingface, PurePosixPath(model.id).name}:
             return model
     return None
 

@@ -33,7 +33,7 @@ def _mlx() -> str | None:
         return f"MLX is not installed: {remedy}"
     try:
         import_module("mlx.core")
-    except ImportError as error:
+    except (ImportError, OSError) as error:
         return f"MLX cannot be imported ({error}): {remedy}"
     return None
 
@@ -43,8 +43,10 @@ def _torch(device: str) -> str | None:
         return "torch is not installed: pip install torch"
     if device == "cpu":
         return None
-    import torch
-
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        return f"torch cannot be imported ({error}): pip install --force-reinstall torch"
     if device == "mps":
         if torch.backends.mps.is_available():
             return None

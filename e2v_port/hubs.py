@@ -52,7 +52,7 @@ class Checkpoint:
         config: Its config.yaml, or the config.json of a transformers model; None where there is none.
         tokens: The labels, one to a line; None where there are none.
         preprocessor: The preprocessor_config.json of a transformers model; None where there is none.
-        repository: The repository as the hub calls it, or the local path as given.
+        repository: The repository as the hub calls it, or the local path.
         hub: "modelscope", "huggingface" or "local".
         revision: A commit on Hugging Face; what was asked for on ModelScope, which does not tell; else "".
     """
@@ -90,7 +90,7 @@ def local(path: Path) -> Checkpoint:
 
     if not path.is_dir():
         config, tokens = find(_USUAL["config"]) or find(_TRANSFORMERS["config"]), find(_USUAL["tokens"])
-        return Checkpoint(path, config, tokens, str(path), "local", "", find(_TRANSFORMERS["preprocessor"]))
+        return Checkpoint(path, config, tokens, str(path.resolve()), "local", "", find(_TRANSFORMERS["preprocessor"]))
     found, missing, named = _gather(find, optional=True)
     if missing and not named:
         candidates = sorted(entry for entry in folder.glob("*.pt") if entry.is_file())
@@ -101,7 +101,7 @@ def local(path: Path) -> Checkpoint:
         missing = [] if candidates else [f"{_USUAL['weights']}, nor any other .pt file"]
     if missing:
         raise CheckpointError(f"{path}: no {', no '.join(missing)} in this folder; is the download complete?")
-    return _checkpoint(found, str(path), "local", "")
+    return _checkpoint(found, str(path.resolve()), "local", "")
 
 
 def download(
