@@ -1,17 +1,16 @@
 """What is in a voice, when, and how sure: segments of speech, judged by one model or two."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import groupby
 from math import prod
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar, overload
+from typing import Any, TypedDict, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from e2v_port import context, emotions
+from e2v_port import context
 from e2v_port import segments as speech
 from e2v_port.audio import SAMPLING_RATE, Clip, Waveform, clip_name, load_audio
 from e2v_port.boundaries import Boundary, BoundarySettings, boundaries
@@ -20,11 +19,9 @@ from e2v_port.errors import AudioError
 from e2v_port.fusion import FusionSettings, Judgement, fuse
 from e2v_port.model import Model, Output, Prediction, load
 from e2v_port.segments import GivenSegment, Quality, Segment, SegmentSettings
+from e2v_port.transcripts import read_segments
 
-__all__ = ["Analysis", "AnalysisSettings", "JudgedSegment", "UsedModel", "analyze", "each"]
-
-_T = TypeVar("_T")
-_Pair: TypeAlias = "tuple[_Clip, Segment]"
+__all__ = ["Analysis", "AnalysisSettings", "JudgedSegment", "Options", "UsedModel", "analyze", "each"]
 
 
 @dataclass(frozen=True)
@@ -93,37 +90,37 @@ class JudgedSegment:
     @property
     def emotion(self) -> str | None:
         """The categorical model's most probable label."""
-        return self.judgement and self.judgement.primary
+        return self.judgement.primary if self.judgement else None
 
     @property
     def confidence(self) -> float | None:
         """Of that label, after fusion, 0 to 1."""
-        return self.judgement and self.judgement.confidence
+        return self.judgement.confidence if self.judgement else None
 
     @property
     def compound(self) -> str | None:
         """That label refined by arousal and dominance."""
-        return self.judgement and self.judgement.compound
+        return self.judgement.compound if self.judgement else None
 
     @property
     def dimensions(self) -> Dimensions | None:
         """Raw outputs of the dimensional model."""
-        return self.judgement and self.judgement.dimensions
+        return self.judgement.dimensions if self.judgement else None
 
     @property
     def arousal(self) -> float | None:
         """From calm, 0, to activated, 1."""
-        return self.dimensions and self.dimensions.arousal
+        return self.dimensions.arousal if self.dimensions else None
 
     @property
     def dominance(self) -> float | None:
         """From controlled, 0, to in control, 1."""
-        return self.dimensions and self.dimensions.dominance
+        return self.dimensions.dominance if self.dimensions else None
 
     @property
     def valence(self) -> float | None:
         """From unpleasant, 0, to pleasant, 1."""
-        return self.dimensions and self.dimensions.valence
+        return self.dimensions.valence if self.dimensions else None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain dicts, lists, strings and floats, as JSON holds them."""
@@ -139,7 +136,7 @@ class JudgedSegment:
             "arousal": self.arousal,
             "dominance": self.dominance,
             "valence": self.valence,
-            "judgement": self.judgement and self.judgement.to_dict(),
+            "judgement": self.judgement.to_dict() if self.judgement else None,
         }
 
 
@@ -179,7 +176,7 @@ class Analysis:
             "duration": self.duration,
             "reason": self.reason,
             "segments": [segment.to_dict() for segment in self.segments],
-            "boundaries": self.boundaries and [boundary.to_dict() for boundary in self.boundaries],
+            "boundaries": None if self.boundaries is None else [part.to_dict() for part in self.boundaries],
             "models": [asdict(model) for model in self.models],
             "settings": asdict(self.settings),
             "timings": dict(self.timings),
@@ -190,17 +187,33 @@ class Analysis:
         return context.line(self.segments, self.settings.fusion)
 
 
+class Options(TypedDict, total=False):
+    """The options of `each`, which `analyze` takes as well."""
+
+    model: str | Path | Model | None
+    dimensional: str | Path | Model | None
+    runtime: str
+    segments: Sequence[GivenSegment] | str | Path | None
+    whole: bool
+    frames: bool
+    sampling_rate: int | None
+    settings: SegmentSettings | None
+    fusion: FusionSettings | None
+    boundaries: BoundarySettings | None
+    offline: bool
+
+
 @overload
-def analyze(clips: Clip, **options: Any) -> Analysis: ...
+def analyze(clips: Clip, **options: Unpack[Options]) -> Analysis: ...
 @overload
-def analyze(clips: list[Clip] | tuple[Clip, ...], **options: Any) -> list[Analysis]: ...
-def analyze(clips: Clip | list[Clip] | tuple[Clip, ...], **options: Any) -> Analysis | list[Analysis]:
+def analyze(clips: list[Clip] | tuple[Clip, ...], **options: Unpack[Options]) -> list[Analysis]: ...
+def analyze(clips: Clip | list[Clip] | tuple[Clip, ...], **options: Unpack[Options]) -> Analysis | list[Analysis]:
     """Says what is in the voice of one clip, or of each clip of a list: which emotion, when, how sure.
 
     Args:
         clips: A path, a binary file object or an array of samples; or a list of these, whose segments go through the
             models together.
-        options: `model`, `dimensional` and what else `each` takes.
+        options: `model`, `dimensional` or both, and what else `each` takes.
 
     Returns:
         An Analysis; for a list, one per clip in its order. A clip without speech has one too, which says so.
@@ -217,3 +230,226 @@ def analyze(clips: Clip | list[Clip] | tuple[Clip, ...], **options: Any) -> Anal
             raise result
         found.append(result)
     return found
+
+
+def each(
+    clips: Iterable[Clip],
+    *,
+    model: str | Path | Model | None = None,
+    dimensional: str | Path | Model | None = None,
+    runtime: str = "auto",
+    segments: Sequence[GivenSegment] | str | Path | None = None,
+    whole: bool = False,
+    frames: bool = False,
+    sampling_rate: int | None = None,
+    settings: SegmentSettings | None = None,
+    fusion: FusionSettings | None = None,
+    boundaries: BoundarySettings | None = None,
+    offline: bool = False,
+) -> Iterator[Analysis | AudioError]:
+    """Analyses any number of clips, and goes on where one of them cannot be used.
+
+    Clips are read as they are needed; a few batches of them are in memory at a time, and segments of all of those
+    run together. What is said of a segment is what `Model.predict` says of that part of the waveform.
+
+    Args:
+        clips: As for `analyze`.
+        model: Gives labels: a name or folder as for `load`, or a loaded model.
+        dimensional: Gives arousal, dominance and valence: likewise. One of the two may be left out.
+        runtime: For models that are not loaded yet, as for `load`.
+        segments: Of the one clip, instead of those found in it; or the file they are in.
+        whole: Take each clip as one segment, however short or long; whether there is speech in it is not asked.
+        frames: Also tell which emotion when, inside the segments, from the categorical model's frames.
+        sampling_rate: Of arrays, in Hz; files bring their own.
+        settings: Of segments.
+        fusion: Of the judgement.
+        boundaries: Of the frames.
+        offline: Never open a connection.
+
+    Returns:
+        An iterator that gives, for each clip, in order, its Analysis or the AudioError that stopped it.
+
+    Raises:
+        NoLabels: A model is not of the kind it is to be used as.
+        SegmentError: The given segments cannot be used; some of it is noticed only when the clip is read.
+        ValueError: Options that contradict each other, or neither model.
+        E2VError: As for `load`.
+    """
+    if model is None and dimensional is None:
+        raise ValueError("no model: pass model= for labels, dimensional= for arousal, dominance, valence, or both")
+    if frames and model is None:
+        raise ValueError("frames=True needs model=, one that gives labels")
+    given = None
+    if segments is not None:
+        clips = list(clips)
+        if whole:
+            raise ValueError("segments= and whole=True contradict each other: leave one of them out")
+        if len(clips) != 1:
+            raise ValueError(f"segments= belong to one clip, not {len(clips)}: analyse them one at a time")
+        given = read_segments(segments) if isinstance(segments, str | Path) else list(segments)
+    categorical = _loaded(model, runtime, offline)
+    if categorical:
+        categorical.need_labels()
+    dimensional = _loaded(dimensional, runtime, offline)
+    if dimensional:
+        dimensional.need_dimensions()
+    chosen = AnalysisSettings(
+        source="whole" if whole else "speech" if given is None else "given",
+        segments=settings or SegmentSettings(),
+        fusion=fusion or FusionSettings(),
+        boundaries=(boundaries or BoundarySettings()) if frames else None,
+    )
+    return _Analyzer(categorical, dimensional, chosen, given).each(clips, sampling_rate)
+
+
+def _loaded(model: str | Path | Model | None, runtime: str, offline: bool) -> Model | None:
+    return load(model, runtime=runtime, offline=offline) if isinstance(model, str | Path) else model
+
+
+@dataclass
+class _Work:
+    """A clip on its way."""
+
+    name: str
+    waveform: Waveform
+    segments: list[Segment]
+    timings: dict[str, float]
+    predictions: dict[int, Prediction] = field(default_factory=dict)  # by the number of the segment
+    dimensions: dict[int, Dimensions] = field(default_factory=dict)
+    frames: dict[int, NDArray[np.float64]] = field(default_factory=dict)
+    error: AudioError | None = None
+
+    def judged(self) -> list[int]:
+        return [i for i, segment in enumerate(self.segments) if segment.quality in {"normal", "low_confidence"}]
+
+
+class _Analyzer:
+    def __init__(
+        self,
+        categorical: Model | None,
+        dimensional: Model | None,
+        settings: AnalysisSettings,
+        given: list[GivenSegment] | None,
+    ) -> None:
+        self.categorical, self.dimensional, self.settings, self.given = categorical, dimensional, settings, given
+        kinds = {"categorical": categorical, "dimensional": dimensional}
+        self.models = {kind: model for kind, model in kinds.items() if model}
+        self.label_set = context.label_set(categorical.labels) if categorical else None
+
+    def each(self, clips: Iterable[Clip], sampling_rate: int | None) -> Iterator[Analysis | AudioError]:
+        most = min(model.window_seconds for model in self.models.values())
+        window: list[_Work | AudioError] = []
+        seconds = 0.0
+        for clip in clips:
+            try:
+                work = self._segmented(clip, sampling_rate)
+                window.append(work)
+                seconds += len(work.waveform) / SAMPLING_RATE
+            except AudioError as error:
+                window.append(error)
+            if seconds >= most:
+                yield from self._finished(window)
+                window, seconds = [], 0.0
+        yield from self._finished(window)
+
+    def _segmented(self, clip: Clip, sampling_rate: int | None) -> _Work:
+        started = time.perf_counter()
+        waveform = load_audio(clip, sampling_rate)
+        decoded = time.perf_counter()
+        settings, duration = self.settings.segments, len(waveform) / SAMPLING_RATE
+        if self.settings.source == "whole":
+            segments = [Segment(0.0, duration, "low_confidence" if duration < settings.low_confidence else "normal")]
+        elif self.given is not None:
+            segments = speech.from_given(self.given, waveform, settings)
+        else:
+            segments = speech.detect(waveform, settings)
+        timings = {"decode": decoded - started, "speech": time.perf_counter() - decoded}
+        return _Work(clip_name(clip), waveform, segments, timings | dict.fromkeys(self.models, 0.0))
+
+    def _finished(self, window: list[_Work | AudioError]) -> Iterator[Analysis | AudioError]:
+        works = [work for work in window if isinstance(work, _Work)]
+        for kind, model in self.models.items():
+            self._run(kind, model, works)
+        for item in window:
+            if isinstance(item, _Work):
+                yield item.error or self._analysis(item)
+            else:
+                yield item
+
+    def _run(self, kind: str, model: Model, works: list[_Work]) -> None:
+        """Runs the segments of several clips together."""
+        parts = [(work, i) for work in works for i in work.judged()]
+        started = time.perf_counter()
+        clips: Iterator[Clip] = (work.waveform[work.segments[i].samples] for work, i in parts)
+        frames = kind == "categorical" and self.settings.boundaries is not None
+        for (work, i), result in zip(parts, model.each(clips, SAMPLING_RATE, frames=frames), strict=True):
+            if isinstance(result, AudioError):  # resampled, it went beyond what a clip may hold
+                work.error = AudioError(f"{work.name}: {result}")
+            elif kind == "dimensional":
+                work.dimensions[i] = model.measure(result)
+            else:
+                work.predictions[i] = model.judge(result)
+                if frames:
+                    work.frames[i] = _frame_scores(model, result[1])
+        spent = time.perf_counter() - started
+        total = sum(work.segments[i].duration for work, i in parts)
+        for work, i in parts:
+            work.timings[kind] += spent * work.segments[i].duration / total
+
+    def _analysis(self, work: _Work) -> Analysis:
+        started = time.perf_counter()
+        judged = set(work.judged())
+        segments = []
+        for i, segment in enumerate(work.segments):
+            prediction, dimensions = work.predictions.get(i), work.dimensions.get(i)
+            judgement = None
+            if i in judged:
+                fusion = self.settings.fusion
+                judgement = fuse(prediction, dimensions, segment.duration, fusion, label_set=self.label_set)
+            place = (segment.start, segment.end, segment.quality, segment.speaker, segment.text)
+            segments.append(JudgedSegment(*place, judgement, prediction))
+        found = None
+        if self.settings.boundaries is not None:
+            found = tuple(part for i in sorted(work.frames) for part in self._boundaries(work, i))
+        work.timings["fusion"] = time.perf_counter() - started
+        return Analysis(
+            file=work.name,
+            duration=len(work.waveform) / SAMPLING_RATE,
+            segments=tuple(segments),
+            boundaries=found,
+            reason=None if judged else self._reason(work.segments),
+            models=tuple(_used(kind, model) for kind, model in self.models.items()),
+            settings=self.settings,
+            timings=work.timings,
+        )
+
+    def _boundaries(self, work: _Work, i: int) -> list[Boundary]:
+        assert self.categorical is not None
+        segment = work.segments[i]
+        hop = prod(stride for _, _, stride in self.categorical.config.architecture.conv_layers) / SAMPLING_RATE
+        span = (segment.start, segment.end)
+        return boundaries(work.frames[i], self.categorical.labels, span, hop, self.settings.boundaries)
+
+    def _reason(self, segments: list[Segment]) -> str:
+        if not segments:
+            return "no speech found" if self.given is None else "no segments given"
+        short = sum(segment.quality == "too_short" for segment in segments)
+        silent = len(segments) - short
+        reasons = [f"{short} shorter than {self.settings.segments.min_duration:g} s"] if short else []
+        reasons += [f"{silent} without speech"] if silent else []
+        return f"no segment can be judged: {', '.join(reasons)}"
+
+
+def _frame_scores(model: Model, output: Output) -> NDArray[np.float64]:
+    """Probabilities of the used labels for each frame: [frames, labels]."""
+    assert output.frame_logits is not None
+    used = [not label.unused for label in model.config.labels]
+    logits = output.frame_logits[:, used].astype(np.float64)
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    scores: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return scores
+
+
+def _used(kind: str, model: Model) -> UsedModel:
+    config = model.config
+    return UsedModel(kind, config.source.repository, config.dtype, model.runtime, config.licence)

@@ -67,8 +67,7 @@ class Boundary:
 def boundaries(
     scores: NDArray[np.float64],
     labels: Sequence[str],
-    start: float,
-    end: float,
+    span: tuple[float, float],
     frame_seconds: float,
     settings: BoundarySettings | None = None,
 ) -> list[Boundary]:
@@ -80,8 +79,7 @@ def boundaries(
     Args:
         scores: [frames, labels], probabilities.
         labels: Their names.
-        start: Of the segment, in seconds.
-        end: Of the segment, in seconds.
+        span: Start and end of the segment, in seconds.
         frame_seconds: From one frame to the next. The last frame reaches to the end of the segment.
         settings: Other settings than the default ones.
 
@@ -93,7 +91,7 @@ def boundaries(
         ValueError: No frames, another number of labels, or frames that reach beyond the segment.
     """
     settings = settings or BoundarySettings()
-    frames = len(scores)
+    frames, (start, end) = len(scores), span
     if scores.shape != (frames, len(labels)) or not frames or not labels:
         raise ValueError(f"scores {scores.shape} are not [frames, {len(labels)} labels]")
     # Where each frame begins, and the end of the segment.

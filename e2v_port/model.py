@@ -98,6 +98,7 @@ class Model:
         runtime: `cuda`, `cpu`, `mps` or `mlx`.
         labels: Names of the labels it gives, in order; empty for a model without a head.
         embed_dim: Length of an embedding.
+        window_seconds: About how much audio `each` holds at a time.
     """
 
     def __init__(self, config: ModelConfig, runtime: str, runner: Runtime) -> None:
@@ -105,6 +106,7 @@ class Model:
         self.runtime = runtime
         self.labels = tuple(label.name for label in config.labels if not label.unused)
         self.embed_dim = config.architecture.embed_dim
+        self.window_seconds = WINDOW_BATCHES * runner.batch_seconds
         self._runner = runner
 
     def __repr__(self) -> str:
@@ -230,7 +232,7 @@ class Model:
                 seconds += len(waveform) / SAMPLING_RATE
             except AudioError as error:
                 window.append(error)
-            if seconds >= WINDOW_BATCHES * self._runner.batch_seconds:
+            if seconds >= self.window_seconds:
                 yield from self._run_window(window, frames)
                 window, seconds = [], 0.0
         yield from self._run_window(window, frames)

@@ -1,0 +1,114 @@
+"""An analysis as a table on the terminal, with bars in the colours of the emotions."""
+
+from collections.abc import Sequence
+
+from rich.cells import cell_len
+from rich.text import Text
+
+from e2v_port import emotions
+from e2v_port.analysis import Analysis, JudgedSegment
+
+__all__ = ["GREY", "colour", "doubtful", "table"]
+
+GREY = "#8c8c8c"  # what could not be judged, or not surely
+
+_BAR = 12  # cells of a confidence of 1
+_PARTS = " ▏▎▍▌▋▊▉"
+_RIGHT = {"start", "end", "conf", "A", "D", "V"}
+_QUALITIES = {"low_confidence": "short", "too_short": "too short to judge", "no_speech": "no speech"}
+
+_Row = tuple[dict[str, str], str]  # cells by the head of their column, colour
+
+
+def table(analysis: Analysis, *, ascii_only: bool = False) -> Text:
+    """Returns a header line and a row per segment, then a row per boundary where there are any.
+
+    Args:
+        analysis: Of one clip.
+        ascii_only: Whether the terminal shows nothing else.
+    """
+    models = ", ".join(f"{model.name} on {model.runtime}" for model in analysis.models)
+    text = Text.assemble((_plain(analysis.file), "bold"), f"  {analysis.duration:.2f} s  {models}\n")
+    if analysis.reason:
+        text.append(f"{analysis.reason}\n")
+    _append(text, [(_cells(segment, ascii_only), _colour(segment)) for segment in analysis.segments])
+    parts = [
+        {
+            "start": f"{part.start:.2f}",
+            "end": f"{part.end:.2f}",
+            "inside": part.label,
+            "mean": f"{part.probability:.3f}",
+            "": _bar(part.probability, ascii_only),
+        }
+        for part in analysis.boundaries or ()
+    ]
+    _append(text, [(part, colour(part["inside"])) for part in parts])
+    return text
+
+
+def colour(label: str | None) -> str:
+    """Returns the colour of a label; grey for one that is none of emotion2vec's."""
+    return emotions.colour(label) if label in emotions.labels("emotion2vec") else GREY
+
+
+def doubtful(segment: JudgedSegment) -> bool:
+    """Tells whether a segment is not to be shown like a sure one: not judged, short or uncertain."""
+    judgement = segment.judgement
+    return judgement is None or segment.quality != "normal" or "uncertain" in judgement.notes
+
+
+def _cells(segment: JudgedSegment, ascii_only: bool) -> dict[str, str]:
+    judgement = segment.judgement
+    notes = [_QUALITIES.get(segment.quality, "")]
+    if judgement:
+        notes += [note for note in judgement.notes if note != "short"]  # that is the quality as well
+        notes += ["models disagree"] if judgement.agreement == "disagree" else []
+    return {
+        "start": f"{segment.start:.2f}",
+        "end": f"{segment.end:.2f}",
+        "speaker": _plain(segment.speaker or ""),
+        "emotion": segment.emotion or "",
+        "conf": _number(segment.confidence),
+        "": _bar(segment.confidence or 0, ascii_only),
+        "compound": segment.compound or "",
+        "octant": (judgement.octant or "") if judgement and not segment.emotion else "",
+        "A": _number(segment.arousal),
+        "D": _number(segment.dominance),
+        "V": _number(segment.valence),
+        "note": ", ".join(note for note in notes if note),
+        "text": _plain(segment.text or ""),
+    }
+
+
+def _colour(segment: JudgedSegment) -> str:
+    return GREY if doubtful(segment) else colour(segment.emotion)
+
+
+def _append(text: Text, rows: Sequence[_Row]) -> None:
+    heads = [head for head in (rows[0][0] if rows else ()) if any(cells[head].strip() for cells, _ in rows)]
+    widths = {head: max(map(cell_len, [head, *(cells[head] for cells, _ in rows)])) for head in heads}
+    for cells, row_colour in [({head: head for head in heads}, GREY), *rows] if heads else ():
+        line = Text()
+        for head in heads:
+            space = " " * (widths[head] - cell_len(cells[head]))
+            cell = space + cells[head] if head in _RIGHT else cells[head] + space
+            coloured = head in {"", "emotion", "inside"} or row_colour == GREY
+            line.append(f"{cell}  ", row_colour if coloured else "")
+        line.rstrip()
+        text.append_text(line).append("\n")
+
+
+def _bar(share: float, ascii_only: bool) -> str:
+    if ascii_only:
+        return "#" * round(share * _BAR)
+    full, part = divmod(round(share * _BAR * len(_PARTS)), len(_PARTS))
+    return ("█" * full + _PARTS[part]).strip()
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _plain(text: str) -> str:
+    """Keeps a name on its line, and out of the terminal's commands."""
+    return text if text.isprintable() else ascii(text)
