@@ -22,6 +22,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 
+ANALYZE = ["-m", "e2v_port", "analyze", "--whole", "--json", "--runtime", "cpu"]
 FUNASR = """if True:
     import sys
     from funasr import AutoModel
@@ -42,7 +43,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         checkpoint, model = models(Path(folder))
         commands = {
-            "`e2v analyze`": ["-m", "e2v_port", "analyze", "--json", "--runtime", "cpu", "--model", model, str(clip)],
+            "`e2v analyze`": [*ANALYZE, "--model", model, str(clip)],
             "FunASR `generate`": ["-c", FUNASR, checkpoint, str(clip)],
         }
         outputs: dict[str, str] = {}

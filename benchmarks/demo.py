@@ -63,12 +63,12 @@ def main() -> None:
     print(f"\n3. Analysed: {len(clips)} clips, {about}.")
     results = {}
     for runtime in TITLES:
-        print(f"   $ e2v analyze --runtime {runtime} --model {name(MODEL)} FILES...")
+        print(f"   $ e2v analyze --whole --runtime {runtime} --model {name(MODEL)} FILES...")
         if runtime == "mlx" and (reason := mlx_missing()):
             print(f"   MLX cannot run here, torch is shown alone: {reason}")
             continue
         with timed("start, load and all clips"):
-            lines = e2v("analyze", "--json", "--runtime", runtime, "--model", str(MODEL), *map(str, clips))
+            lines = e2v("analyze", "--whole", "--json", "--runtime", runtime, "--model", str(MODEL), *map(str, clips))
         results[runtime] = [json.loads(line) for line in lines.splitlines()]
     show(clips, results)
 

@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from e2v_port.analysis import Analysis, analyze
     from e2v_port.conversion import convert
     from e2v_port.errors import (
         AudioError,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Analysis",
     "AudioError",
     "CheckpointError",
     "DownloadError",
@@ -38,11 +40,14 @@ __all__ = [
     "Prediction",
     "RuntimeUnavailable",
     "SegmentError",
+    "analyze",
     "convert",
     "load",
 ]
 
 _HOME = {
+    "Analysis": "e2v_port.analysis",
+    "analyze": "e2v_port.analysis",
     "convert": "e2v_port.conversion",
     "Model": "e2v_port.model",
     "Prediction": "e2v_port.model",

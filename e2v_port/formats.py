@@ -22,6 +22,7 @@ __all__ = [
     "to_vtt",
 ]
 
+_ROUND = str.maketrans("[]<>", "()()")
 _NOT_JUDGED = {"too_short": "(too short to judge)", "no_speech": "(no speech)"}
 
 
@@ -65,7 +66,7 @@ def to_srt(analyses: Sequence[Analysis]) -> str:
     """SubRip of one clip: a subtitle per segment, with the speaker before it as whisperX writes it."""
     cues: list[str] = []
     for segment in _one(analyses, "srt").segments:
-        speaker = _line(segment.speaker or "").replace("[", "(").replace("]", ")")
+        speaker = _line(segment.speaker or "").translate(_ROUND)  # SubRip has no way to write what it reads as tags
         said = (f"[{speaker}]: " if speaker else "") + _said(segment).replace("-->", "->")
         start, end = _clock(segment.start, ","), _clock(segment.end, ",")
         if start < end:
@@ -175,9 +176,9 @@ def _filled(rows: list[tuple[float, float, str]], duration: float) -> Iterator[t
     """Fills the gaps, which a tier of Praat's does not have; nor has it intervals of no length."""
     at = 0.0
     for start, end, text in rows:
-        if start > at:
-            yield at, start, ""
         if end > start:
+            if start > at:
+                yield at, start, ""
             yield start, end, text
             at = end
     if at < duration:

@@ -141,7 +141,9 @@ class Model:
     @overload
     def dimensions(self, clips: Clip, sampling_rate: int | None = None) -> Dimensions: ...
     @overload
-    def dimensions(self, clips: list[Clip] | tuple[Clip, ...], sampling_rate: int | None = None) -> list[Dimensions]: ...
+    def dimensions(
+        self, clips: list[Clip] | tuple[Clip, ...], sampling_rate: int | None = None
+    ) -> list[Dimensions]: ...
     def dimensions(
         self, clips: Clip | list[Clip] | tuple[Clip, ...], sampling_rate: int | None = None
     ) -> Dimensions | list[Dimensions]:

@@ -1,7 +1,5 @@
 """Writes an npz one array at a time: it needs not fit into memory, and appears whole or not at all."""
 
-import os
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +8,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from e2v_port.files import replacing
 
 __all__ = ["writing"]
 
@@ -27,14 +27,11 @@ def writing(path: Path) -> Iterator[Callable[[str, NDArray[Any]], None]]:
     Raises:
         OSError: The folder does not exist or the disk is full.
     """
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.partial-") as folder:
-        partial = Path(folder) / path.name
-        with zipfile.ZipFile(partial, "w") as members:
+    with replacing(path) as partial, zipfile.ZipFile(partial, "w") as members:
 
-            def add(name: str, array: NDArray[Any]) -> None:
-                unicode = name.encode("utf-8", "backslashreplace").decode("utf-8")
-                with members.open(f"{unicode}.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, array, allow_pickle=False)
+        def add(name: str, array: NDArray[Any]) -> None:
+            unicode = name.encode("utf-8", "backslashreplace").decode("utf-8")
+            with members.open(f"{unicode}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
 
-            yield add
-        os.replace(partial, path)
+        yield add

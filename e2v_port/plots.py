@@ -1,5 +1,6 @@
 """An analysis as a picture: needs matplotlib, `pip install "e2v-port[plots]"`."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,19 +15,21 @@ from e2v_port.terminal import GREY, colour, doubtful
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["SUFFIXES", "plot"]
+__all__ = ["SUFFIXES", "check", "plot"]
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
 _COLUMNS = 2400  # of the waveform: two for each pixel of its width
 _LINES = {"arousal": "#d1495b", "dominance": "#6c757d", "valence": "#00798c"}
+_LEGEND: dict[str, Any] = {"loc": "upper left", "frameon": False, "fontsize": 9}
 
 
 def plot(analysis: Analysis, waveform: Waveform, path: str | Path) -> None:
     """Draws the waveform with its segments in the colours of their emotions, and what was measured below.
 
     Segments that could not be judged are grey; what is uncertain or short is hatched. Below are arousal, dominance and
-    valence of each segment, if a dimensional model spoke, else the confidence of its label.
+    valence of each segment, if a dimensional model spoke, else the confidence of its label. Boundaries are a strip at
+    the foot of the waveform.
 
     Args:
         analysis: Of one clip.
@@ -38,13 +41,9 @@ def plot(analysis: Analysis, waveform: Waveform, path: str | Path) -> None:
         ValueError: Another ending.
         OSError: The file cannot be written.
     """
-    if Path(path).suffix.lower() not in SUFFIXES:
-        raise ValueError(f"{path}: a plot ends in {', '.join(SUFFIXES)}")
-    try:
-        from matplotlib.figure import Figure  # without pyplot, which would keep every figure and choose a window system
-        from matplotlib.patches import Patch
-    except ImportError as error:
-        raise E2VError('plots need matplotlib: pip install "e2v-port[plots]"') from error
+    check(path)
+    from matplotlib.figure import Figure  # without pyplot, which would keep every figure and choose a window system
+    from matplotlib.patches import Patch
 
     figure = Figure(figsize=(11, 4.6), dpi=100, layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
@@ -64,23 +63,17 @@ def plot(analysis: Analysis, waveform: Waveform, path: str | Path) -> None:
             style = {"facecolor": fill, "alpha": alpha, "edgecolor": "white", "linewidth": 0.8, "zorder": 1}
             axes.axvspan(segment.start, segment.end, hatch=hatch if axes is upper else None, **style)
         shown.setdefault(name, Patch(facecolor=fill, alpha=0.6, label=name))
-        if known and segment.duration > 0.06 * analysis.duration:
+        said = segment.compound or segment.emotion or label(segment)
+        if known and segment.duration > 0.008 * len(said) * analysis.duration:  # else it does not fit
             middle = (segment.start + segment.end) / 2
-            upper.text(
-                middle,
-                limit * 0.97,
-                segment.compound or segment.emotion or label(segment),
-                ha="center",
-                va="top",
-                fontsize=8,
-                zorder=3,
-            )
+            upper.text(middle, 0.97 * limit, said, ha="center", va="top", fontsize=8, zorder=3)
+    for part in analysis.boundaries or ():
+        upper.axvspan(part.start, part.end, ymax=0.06, facecolor=colour(part.label), edgecolor="white", zorder=3)
+        shown.setdefault(part.label, Patch(facecolor=colour(part.label), alpha=0.6, label=part.label))
     if any(segment.judgement and doubtful(segment) for segment in analysis.segments):
         shown["uncertain"] = Patch(facecolor="white", edgecolor=GREY, hatch="///", label="uncertain or short")
     if shown:
-        upper.legend(
-            handles=list(shown.values()), loc="upper left", bbox_to_anchor=(1.0, 1.02), frameon=False, fontsize=9
-        )
+        upper.legend(handles=list(shown.values()), bbox_to_anchor=(1.0, 1.02), **_LEGEND)
     if analysis.reason:
         upper.text(0.5, 0.9, analysis.reason, transform=upper.transAxes, ha="center", va="top", color=GREY)
     _measured(analysis, lower)
@@ -88,6 +81,14 @@ def plot(analysis: Analysis, waveform: Waveform, path: str | Path) -> None:
     for axes in (upper, lower):
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path)
+
+
+def check(path: str | Path) -> None:
+    """Raises what `plot` would raise before it draws; to be asked before long work."""
+    if Path(path).suffix.lower() not in SUFFIXES:
+        raise ValueError(f"{path}: a picture ends in {', '.join(SUFFIXES)}")
+    if find_spec("matplotlib") is None:
+        raise E2VError('a picture needs matplotlib: pip install "e2v-port[plots]"')
 
 
 def _measured(analysis: Analysis, axes: "Axes") -> None:
@@ -105,7 +106,7 @@ def _measured(analysis: Analysis, axes: "Axes") -> None:
     axes.axhline(0.5, color=GREY, linewidth=0.8, linestyle="--", zorder=0)
     everything = [0.0, 1.0, *(float(getattr(segment, name)) for segment in judged for name in names)]
     axes.set(ylim=(min(everything) - 0.03, max(everything) + 0.03), ylabel="0 to 1")
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.04), frameon=False, fontsize=9)
+    axes.legend(bbox_to_anchor=(1.0, 1.04), **_LEGEND)
 
 
 def _envelope(waveform: Waveform) -> tuple[Any, Any, Any]:

@@ -17,7 +17,7 @@ _PARTS = " ▏▎▍▌▋▊▉"
 _RIGHT = {"start", "end", "conf", "A", "D", "V"}
 _QUALITIES = {"low_confidence": "short", "too_short": "too short to judge", "no_speech": "no speech"}
 
-_Row = tuple[dict[str, str], str]  # cells by the head of their column, colour
+_Row = tuple[dict[str, str], str | None]  # cells by the head of their column; colour, or None for a grey row
 
 
 def table(analysis: Analysis, *, ascii_only: bool = False) -> Text:
@@ -43,6 +43,7 @@ def table(analysis: Analysis, *, ascii_only: bool = False) -> Text:
         for part in analysis.boundaries or ()
     ]
     _append(text, [(part, colour(part["inside"])) for part in parts])
+    text.rstrip()
     return text
 
 
@@ -80,20 +81,20 @@ def _cells(segment: JudgedSegment, ascii_only: bool) -> dict[str, str]:
     }
 
 
-def _colour(segment: JudgedSegment) -> str:
-    return GREY if doubtful(segment) else colour(segment.emotion)
+def _colour(segment: JudgedSegment) -> str | None:
+    return None if doubtful(segment) else colour(segment.emotion)
 
 
 def _append(text: Text, rows: Sequence[_Row]) -> None:
     heads = [head for head in (rows[0][0] if rows else ()) if any(cells[head].strip() for cells, _ in rows)]
     widths = {head: max(map(cell_len, [head, *(cells[head] for cells, _ in rows)])) for head in heads}
-    for cells, row_colour in [({head: head for head in heads}, GREY), *rows] if heads else ():
+    for cells, row_colour in [({head: head for head in heads}, None), *rows] if heads else ():
         line = Text()
         for head in heads:
             space = " " * (widths[head] - cell_len(cells[head]))
             cell = space + cells[head] if head in _RIGHT else cells[head] + space
-            coloured = head in {"", "emotion", "inside"} or row_colour == GREY
-            line.append(f"{cell}  ", row_colour if coloured else "")
+            own = row_colour if head in {"", "emotion", "inside"} else ""
+            line.append(f"{cell}  ", GREY if row_colour is None else own)
         line.rstrip()
         text.append_text(line).append("\n")
 

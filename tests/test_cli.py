@@ -24,7 +24,7 @@ from loopback_hub import LoopbackHub
 from safetensors.numpy import load_file, save_file
 
 import e2v_port
-from e2v_port import catalog, cli, npz, references, verify
+from e2v_port import catalog, cli, formats, npz, references, verify
 from e2v_port.config import ModelConfig
 
 E2V = Path(sys.executable).with_name("e2v")
@@ -51,11 +51,13 @@ class Toys:
     source: Path = field(init=False)
     model: Path = field(init=False)
     headless: Path = field(init=False)
+    dimensional: Path = field(init=False)
 
     def __post_init__(self) -> None:
         self.source = toys.make(self.folder / "checkpoint")
         self.model = toys.convert(self.source, self.folder / "model")
         self.headless = toys.convert(toys.make(self.folder / "pretrained", toys.HEADLESS), self.folder / "headless")
+        self.dimensional = toys.convert(toys.make_dimensional(self.folder / "wav2vec2"), self.folder / "dimensional")
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +228,9 @@ def test_usage_errors(arguments: list[str], call: Call) -> None:
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
 def test_analyze_answers_for_the_good_files(encoding: str, mixture: Mixture, toy: Toys, tmp_path: Path) -> None:
     variables = {"PYTHONIOENCODING": f"{encoding}:strict"}
-    done = run("analyze", *mixture.files, "--model", toy.model, "-r", "cpu", folder=tmp_path, variables=variables)
+    done = run(
+        "analyze", "--whole", *mixture.files, "--model", toy.model, "-r", "cpu", folder=tmp_path, variables=variables
+    )
     assert done.returncode == 1
     expected = e2v_port.load(toy.model, runtime="cpu").predict([tmp_path / name for name in mixture.good])
     assert len({round(prediction.confidence, 3) for prediction in expected}) == len(expected)
@@ -243,7 +247,7 @@ def test_analyze_answers_for_the_good_files(encoding: str, mixture: Mixture, toy
 
 def test_analyze_as_json(mixture: Mixture, toy: Toys, tmp_path: Path) -> None:
     variables = {"E2V_MODEL": str(toy.model)}
-    done = run("analyze", "--json", "-r", "cpu", *mixture.files, folder=tmp_path, variables=variables)
+    done = run("analyze", "--whole", "--json", "-r", "cpu", *mixture.files, folder=tmp_path, variables=variables)
     assert done.returncode == 1
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["file"] for row in rows] == mixture.files
@@ -266,7 +270,7 @@ def test_analyze_as_json(mixture: Mixture, toy: Toys, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("runtime", toys.RUNTIMES)
 def test_analyze_on_a_runtime(runtime: str, call: Call, toy: Toys, clips: list[str]) -> None:
-    (row,) = map(json.loads, call("analyze", clips[0], "-m", toy.model, "-r", runtime, "--json").lines)
+    (row,) = map(json.loads, call("analyze", "--whole", clips[0], "-m", toy.model, "-r", runtime, "--json").lines)
     assert row["scores"] == pytest.approx(dict(e2v_port.load(toy.model, runtime=runtime).predict(clips[0]).scores))
 
 
@@ -307,6 +311,166 @@ def test_labels_of_a_model_without_a_head(call: Call, toy: Toys) -> None:
     assert "embed" in answer.error
 
 
+# ---- analyze: what, when, how sure
+
+
+@pytest.fixture
+def jfk(speech_folder: Path) -> str:
+    return str(speech_folder / "jfk.flac")
+
+
+@pytest.fixture
+def both(toy: Toys) -> list[str]:
+    return ["-m", str(toy.model), "-d", str(toy.dimensional), "-r", "cpu"]
+
+
+def test_the_timeline(call: Call, both: list[str], jfk: str, clips: list[str]) -> None:
+    answer = call("analyze", jfk, clips[0], "no.wav", *both)
+    assert answer.code == 1
+    assert answer.error.startswith("error: no.wav: ")
+    head, columns, *rows, blank, other, reason, end = answer.out.splitlines()
+    found = e2v_port.analyze(jfk, model=both[1], dimensional=both[3], runtime="cpu")
+    assert head.startswith(f"{jfk}  11.00 s  ")
+    assert head.count(" on cpu") == 2
+    assert columns.split()[:4] == ["start", "end", "emotion", "conf"]
+    assert [row.split()[:4] for row in rows] == [
+        [f"{part.start:.2f}", f"{part.end:.2f}", part.emotion, f"{part.confidence:.3f}"] for part in found.segments
+    ]
+    assert "█" in answer.out
+    assert ESCAPE not in answer.out
+    assert other.startswith(f"{clips[0]}  0.40 s  ")
+    assert (blank, reason, end) == ("", "no speech found", "")
+
+
+def test_a_file_without_speech_is_no_failure(call: Call, both: list[str], clips: list[str]) -> None:
+    answer = call("analyze", *clips, *both, "--json")
+    assert answer.code == 0
+    assert [(row["file"], row["segments"], row["reason"]) for row in map(json.loads, answer.lines)] == [
+        (clip, [], "no speech found") for clip in clips
+    ]
+
+
+@posix
+@pytest.mark.parametrize(
+    ("variables", "coloured", "bar"),
+    [
+        ({"COLORTERM": "truecolor"}, True, "█"),
+        ({"COLORTERM": "truecolor", "NO_COLOR": "1", "PYTHONIOENCODING": "ascii"}, False, "#"),
+    ],
+)
+def test_colours_on_a_terminal(
+    variables: dict[str, str], coloured: bool, bar: str, both: list[str], jfk: str, tmp_path: Path
+) -> None:
+    ours, theirs = os.openpty()
+    os.set_blocking(ours, False)
+    try:
+        done = run("analyze", jfk, *both, folder=tmp_path, stdout=theirs, variables=variables)
+        shown = os.read(ours, 100_000).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (f"{ESCAPE}[38;2;" in shown) == coloured
+    assert bar in shown
+    assert len({"█", "#"} & set(shown)) == 1
+
+
+@pytest.mark.parametrize("form", list(formats.FORMATS))
+def test_formats(form: str, call: Call, both: list[str], jfk: str, tmp_path: Path) -> None:
+    printed = call("analyze", jfk, *both, "--format", form)
+    written = call("analyze", jfk, *both, "-f", form, "--out", "there")
+    assert printed.code == written.code == 0
+    assert written.lines == []
+    text = (tmp_path / "there").read_text("utf-8")
+    for each in (printed.out, text):
+        if form.startswith("json"):
+            assert [part["end"] for part in json.loads(each)["segments"]][-1] <= 11
+        else:
+            assert "\n" in each
+    if not form.startswith("json"):  # which holds the timings
+        assert text == printed.out
+    assert [entry.name for entry in tmp_path.iterdir()] == ["there"]
+
+
+def test_several_files_in_one_format(call: Call, both: list[str], jfk: str, clips: list[str], tmp_path: Path) -> None:
+    (tmp_path / "old.csv").write_text("an older result")
+    answer = call("analyze", jfk, "no.wav", clips[0], *both, "-f", "csv", "-o", "old.csv")
+    assert (answer.code, answer.out) == (1, "")
+    rows = (tmp_path / "old.csv").read_text().splitlines()
+    assert {row.split(",")[0] for row in rows} == {"file", jfk}
+    (tmp_path / "old.csv").write_text("an older result")
+    assert call("analyze", "no.wav", *both, "-f", "csv", "-o", "old.csv").code == 2
+    assert (tmp_path / "old.csv").read_text() == "an older result"
+
+
+def test_a_plot(call: Call, both: list[str], jfk: str, tmp_path: Path) -> None:
+    answer = call("analyze", jfk, *both, "--plot", "here.png", "--frames")
+    assert answer.code == 0
+    assert answer.lines[0].startswith(jfk)
+    assert any(line.split()[:3] == ["start", "end", "inside"] for line in answer.lines)
+    assert (tmp_path / "here.png").read_bytes().startswith(b"\x89PNG")
+    assert {entry.name for entry in tmp_path.iterdir()} <= {"here.png", "cache"}  # of fonts
+
+
+def test_given_segments(call: Call, both: list[str], jfk: str, tmp_path: Path) -> None:
+    (tmp_path / "a.rttm").write_text("SPEAKER jfk 1 0.5 3.0 <NA> <NA> John <NA> <NA>\n")
+    (row,) = map(json.loads, call("analyze", jfk, *both, "--segments", "a.rttm", "--json").lines)
+    assert [(part["start"], part["end"], part["speaker"]) for part in row["segments"]] == [(0.5, 3.5, "John")]
+    (tmp_path / "a.rttm").write_text("SPEAKER jfk 1 0.5 30.0 <NA> <NA> John <NA> <NA>\n")
+    answer = call("analyze", jfk, *both, "--segments", "a.rttm")
+    assert answer.code == 2
+    assert "beyond the end of the clip" in answer.error
+
+
+def test_whole_files(call: Call, both: list[str], clips: list[str]) -> None:
+    loaded, measuring = (e2v_port.load(folder, runtime="cpu") for folder in (both[1], both[3]))
+    for file, row in zip(
+        clips, map(json.loads, call("analyze", "--whole", *clips, *both[2:], "--json").lines), strict=True
+    ):
+        assert row.keys() == {"file", "duration", "arousal", "dominance", "valence"}
+        expected = measuring.dimensions(file).to_dict()
+        assert {name: row[name] for name in expected} == pytest.approx(expected, abs=1e-5)
+    expected, values = loaded.predict(clips[0]), measuring.dimensions(clips[0])
+    (line,) = call("analyze", "--whole", clips[0], *both).lines
+    measured = f"arousal {values.arousal:.3f}  dominance {values.dominance:.3f}  valence {values.valence:.3f}"
+    assert line.startswith(f"{clips[0]}: {expected.label} {expected.confidence:.3f}  {measured}  [{expected.label} ")
+    (row,) = map(json.loads, call("analyze", "--whole", clips[0], *both, "-f", "jsonl").lines)
+    assert [part["emotion"] for part in row["segments"]] == [expected.label]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-f", "docx"], "no format is called docx: use json, jsonl, csv, vtt, srt, textgrid, audacity, rttm"),
+        (["b.wav", "-f", "srt"], "--format srt: holds one file, not 2: .*or use json, jsonl, csv, rttm"),
+        (["-o", "x.csv"], "--out x.csv: name a --format as well"),
+        (["-f", "csv", "-o", "nowhere/x.csv"], "--out nowhere/x.csv: nowhere is not a folder that can be written to"),
+        (["-f", "csv", "-o", "folder"], "--out folder: a folder"),
+        (["-f", "csv", "--json"], "--json and --format contradict each other.*"),
+        (["b.wav", "--segments", "a.rttm"], "--segments a.rttm: belong to one file, not 2: .*"),
+        (["--whole", "--segments", "a.rttm"], "--segments and --whole contradict each other: .*"),
+        (["b.wav", "--plot", "x.png"], "--plot x.png: shows one file, not 2: analyse them one at a time"),
+        (["--plot", "x.docx"], r"--plot x.docx: a picture ends in \.png, \.svg, \.pdf"),
+        (["--plot", "nowhere/x.png"], "--plot nowhere/x.png: nowhere is not a folder that can be written to"),
+    ],
+)
+def test_analyze_refuses(arguments: list[str], message: str, call: Call, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    # There is no such model: that the error is another one shows that it came first.
+    answer = call("analyze", "a.wav", *arguments, "-m", "no-such-model")
+    assert (answer.code, answer.out) == (2, "")
+    assert re.fullmatch(f"error: {message}", answer.error)
+
+
+def test_frames_of_a_model_without_labels(call: Call, both: list[str]) -> None:
+    assert (
+        call("analyze", "a.wav", *both[2:], "--frames").error == "error: --frames: needs --model, one that gives labels"
+    )
+    answer = call("analyze", "a.wav", "-m", both[3], "-r", "cpu")
+    assert answer.code == 2
+    assert "gives arousal, dominance and valence, not labels" in answer.error
+
+
 # ---- terminals, pipes and signals
 
 
@@ -317,7 +481,7 @@ def test_progress_on_a_terminal(toy: Toys, clips: list[str], tmp_path: Path) -> 
     ours, theirs = os.openpty()
     termios.tcsetwinsize(theirs, (24, 80))
     os.set_blocking(ours, False)
-    arguments = ("analyze", *clips, "-m", toy.model, "-r", "cpu")
+    arguments = ("analyze", "--whole", *clips, "-m", toy.model, "-r", "cpu")
     try:
         with (tmp_path / "out.txt").open("w") as out:
             assert run(*arguments, folder=tmp_path, stdout=out, stderr=theirs).returncode == 0
@@ -343,7 +507,7 @@ def test_a_reader_that_leaves(toy: Toys, clips: list[str], tmp_path: Path) -> No
     reader, writer = os.pipe()
     os.close(reader)
     try:
-        for arguments in (["models"], ["analyze", *clips, "-m", str(toy.model), "-r", "cpu"]):
+        for arguments in (["models"], ["analyze", "--whole", *clips, "-m", str(toy.model), "-r", "cpu"]):
             done = run(*arguments, folder=tmp_path, stdout=writer)
             assert (done.returncode, done.stderr) == (1, "")
     finally:
@@ -352,7 +516,7 @@ def test_a_reader_that_leaves(toy: Toys, clips: list[str], tmp_path: Path) -> No
 
 @posix
 def test_nowhere_to_write_to(toy: Toys, clips: list[str], tmp_path: Path) -> None:
-    analyze = ["analyze", *clips, "-m", str(toy.model), "-r", "cpu"]
+    analyze = ["analyze", "--whole", *clips, "-m", str(toy.model), "-r", "cpu"]
     for arguments in (["models"], analyze) if Path("/dev/full").exists() else ():
         with open("/dev/full", "w") as full:
             done = run(*arguments, folder=tmp_path, stdout=full)
@@ -492,14 +656,14 @@ def test_convert_to_the_default_place(call: Call, toy: Toys, clips: list[str], t
     assert folder.is_relative_to(tmp_path / "cache")
     assert {entry.name for entry in folder.iterdir()} == {"config.json", "model.safetensors", "model.npz"}
     by_source, by_folder = (
-        call("analyze", *clips, "-m", model, "-r", "cpu").lines for model in (source, folder)
+        call("analyze", "--whole", *clips, "-m", model, "-r", "cpu").lines for model in (source, folder)
     )  # .lines: nothing on stderr, so nothing was converted again
     assert by_source == by_folder
 
 
 def test_convert_on_first_use(call: Call, toy: Toys, clips: list[str], tmp_path: Path) -> None:
     source = shutil.copytree(toy.source, tmp_path / "mine")
-    first, second = (call("analyze", clips[0], "-m", source, "-r", "cpu") for _ in range(2))
+    first, second = (call("analyze", "--whole", clips[0], "-m", source, "-r", "cpu") for _ in range(2))
     assert first.code == second.code == 0
     assert first.err == f"{source} is not converted yet: converting it once\n"
     assert second.err == ""

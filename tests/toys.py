@@ -32,6 +32,16 @@ TOY = Emotion2vecConfig(
     num_labels=len(synthetic.TOKENS),
 )
 HEADLESS = replace(TOY, num_labels=0)
+DIMENSIONAL = replace(
+    synthetic.AUDEERING,
+    conv_layers=TOY.conv_layers,
+    embed_dim=48,
+    num_heads=6,
+    depth=3,
+    ffn_dim=96,
+    conv_pos_kernel=8,
+    conv_pos_groups=4,
+)
 
 needs_mlx = pytest.mark.skipif(
     importlib.util.find_spec("mlx") is None or importlib.util.find_spec("mlx.core") is None,
@@ -43,6 +53,11 @@ RUNTIMES = ["cpu", pytest.param("mlx", marks=needs_mlx)]
 def make(folder: Path, config: Emotion2vecConfig = TOY, **options: Any) -> Path:
     """Writes a checkpoint folder as the hubs have them."""
     return synthetic.make(config, folder, **options)
+
+
+def make_dimensional(folder: Path, **options: Any) -> Path:
+    """Writes a checkpoint folder of a model of arousal, dominance and valence."""
+    return synthetic.make_wav2vec2(DIMENSIONAL, folder, **options)
 
 
 def convert(source: Path, folder: Path, **options: Any) -> Path:

@@ -1,0 +1,211 @@
+"""Written formats, read by others: third-party parsers, the standard library, and this package's own reader."""
+
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import srt
+import webvtt
+from praatio import textgrid
+
+from e2v_port.analysis import Analysis, AnalysisSettings, JudgedSegment, UsedModel
+from e2v_port.boundaries import Boundary
+from e2v_port.emotions import Dimensions
+from e2v_port.formats import FORMATS, ONE_CLIP
+from e2v_port.fusion import FusionSettings, fuse
+from e2v_port.model import Prediction
+from e2v_port.segments import Quality, SegmentSettings
+from e2v_port.transcripts import read_segments
+
+AWKWARD = 'He said: "3 < 4 & 5 > 4" --> {ok}\tthen,\n\n1\nleft; [gone]: ü 声 <i>now</i>'
+TENSE = Dimensions(arousal=0.7, dominance=0.3, valence=0.25)
+SETTINGS = AnalysisSettings("speech", SegmentSettings(), FusionSettings(), None)
+
+
+def segment(
+    start: float,
+    end: float,
+    label: str | None = "angry",
+    *,
+    share: float = 0.8,
+    dimensions: Dimensions | None = TENSE,
+    quality: Quality = "normal",
+    speaker: str | None = None,
+    text: str | None = None,
+) -> JudgedSegment:
+    prediction = None
+    if label:
+        scores = {label: share, "neutral": 1 - share}
+        prediction = Prediction(label, share, scores, scores, end - start)
+    judged = quality in {"normal", "low_confidence"}
+    judgement = fuse(prediction, dimensions, end - start) if judged else None
+    return JudgedSegment(start, end, quality, speaker, text, judgement, prediction)
+
+
+def analysis(*segments: JudgedSegment, file: str = "call.wav", duration: float = 4000.0) -> Analysis:
+    models = (UsedModel("categorical", "iic/emotion2vec_plus_base", "float32", "cpu", "its licence"),)
+    return Analysis(file, duration, segments, None, None, models, SETTINGS, {"decode": 0.1})
+
+
+PLAIN = analysis(
+    segment(0.0, 2.5),
+    segment(2.5, 3.25, quality="too_short"),
+    segment(61.0004375, 70.0, "sad", share=0.25),
+    segment(3599.9996, 3725.125, "happy", dimensions=None),
+)
+SPOKEN = analysis(
+    segment(1.0, 9.0, speaker="SPEAKER_00", text=AWKWARD),
+    segment(8.5, 12.0, "sad", speaker="Mary & <Jo> [2]", text="Yes."),
+    segment(12.0, 14.0, quality="no_speech", speaker="SPEAKER_00"),
+)
+EMPTY = replace(analysis(), reason="no speech found")
+
+
+def times(analysis: Analysis) -> list[tuple[float, float]]:
+    return [(part.start, part.end) for part in analysis.segments]
+
+
+def write(name: str, analysis: Analysis, folder: Path) -> Path:
+    path = folder / f"x.{name}"
+    path.write_text(FORMATS[name]([analysis]), "utf-8", newline="")
+    return path
+
+
+@pytest.mark.parametrize("name", ["json", "csv", "rttm", "srt", "vtt"])
+@pytest.mark.parametrize("case", [PLAIN, SPOKEN, EMPTY], ids=["plain", "spoken", "empty"])
+def test_what_is_written_is_read_back(name: str, case: Analysis, tmp_path: Path) -> None:
+    found = read_segments(write(name, case, tmp_path))
+    exact = {"srt": 0.0005, "vtt": 0.0005, "rttm": 1e-6}.get(name, 0)
+    assert len(found) == len(case.segments)
+    for given, (start, end) in zip(found, times(case), strict=True):
+        assert given.start == pytest.approx(start, abs=exact, rel=0)
+        assert given.end == pytest.approx(end, abs=2 * exact, rel=0)
+    if name == "rttm":
+        emotions = ["angry", None, "sad", "happy"] if case is PLAIN else ["angry", "sad", None]
+        assert [given.speaker for given in found] == emotions[: len(found)]
+    elif case is SPOKEN:
+        second = "Mary & (Jo) (2)" if name == "srt" else "Mary & <Jo> [2]"
+        assert [given.speaker for given in found] == ["SPEAKER_00", second, "SPEAKER_00"]
+
+
+def test_json_holds_everything() -> None:
+    found = json.loads(FORMATS["json"]([PLAIN]))
+    assert found == json.loads(json.dumps(PLAIN.to_dict()))
+    assert found["segments"][0]["compound"] == PLAIN.segments[0].compound
+    assert found["segments"][1]["judgement"] is None
+    assert json.loads(FORMATS["json"]([PLAIN, EMPTY]))[1]["reason"] == "no speech found"
+    lines = FORMATS["jsonl"]([PLAIN, SPOKEN, EMPTY]).splitlines()
+    assert [len(json.loads(line)["segments"]) for line in lines] == [4, 3, 0]
+
+
+def test_csv_has_a_row_per_segment() -> None:
+    rows = list(csv.DictReader(io.StringIO(FORMATS["csv"]([PLAIN, replace(SPOKEN, file='a, "b".wav'), EMPTY]))))
+    assert [row["file"] for row in rows] == ["call.wav"] * 4 + ['a, "b".wav'] * 3
+    assert rows[4]["text"] == AWKWARD
+    assert (rows[1]["quality"], rows[1]["emotion"], rows[1]["arousal"]) == ("too_short", "", "")
+    assert (rows[3]["emotion"], rows[3]["arousal"], rows[3]["score_happy"]) == ("happy", "", "0.8")
+    assert rows[3]["score_angry"] == ""
+    assert float(rows[0]["confidence"]) == PLAIN.segments[0].confidence
+    assert [float(rows[0][name]) for name in ("arousal", "dominance", "valence")] == [0.7, 0.3, 0.25]
+
+
+def test_vtt(tmp_path: Path) -> None:
+    plain = webvtt.read(str(write("vtt", PLAIN, tmp_path)))
+    compound = PLAIN.segments[0].compound
+    assert [cue.text for cue in plain] == [
+        f"angry 0.920 ({compound})",
+        "(too short to judge)",
+        f"sad? 0.287 ({PLAIN.segments[2].compound})",
+        "happy 0.800",
+    ]
+    assert [(cue.start, cue.end) for cue in plain][2:] == [
+        ("00:01:01.000", "00:01:10.000"),
+        ("01:00:00.000", "01:02:05.125"),
+    ]
+    text = FORMATS["vtt"]([SPOKEN])
+    assert text.startswith("WEBVTT\n\n00:00:01.000 --> 00:00:09.000\n<v SPEAKER_00>[angry ")
+    assert text.count("-->") == len(webvtt.from_string(text)) == 3
+    assert "\n<v Mary &amp; &lt;Jo&gt; [2]>" in text
+    (first, *_) = read_segments(write("vtt", SPOKEN, tmp_path))
+    assert first.text == f"[angry 0.920 ({compound})] {' '.join(AWKWARD.split())}"
+
+
+def test_srt() -> None:
+    found = list(srt.parse(FORMATS["srt"]([SPOKEN])))
+    assert [cue.index for cue in found] == [1, 2, 3]
+    assert [cue.start.total_seconds() for cue in found] == [1.0, 8.5, 12.0]
+    assert found[0].content.startswith("[SPEAKER_00]: [angry 0.920 (")
+    assert "ü 声" in found[0].content
+    late = list(srt.parse(FORMATS["srt"]([PLAIN])))[-1]
+    assert (late.start.total_seconds(), late.end.total_seconds()) == (3600.0, 3725.125)
+    assert FORMATS["srt"]([EMPTY]) == ""
+
+
+def test_textgrid(tmp_path: Path) -> None:
+    plain, spoken = (textgrid.openTextgrid(str(write("textgrid", case, tmp_path)), True) for case in (PLAIN, SPOKEN))
+    assert plain.tierNames == ("emotion", "confidence", "compound", "arousal", "dominance", "valence")
+    emotion = [tuple(entry) for entry in plain.getTier("emotion").entries if entry.label]
+    labels = ["angry", "(too short to judge)", "sad", "happy"]
+    assert emotion == [(*span, label) for span, label in zip(times(PLAIN), labels, strict=True)]
+    for case, grid in ((PLAIN, plain), (SPOKEN, spoken)):
+        assert (grid.minTimestamp, grid.maxTimestamp) == (0, case.duration)
+        for tier in grid.tiers:
+            at = 0.0
+            for start, end, _ in tier.entries:
+                assert start == at < end
+                at = end
+            assert at == case.duration
+    assert "arousal (Mary & <Jo> [2])" in spoken.tierNames
+    assert [entry.label for entry in spoken.getTier("text (SPEAKER_00)").entries if entry.label] == [
+        " ".join(AWKWARD.split())
+    ]
+    assert '"He said: ""3 < 4' in FORMATS["textgrid"]([SPOKEN])
+
+
+def test_textgrid_of_boundaries_and_of_nothing(tmp_path: Path) -> None:
+    parts = (Boundary(0.0, 1.5, "angry", 0.9), Boundary(1.5, 2.5, "sad", 0.6))
+    grid = textgrid.openTextgrid(str(write("textgrid", replace(PLAIN, boundaries=parts), tmp_path)), False)
+    assert [tuple(entry) for entry in grid.getTier("boundaries").entries] == [(0.0, 1.5, "angry"), (1.5, 2.5, "sad")]
+    empty = textgrid.openTextgrid(str(write("textgrid", EMPTY, tmp_path)), True)
+    assert [tuple(entry) for entry in empty.getTier("emotion").entries] == [(0, EMPTY.duration, "")]
+    nothing = write("textgrid", analysis(segment(3.0, 3.0, quality="too_short")), tmp_path)
+    assert [entry.label for entry in textgrid.openTextgrid(str(nothing), True).getTier("emotion").entries] == [""]
+
+
+def test_audacity() -> None:
+    rows = [line.split("\t") for line in FORMATS["audacity"]([SPOKEN]).splitlines()]
+    assert [(float(start), float(end)) for start, end, _ in rows] == times(SPOKEN)
+    assert rows[2][2] == "(no speech)"
+    assert " then, 1 left;" in rows[0][2]
+
+
+def test_rttm_of_several_files() -> None:
+    cases = [PLAIN, replace(SPOKEN, file="/calls/my call.wav"), EMPTY]
+    rows = [line.split(" ") for line in FORMATS["rttm"](cases).splitlines()]
+    assert {len(row) for row in rows} == {10}
+    assert [row[1] for row in rows] == ["call"] * 4 + ["my_call"] * 3
+    assert rows[0][3:] == ["0.000000", "2.500000", "<NA>", "<NA>", "angry", "0.920", "<NA>"]
+    assert rows[1][7:9] == ["<NA>", "<NA>"]
+
+
+def test_dimensions_alone_are_named_by_their_octant(tmp_path: Path) -> None:
+    case = analysis(segment(0, 5, None))
+    octant = case.segments[0].judgement.octant
+    assert octant
+    assert [cue.text for cue in webvtt.read(str(write("vtt", case, tmp_path)))] == [octant]
+    assert FORMATS["rttm"]([case]).split()[7] == octant
+    assert "emotion" in textgrid.openTextgrid(str(write("textgrid", case, tmp_path)), False).tierNames
+
+
+@pytest.mark.parametrize("name", sorted(ONE_CLIP))
+def test_some_formats_hold_one_clip(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} holds one clip, not 2"):
+        FORMATS[name]([PLAIN, SPOKEN])
+
+
+def test_the_names_of_the_formats() -> None:
+    assert [*FORMATS] == ["json", "jsonl", "csv", "vtt", "srt", "textgrid", "audacity", "rttm"]
+    assert FORMATS.keys() > ONE_CLIP
