@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from e2v_port.converters import emotion2vec, wav2vec2
 
 ROOT = Path(__file__).parents[1]
