@@ -439,3 +439,37 @@ def test_the_import_is_light() -> None:
     bare, loaded = (min(column) for column in zip(*runs, strict=True))
     print(f"import e2v_port: {loaded:.3f} s, {loaded - bare:.3f} s of it for the package")
     assert loaded - bare < 0.15
+
+
+# --- licences
+
+
+def test_a_non_commercial_licence_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = catalog.lookup("audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim")
+    assert known is not None
+    assert "CC BY-NC-SA 4.0" in known.licence
+    folder = toys.convert(toys.make_dimensional(tmp_path / "source"), tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+
+    def claim(repository: str) -> None:
+        config["licence"] = known.licence
+        config["source"]["repository"] = repository
+        (folder / "config.json").write_text(json.dumps(config), "utf-8")
+
+    claim("someone/told-once")
+    load(folder, runtime="cpu")
+    load(folder, runtime="cpu")
+    heard = capsys.readouterr()
+    assert heard.out == ""
+    assert heard.err.splitlines() == [f"someone/told-once: {known.licence}; E2V_LICENCE=accepted silences this line"]
+    claim("someone/accepted")
+    monkeypatch.setenv("E2V_LICENCE", "accepted")
+    load(folder, runtime="cpu")
+    assert capsys.readouterr().err == ""
+
+
+def test_a_free_licence_is_not_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    load(toys.convert(toys.make(tmp_path / "source"), tmp_path / "model"), runtime="cpu")
+    assert capsys.readouterr().err == ""

@@ -66,10 +66,10 @@ def reference(checkpoints, speech_folder):
 @pytest.fixture(scope="session")
 def wav2vec2(checkpoints):
     @lru_cache(maxsize=2)
-    def load(name: str, runtime: str) -> e2v_port.Model:
-        folder = checkpoints(name).with_name(f"{name}-converted")
+    def load(name: str, runtime: str, dtype: str = "float32") -> e2v_port.Model:
+        folder = checkpoints(name).with_name(f"{name}-{dtype}")
         if not folder.exists():
-            e2v_port.convert(checkpoints(name), out=folder)
+            e2v_port.convert(checkpoints(name), dtype=dtype, out=folder)
         return e2v_port.load(folder, runtime=runtime)
 
     return load
@@ -101,6 +101,20 @@ def test_a_batch_of_mixed_lengths_equals_single_clips(name, runtime, wav2vec2, s
     frames = model.embed(clips, 16_000, granularity="frame")
     for together, clip in zip(frames, clips, strict=True):
         np.testing.assert_allclose(together, model.embed(clip, 16_000, granularity="frame"), atol=1e-4, rtol=0)
+
+
+@pytest.mark.xdist_group("audeering")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_sixteen_bits_move_dimensions_little(dtype, wav2vec2, speech_folder):
+    clips = sorted(path for path in speech_folder.glob("emodb_*.flac") if path.stem != "emodb_timeline")[::7]
+    exact = wav2vec2("audeering", "cpu").dimensions(clips)
+    rounded = wav2vec2("audeering", "cpu", dtype).dimensions(clips)
+    worst = max(
+        abs(value - found.to_dict()[name])
+        for clip, found in zip(exact, rounded, strict=True)
+        for name, value in clip.to_dict().items()
+    )
+    assert 0 < worst <= verify.PROBABILITY_BAR
 
 
 def test_dimensions_are_the_raw_outputs(reference, wav2vec2, speech_folder):
