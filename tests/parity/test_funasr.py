@@ -74,9 +74,13 @@ def generate(folders):
 
     @lru_cache(maxsize=1)
     def auto_model(name: str):
+        import torch
         from funasr import AutoModel
 
-        return AutoModel(model=str(folders(name)[0]), device="cpu", disable_update=True, disable_pbar=True)
+        threads = torch.get_num_threads()
+        made = AutoModel(model=str(folders(name)[0]), device="cpu", disable_update=True, disable_pbar=True)
+        torch.set_num_threads(threads)  # it took four
+        return made
 
     def run(name: str, clip: Path, **options):
         logging.disable(logging.WARNING)
