@@ -8,7 +8,17 @@ import pytest
 
 import e2v_port
 from e2v_port.converters import synthetic
-from parity.references import CASES
+from parity.references import CASES, voices
+
+
+@pytest.fixture(scope="session")
+def speech(request) -> list[Path]:
+    """Recordings to compare on."""
+    try:
+        folder = request.getfixturevalue("speech_folder")
+    except pytest.skip.Exception:
+        folder = None
+    return voices(folder)
 
 
 @pytest.fixture(scope="session")

@@ -59,18 +59,24 @@ CASES = {
     "large": Case(LARGE),
 }
 
-_NAMED = ("emotion2vec_test.wav", "emodb_03a04Ad.flac", "emodb_16a02Ea.flac", "librivox_idle_hour_john_clare.flac")
+REAL = ("emotion2vec_test.wav", "emodb_03a04Ad.flac", "emodb_16a02Ea.flac", "librivox_idle_hour_john_clare.flac")
+SHIPPED = sorted((Path(__file__).parents[2] / "benchmarks" / "speech").glob("*.flac"))  # by a synthesiser
 
 
-def _thirty_seconds(folder: Path) -> Waveform:
-    return load_audio(folder / "emodb_timeline.flac")[: 30 * SAMPLING_RATE]
+def voices(folder: Path | None) -> list[Path]:
+    """Four recordings of speech: real ones where the test audio is, else those that come with the project."""
+    return [folder / name for name in REAL] if folder else SHIPPED[: len(REAL)]
 
 
-CLIPS: dict[str, Callable[[Path], Waveform]] = {
-    **{name: (lambda folder, name=name: load_audio(folder / name)) for name in _NAMED},
-    "400-samples": lambda folder: load_audio(folder / "jfk.flac")[8000:8400],
-    "silence": lambda folder: np.zeros(SAMPLING_RATE, np.float32),
-    "clipped": lambda folder: np.clip(20 * load_audio(folder / _NAMED[1]), -1, 1),
-    "very-quiet": lambda folder: 1e-4 * load_audio(folder / _NAMED[2]),
+def _thirty_seconds(speech: list[Path]) -> Waveform:
+    return np.resize(np.concatenate([load_audio(path) for path in speech]), 30 * SAMPLING_RATE)
+
+
+CLIPS: dict[str, Callable[[list[Path]], Waveform]] = {
+    **{f"voice-{i + 1}": (lambda speech, i=i: load_audio(speech[i])) for i in range(len(REAL))},
+    "400-samples": lambda speech: load_audio(speech[3])[8000:8400],
+    "silence": lambda _: np.zeros(SAMPLING_RATE, np.float32),
+    "clipped": lambda speech: np.clip(20 * load_audio(speech[1]), -1, 1),
+    "very-quiet": lambda speech: 1e-4 * load_audio(speech[2]),
     "30-seconds": _thirty_seconds,
 }
