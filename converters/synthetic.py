@@ -113,8 +113,9 @@ def _trained_like(name: str, shape: Shape, draw: np.random.Generator) -> NDArray
         return length
     if len(shape) == 1:  # the weight of a norm
         return np.float32(1) + np.float32(0.2) * values
-    # Linear and convolution: keeps the variance. The head is steeper, so that logits spread over several units.
-    return values * np.float32((2 if name == "proj.weight" else 1) / np.sqrt(np.prod(shape[1:])))
+    # Linear and convolution: keeps the variance. Logits are to spread over several units, dimensions over less than one.
+    scale = {"proj.weight": 2.0, "classifier.out_proj.weight": 0.5}.get(name, 1.0)
+    return values * np.float32(scale / np.sqrt(np.prod(shape[1:])))
 
 
 def make(
