@@ -113,7 +113,7 @@ def _trained_like(name: str, shape: Shape, draw: np.random.Generator) -> NDArray
         return length
     if len(shape) == 1:  # the weight of a norm
         return np.float32(1) + np.float32(0.2) * values
-    # Linear and convolution: keeps the variance. Logits are to spread over several units, dimensions over less than one.
+    # Linear and convolution: keeps the variance. Logits spread over several units, dimensions over less than one.
     scale = {"proj.weight": 2.0, "classifier.out_proj.weight": 0.5}.get(name, 1.0)
     return values * np.float32(scale / np.sqrt(np.prod(shape[1:])))
 
