@@ -1,6 +1,5 @@
-"""Converted models for the comparisons, and the table of their results."""
+"""Recordings and converted models for the comparisons."""
 
-from collections import defaultdict
 from functools import lru_cache
 from pathlib import Path
 
@@ -44,26 +43,3 @@ def loaded(folders):
         return e2v_port.load(folders(name, dtype)[1], runtime=runtime)
 
     return load
-
-
-def pytest_terminal_summary(terminalreporter):
-    """Prints the largest difference from FunASR by case, runtime and kind of stage."""
-    rows = defaultdict(lambda: defaultdict(float))
-    clips = defaultdict(set)
-    for report in terminalreporter.stats.get("passed", []) + terminalreporter.stats.get("failed", []):
-        for key, value in getattr(report, "user_properties", []):
-            if key == "parity":
-                name, runtime, clip, stages = value
-                clips[name, runtime].add(clip)
-                for stage, difference in stages.items():
-                    kind = stage.split(".", maxsplit=1)[0]
-                    rows[name, runtime][kind] = max(rows[name, runtime][kind], difference)
-    if not rows:
-        return
-    kinds = list(dict.fromkeys(kind for row in rows.values() for kind in row))
-    terminalreporter.section("largest absolute difference from the reference, float32")
-    terminalreporter.write_line(f"| model | runtime | clips | {' | '.join(kinds)} |")
-    terminalreporter.write_line(f"|---|---|---|{'---|' * len(kinds)}")
-    for (name, runtime), row in sorted(rows.items()):
-        cells = " | ".join(f"{row[kind]:.1e}" if kind in row else "" for kind in kinds)
-        terminalreporter.write_line(f"| {name} | {runtime} | {len(clips[name, runtime])} | {cells} |")
