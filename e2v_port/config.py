@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass, fields
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -16,13 +17,16 @@ __all__ = [
     "Label",
     "ModelConfig",
     "Source",
+    "Transformer",
+    "Wav2smallConfig",
     "Wav2vec2Config",
 ]
 
 DTYPES = ("float32", "float16", "bfloat16")
+MAY_BE_ZERO = {"prenet_depth", "depth", "num_extra_tokens", "num_labels", "head_dim"}
 LARGEST = 1 << 16  # no size of a model comes near; a false one would cost time and memory before it is noticed
 
-FORMAT = 1  # of config.json and of the names in model.safetensors; a reader refuses any other
+FORMAT = 2  # of config.json and of the names in model.safetensors; a reader refuses any other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,42 +34,78 @@ class Architecture:
     """Sizes that every architecture has; all of them are read from its checkpoint.
 
     Attributes:
-        conv_layers: (channels, kernel, stride) of each convolution of the feature extractor.
-        embed_dim: Width of the transformer and of an embedding.
-        num_heads: Attention heads per block.
-        depth: Blocks of the transformer.
-        ffn_dim: Width inside a block's MLP.
-        conv_pos_kernel: Kernel of the positional convolution, in frames.
-        conv_pos_groups: Its groups.
         normalize: Whether the waveform is brought to zero mean and unit variance first.
-        norm_eps: Epsilon of the LayerNorms of the blocks.
+        embed_dim: Length of an embedding.
+        head_dim: Width of the head's hidden layer, which ends in a tanh; 0 for a head of one linear layer.
         num_labels: Outputs of the head; 0 for a model without one.
     """
 
     waveform_eps: ClassVar[float]  # of the waveform norm
 
-    conv_layers: tuple[tuple[int, int, int], ...]
-    embed_dim: int
-    num_heads: int
-    depth: int
-    ffn_dim: int
-    conv_pos_kernel: int
-    conv_pos_groups: int
     normalize: bool
-    norm_eps: float
+    embed_dim: int
+    head_dim: int
     num_labels: int
 
     def __post_init__(self) -> None:
         """Raises ValueError for sizes that no model has: they come from files."""
         for field in fields(self):
             value = getattr(self, field.name)
-            lowest = 0 if field.name in {"prenet_depth", "depth", "num_extra_tokens", "num_labels"} else 1
-            if field.type is int and (type(value) is not int or not lowest <= value <= LARGEST):
+            lowest = 0 if field.name in MAY_BE_ZERO else 1
+            if field.type is int and not _is_size(value, lowest):
                 raise ValueError(f"{field.name} is {value!r}")
             if field.type in {bool, str} and type(value) is not field.type:
                 raise ValueError(f"{field.name} is {value!r}")
+
+    @property
+    def hop(self) -> int:
+        """Samples from one frame to the next."""
+        raise NotImplementedError
+
+    def frames(self, samples: int) -> int:
+        """Returns how many frames a clip of this many samples has."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Returns the sizes that `dataclasses.asdict` was made of; KeyError or TypeError if they are not."""
+        return cls(**{field.name: _frozen(values[field.name]) for field in fields(cls)})
+
+
+def _is_size(value: object, lowest: int = 1) -> bool:
+    return type(value) is int and lowest <= value <= LARGEST
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transformer(Architecture):
+    """Sizes that emotion2vec and wav2vec2 both have.
+
+    Attributes:
+        conv_layers: (channels, kernel, stride) of each convolution of the feature extractor.
+        num_heads: Attention heads per block.
+        depth: Blocks of the transformer.
+        ffn_dim: Width inside a block's MLP.
+        conv_pos_kernel: Kernel of the positional convolution, in frames.
+        conv_pos_groups: Its groups.
+        norm_eps: Epsilon of the LayerNorms of the blocks.
+    """
+
+    conv_layers: tuple[tuple[int, int, int], ...]
+    num_heads: int
+    depth: int
+    ffn_dim: int
+    conv_pos_kernel: int
+    conv_pos_groups: int
+    norm_eps: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         layers = self.conv_layers
-        if not layers or not all(type(size) is int and 1 <= size <= LARGEST for layer in layers for size in layer):
+        if not layers or not all(len(layer) == 3 and all(map(_is_size, layer)) for layer in layers):
             raise ValueError(f"conv_layers is {layers!r}")
         if type(self.norm_eps) is not float or not 0 < self.norm_eps < 1:
             raise ValueError(f"norm_eps is {self.norm_eps!r}")
@@ -75,22 +115,20 @@ class Architecture:
                 f"{self.conv_pos_groups} groups"
             )
 
+    @property
+    def hop(self) -> int:
+        """Samples from one frame to the next: 320 in all known models, 20 ms."""
+        return prod(stride for _, _, stride in self.conv_layers)
+
     def frames(self, samples: int) -> int:
         """Returns how many frames a clip of this many samples has: about 50 a second at 16 kHz."""
         for _, kernel, stride in self.conv_layers:
             samples = (samples - kernel) // stride + 1
         return samples
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Returns the sizes that `dataclasses.asdict` was made of; KeyError or TypeError if they are not."""
-        known = {field.name: values[field.name] for field in fields(cls)}
-        known["conv_layers"] = tuple((channels, kernel, stride) for channels, kernel, stride in known["conv_layers"])
-        return cls(**known)
-
 
 @dataclass(frozen=True, kw_only=True)
-class Emotion2vecConfig(Architecture):
+class Emotion2vecConfig(Transformer):
     """Sizes of one emotion2vec. `depth` counts the blocks behind the context encoder.
 
     Attributes:
@@ -114,7 +152,7 @@ class Emotion2vecConfig(Architecture):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wav2vec2Config(Architecture):
+class Wav2vec2Config(Transformer):
     """Sizes of one wav2vec2.
 
     Attributes:
@@ -140,7 +178,74 @@ class Wav2vec2Config(Architecture):
         return "layer" if self.conv_norm == "layer" else "group" if layer == 0 else ""
 
 
-ARCHITECTURES: dict[str, type[Architecture]] = {"emotion2vec": Emotion2vecConfig, "wav2vec2": Wav2vec2Config}
+@dataclass(frozen=True, kw_only=True)
+class Wav2smallConfig(Architecture):
+    """Sizes of one convolutional network on a log-mel spectrogram, of the kind of wav2small (arXiv 2408.13920).
+
+    Attributes:
+        window: Samples of a Hann window of the spectrogram; clips shorter than it are filled up with zeros.
+        step: Samples from one window to the next.
+        bands: Mel bands.
+        band_norm: Whether each band is brought to zero mean over the clip, which takes away what a microphone, a line
+            and a room do to all of it.
+        stages: Channels of each 3 x 3 convolution, stage by stage; between two stages the map is halved in time and
+            in bands.
+        residual: Whether a convolution that keeps the number of channels adds to what it was given.
+        pooling: `gram`: the mean over time, weighted by attention, of `width` channels by bands, and the product of
+            that matrix with itself; `deviation`: the weighted mean and standard deviation of `width` features.
+        width: See `pooling`.
+    """
+
+    waveform_eps: ClassVar[float] = 1e-7  # of the published model
+
+    window: int
+    step: int
+    bands: int
+    band_norm: bool
+    stages: tuple[tuple[int, ...], ...]
+    residual: bool
+    pooling: str
+    width: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.stages or not all(stage and all(map(_is_size, stage)) for stage in self.stages):
+            raise ValueError(f"stages is {self.stages!r}")
+        if self.pooling not in {"gram", "deviation"}:
+            raise ValueError(f"pooling is {self.pooling!r}")
+        wanted = self.width * (self.pooled_bands + self.width) if self.pooling == "gram" else 2 * self.width
+        if self.embed_dim != wanted:
+            raise ValueError(f"embed_dim is {self.embed_dim}, but {self.pooling} pooling gives {wanted}")
+
+    @property
+    def pooled_bands(self) -> int:
+        """How many of the bands are left behind the last stage."""
+        return self._halved(self.bands)
+
+    @property
+    def hop(self) -> int:
+        """Samples from one frame behind the last stage to the next."""
+        return int(self.step * 2 ** (len(self.stages) - 1))
+
+    def frames(self, samples: int) -> int:
+        """Returns how many frames a clip of this many samples has behind the last stage."""
+        return self._halved(self.windows(samples))
+
+    def windows(self, samples: int) -> int:
+        """Returns how many columns the spectrogram of a clip of this many samples has."""
+        return max(samples - self.window, 0) // self.step + 1
+
+    def _halved(self, size: int) -> int:
+        for _ in self.stages[1:]:
+            size = (size + 1) // 2
+        return size
+
+
+ARCHITECTURES: dict[str, type[Architecture]] = {
+    "emotion2vec": Emotion2vecConfig,
+    "wav2vec2": Wav2vec2Config,
+    "wav2small": Wav2smallConfig,
+}
 
 DIMENSIONS = ("arousal", "dominance", "valence")
 
@@ -189,6 +294,8 @@ class ModelConfig:
         labels: One for each output of the head, in order; empty for a model without a head.
         dtype: Type of every stored tensor, and of the arithmetic between waveform norm and pooling.
         sampling_rate: Of the waveform the model expects, in Hz.
+        temperature: What logits are divided by before the softmax, so that probabilities are as often right as they
+            say (arXiv 1706.04599); 1 for a model that was not calibrated.
         licence: Licence of the weights.
         source: Where they come from.
         converter: Name and version of the program that wrote the folder.
@@ -199,6 +306,7 @@ class ModelConfig:
     labels: tuple[Label, ...]
     dtype: str
     sampling_rate: int
+    temperature: float
     licence: str
     source: Source
     converter: str
@@ -207,6 +315,8 @@ class ModelConfig:
         """Raises ValueError for what no converted model says."""
         if self.family not in ARCHITECTURES or self.dtype not in DTYPES:
             raise ValueError(f"family {self.family!r} as {self.dtype!r}: {[*ARCHITECTURES]} and {DTYPES} are known")
+        if type(self.temperature) is not float or not (isfinite(self.temperature) and self.temperature > 0):
+            raise ValueError(f"temperature is {self.temperature!r}")
         rows = self.architecture.num_labels
         if len(self.labels) != rows or len({label.name for label in self.labels}) != rows:
             raise ValueError(f"{rows} rows of the head, but the labels are {self.labels}")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from e2v_port.config import Architecture, Emotion2vecConfig, Wav2vec2Config
+from e2v_port.config import Architecture, Emotion2vecConfig, Wav2smallConfig, Wav2vec2Config
 from e2v_port.errors import CheckpointError
 
 __all__ = ["Shape", "check", "differences", "tensors"]
@@ -23,6 +23,8 @@ def tensors(config: Architecture) -> dict[str, Shape]:
             return _emotion2vec(config)
         case Wav2vec2Config():
             return _wav2vec2(config)
+        case Wav2smallConfig():
+            return _wav2small(config)
     raise TypeError(f"no layout is known for {type(config).__name__}")
 
 
@@ -46,9 +48,7 @@ def _emotion2vec(config: Emotion2vecConfig) -> dict[str, Shape]:
         stored |= _block(f"context_blocks.{i}", dim, config.ffn_dim)
     for i in range(config.depth):
         stored |= _block(f"blocks.{i}", dim, config.ffn_dim)
-    if config.num_labels:
-        stored |= _linear("head", config.num_labels, dim)
-    return stored
+    return stored | _head(config)
 
 
 def _wav2vec2(config: Wav2vec2Config) -> dict[str, Shape]:
@@ -69,9 +69,33 @@ def _wav2vec2(config: Wav2vec2Config) -> dict[str, Shape]:
     stored |= _norm("norm", dim)
     for i in range(config.depth):
         stored |= _block(f"blocks.{i}", dim, config.ffn_dim)
-    if config.num_labels:
-        stored |= _linear("head.dense", dim, dim) | _linear("head.out", config.num_labels, dim)
-    return stored
+    return stored | _head(config)
+
+
+def _wav2small(config: Wav2smallConfig) -> dict[str, Shape]:
+    stored: dict[str, Shape] = {"mel": (config.bands, config.window // 2 + 1)}
+    channels = 1
+    for i, stage in enumerate(config.stages):
+        for j, out in enumerate(stage):
+            stored[f"stages.{i}.{j}.weight"] = (out, 3, 3, channels)
+            stored[f"stages.{i}.{j}.bias"] = (out,)
+            channels = out
+    # `gram` keeps the bands apart, `deviation` mixes them.
+    inputs = channels if config.pooling == "gram" else channels * config.pooled_bands
+    stored |= _linear("pooling.values", config.width, inputs)
+    stored |= _linear("pooling.weights", config.width, channels if config.pooling == "gram" else config.width)
+    return stored | _head(config)
+
+
+def _head(config: Architecture) -> dict[str, Shape]:
+    dim, hidden, labels = config.embed_dim, config.head_dim, config.num_labels
+    if not labels:
+        return {}
+    return (
+        _linear("head.dense", hidden, dim) | _linear("head.out", labels, hidden)
+        if hidden
+        else _linear("head", labels, dim)
+    )
 
 
 def _norm(name: str, dim: int) -> dict[str, Shape]:
