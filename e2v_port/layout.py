@@ -1,6 +1,7 @@
 """The stored layout: the one contract between the converter's output and the parameters of both runtimes."""
 
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 
 from e2v_port.config import Architecture, Emotion2vecConfig, Wav2smallConfig, Wav2vec2Config
@@ -75,11 +76,10 @@ def _wav2vec2(config: Wav2vec2Config) -> dict[str, Shape]:
 def _wav2small(config: Wav2smallConfig) -> dict[str, Shape]:
     stored: dict[str, Shape] = {"mel": (config.bands, config.window // 2 + 1)}
     channels = 1
-    for i, stage in enumerate(config.stages):
-        for j, out in enumerate(stage):
-            stored[f"stages.{i}.{j}.weight"] = (out, 3, 3, channels)
-            stored[f"stages.{i}.{j}.bias"] = (out,)
-            channels = out
+    for i, out in enumerate(chain.from_iterable(config.stages)):
+        stored[f"layers.{i}.weight"] = (out, 3, 3, channels)
+        stored[f"layers.{i}.bias"] = (out,)
+        channels = out
     # `gram` keeps the bands apart, `deviation` mixes them.
     inputs = channels if config.pooling == "gram" else channels * config.pooled_bands
     stored |= _linear("pooling.values", config.width, inputs)
