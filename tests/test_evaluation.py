@@ -1,0 +1,593 @@
+"""Figures equal those of other libraries; an evaluation says what the model says, and hides nothing."""
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import audmetric
+import numpy as np
+import pytest
+import scipy.optimize
+import scipy.special
+import scipy.stats
+import sklearn.calibration
+import sklearn.metrics
+import soundfile
+import toys
+
+import e2v_port
+from e2v_port import evaluation as ev
+from e2v_port.config import DIMENSIONS, ModelConfig
+from e2v_port.corpora import Utterance, read
+from e2v_port.emotions import Dimensions
+from e2v_port.errors import AudioError, CorpusError, NoLabels
+from e2v_port.model import Model, Prediction
+
+SEVEN = ("angry", "disgusted", "fearful", "happy", "neutral", "sad", "surprised")
+
+
+# ---- metrics, compared with scikit-learn, audmetric and scipy
+
+
+@pytest.fixture(params=range(8))
+def answers(request: pytest.FixtureRequest) -> tuple[np.ndarray, np.ndarray, int]:
+    """References and answers of labels 0 to 8; of some there are no references, of some no answers."""
+    draw = np.random.default_rng(request.param)
+    labels = 9
+    count = int(draw.integers(1, 300))
+    truth = draw.choice(draw.permutation(labels)[: request.param + 1], count)
+    predicted = np.where(draw.random(count) < 0.4, truth, draw.choice(draw.permutation(labels)[:6], count))
+    return truth, predicted, labels
+
+
+def test_labels_are_scored_as_elsewhere(answers: tuple[np.ndarray, np.ndarray, int]) -> None:
+    truth, predicted, labels = answers
+    matrix = ev.confusion(truth, predicted, labels)
+    present = np.unique(truth)
+    assert np.array_equal(matrix, sklearn.metrics.confusion_matrix(truth, predicted, labels=range(labels)))
+    others = audmetric.recall_per_class(truth, predicted)
+    assert ev.uar(matrix) == pytest.approx(np.mean([others[label] for label in present]))
+    assert ev.uar(matrix) == pytest.approx(
+        sklearn.metrics.recall_score(truth, predicted, labels=present, average="macro")
+    )
+    assert ev.wa(matrix) == pytest.approx(sklearn.metrics.accuracy_score(truth, predicted))
+    assert ev.macro_f1(matrix) == pytest.approx(
+        sklearn.metrics.f1_score(truth, predicted, labels=present, average="macro", zero_division=0)
+    )
+    expected = sklearn.metrics.recall_score(truth, predicted, labels=present, average=None)
+    assert ev.recalls(matrix)[present] == pytest.approx(expected)
+    assert np.isnan(np.delete(ev.recalls(matrix), present)).all()
+
+
+def test_a_stack_of_matrices_is_scored_one_by_one(answers: tuple[np.ndarray, np.ndarray, int]) -> None:
+    truth, predicted, labels = answers
+    matrices = np.stack([ev.confusion(truth[i:], predicted[i:], labels) for i in range(min(len(truth), 5))])
+    for metric in (ev.uar, ev.wa, ev.macro_f1):
+        assert metric(matrices) == pytest.approx([float(metric(matrix)) for matrix in matrices])
+
+
+@pytest.mark.parametrize("bins", [15, 4])
+def test_the_calibration_error(bins: int) -> None:
+    draw = np.random.default_rng(3)
+    confidences = np.concatenate([draw.random(500) ** 0.5, np.arange(1, bins + 1) / bins])  # ends of bins too
+    right = draw.random(len(confidences)) < confidences**2
+    table = ev.reliability(confidences, right, bins)
+    accuracy, confidence = sklearn.calibration.calibration_curve(right, confidences, n_bins=bins)
+    filled = table[:, 0] > 0
+    assert table[filled, 2] / table[filled, 0] == pytest.approx(accuracy)
+    assert table[filled, 1] / table[filled, 0] == pytest.approx(confidence)
+    weights = table[filled, 0] / len(confidences)
+    assert ev.ece(table) == pytest.approx(np.sum(weights * np.abs(accuracy - confidence)))
+
+
+def test_a_confidence_that_is_certain_or_nothing_has_a_bin() -> None:
+    table = ev.reliability(np.array([0.0, 1.0]), np.array([True, True]))
+    assert table[[0, -1], 0].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("true", [0.3, 1.0, 4.0])
+def test_temperatures_are_those_of_another_optimiser(true: float) -> None:
+    draw = np.random.default_rng(0)
+    logits = draw.normal(size=(400, 7)) * 2
+    truth = np.array([draw.choice(7, p=row) for row in scipy.special.softmax(logits, axis=-1)])
+    right = np.arange(7) == truth[:, None]
+    logits = logits * true
+
+    def loss(log_temperature: float) -> float:
+        return float(sklearn.metrics.log_loss(truth, scipy.special.softmax(logits / np.exp(log_temperature), axis=-1)))
+
+    found = ev.fit_temperature(logits, right)
+    best = scipy.optimize.minimize_scalar(loss, bounds=(-3, 3), method="bounded", options={"xatol": 1e-9})
+    assert found == pytest.approx(np.exp(best.x), rel=1e-4)
+    assert ev.nll(logits, right, found) == pytest.approx(best.fun)
+    assert found == pytest.approx(true, rel=0.15)
+
+
+def test_several_labels_may_be_right() -> None:
+    draw = np.random.default_rng(1)
+    logits, right = draw.normal(size=(50, 5)), draw.random((50, 5)) < 0.5
+    right[:, 0] |= ~right.any(-1)
+    shares = (scipy.special.softmax(logits / 2, axis=-1) * right).sum(-1)
+    assert ev.nll(logits, right, 2.0) == pytest.approx(-np.log(shares).mean())
+
+
+@pytest.mark.parametrize("logits", [np.eye(4) * 50, -np.eye(4) * 50])
+def test_temperatures_have_ends(logits: np.ndarray) -> None:
+    assert 0.1 <= ev.fit_temperature(logits, np.eye(4, dtype=bool)) <= 10.001
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_dimensions_are_scored_as_elsewhere(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    truth = draw.random(40)
+    measured = 0.5 * truth + 0.3 * draw.random(40) + 0.1 * seed
+    sums = ev.moments(truth, measured)
+    assert ev.ccc(sums) == pytest.approx(audmetric.concordance_cc(truth, measured))
+    assert ev.pearson(sums) == pytest.approx(scipy.stats.pearsonr(truth, measured).statistic)
+    assert ev.mae(sums) == pytest.approx(sklearn.metrics.mean_absolute_error(truth, measured))
+    assert ev.ccc(ev.moments(truth, truth)) == pytest.approx(1)
+
+
+def test_what_never_changes_has_no_correlation() -> None:
+    constant = np.full(10, 0.3)
+    assert np.isnan(ev.pearson(ev.moments(np.linspace(0, 1, 10), constant)))
+    assert ev.ccc(ev.moments(np.linspace(0, 1, 10), constant)) == pytest.approx(0)
+    assert np.isnan(ev.ccc(ev.moments(constant, constant)))
+
+
+# ---- what was said compared with what is known
+
+
+def utterance(label: str | None, speaker: str = "1", original: str | None = None, sex: str | None = None) -> Utterance:
+    name = original or label or ""
+    return Utterance(Path(f"{speaker}-{name}.wav"), label, name, f"x/{speaker}", sex, "x", None, None)
+
+
+def said(logits: np.ndarray, labels: tuple[str, ...] = SEVEN, temperature: float = 1.0) -> Prediction:
+    scores = dict(zip(labels, scipy.special.softmax(logits / temperature).tolist(), strict=True))
+    label = max(scores, key=scores.__getitem__)
+    return Prediction(label, scores[label], scores, dict(zip(labels, logits.tolist(), strict=True)), 1.0)
+
+
+def compared(
+    utterances: list[Utterance], answers: list[Any], labels: tuple[str, ...] = SEVEN, **options: Any
+) -> ev.Evaluation:
+    return ev.compare(utterances, answers, labels, model="m", runtime="cpu", **options)
+
+
+def drawn(
+    speakers: int, each: int, labels: tuple[str, ...] = SEVEN, seed: int = 0
+) -> tuple[list[Utterance], list[Any]]:
+    """Clips with answers that are better than chance, and surer than they should be."""
+    draw = np.random.default_rng(seed)
+    utterances, answers = [], []
+    for i in range(speakers * each):
+        truth = int(draw.integers(len(labels)))
+        logits = 3 * draw.normal(size=len(labels)) + 3.5 * (np.arange(len(labels)) == truth)
+        utterances.append(utterance(labels[truth], str(i % speakers), sex=("female", "male")[i % 2]))
+        answers.append(said(logits, labels))
+    return utterances, answers
+
+
+def test_figures_of_an_evaluation() -> None:
+    utterances, answers = drawn(4, 50)
+    found = compared(utterances, answers)
+    truth, predicted = [u.label for u in utterances], [a.label for a in answers]
+    assert found.open
+    assert found.open.labels == SEVEN
+    assert np.array_equal(found.open.confusion, sklearn.metrics.confusion_matrix(truth, predicted, labels=SEVEN))
+    assert found.open.uar.value == pytest.approx(sklearn.metrics.balanced_accuracy_score(truth, predicted))
+    assert found.open.wa.value == pytest.approx(sklearn.metrics.accuracy_score(truth, predicted))
+    assert found.open.macro_f1.value == pytest.approx(sklearn.metrics.f1_score(truth, predicted, average="macro"))
+    assert found.closed == found.open
+    assert (found.judged, found.speakers, found.resampled) == (200, 4, "clips")
+    for groups, of in ((found.by_speaker, "speaker"), (found.by_sex, "sex")):
+        for group, (count, value) in groups.items():
+            mine = [getattr(u, of) == group for u in utterances]
+            pairs = [(t, p) for t, p, own in zip(truth, predicted, mine, strict=True) if own]
+            assert count == len(pairs)
+            assert value == pytest.approx(sklearn.metrics.balanced_accuracy_score(*zip(*pairs, strict=True)))
+    confidences = np.array([answer.confidence for answer in answers])
+    right = np.array(truth) == np.array(predicted)
+    assert found.ece
+    assert found.ece.value == pytest.approx(float(ev.ece(ev.reliability(confidences, right))))
+    assert sum(row[2] for row in found.reliability) == sum(right)
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+def test_open_and_closed_answers() -> None:
+    """Of a corpus without two of the model's labels."""
+    utterances, answers = drawn(4, 50)
+    kept = [i for i, u in enumerate(utterances) if u.label not in {"disgusted", "surprised"}]
+    utterances, answers = [utterances[i] for i in kept], [answers[i] for i in kept]
+    found = compared(utterances, answers)
+    truth = [u.label for u in utterances]
+    narrowed = [max((label for label in SEVEN if label in truth), key=answer.scores.__getitem__) for answer in answers]
+    assert found.open
+    assert found.closed
+    assert {answer.label for answer in answers} == set(SEVEN)  # else nothing is told apart
+    assert found.open.uar.value == pytest.approx(
+        sklearn.metrics.balanced_accuracy_score(truth, [answer.label for answer in answers])
+    )
+    assert found.closed.uar.value == pytest.approx(sklearn.metrics.balanced_accuracy_score(truth, narrowed))
+    assert found.closed.uar.value > found.open.uar.value
+    assert found.closed.labels == ("angry", "fearful", "happy", "neutral", "sad")
+    assert found.open.recalls.keys() == set(found.closed.labels)
+
+
+def test_labels_the_model_lacks_are_counted() -> None:
+    labels = ("angry", "happy", "sad")
+    utterances, answers = drawn(4, 30, labels)
+    alone = compared(utterances, answers, labels)
+    others = [utterance("surprised"), utterance("surprised"), utterance(None, original="boredom")]
+    found = compared([*utterances, *others], [*answers, said(np.arange(3.0), labels), answers[0], None], labels)
+    assert found.impossible == {"surprised": 2}
+    assert found.unmapped == {"boredom": 1}
+    assert (found.judged, found.open, found.ece_scaled) == (120, alone.open, alone.ece_scaled)
+    truth = [u.label for u in [*utterances, *others[:2]]]
+    predicted = [*(a.label for a in answers), "sad", answers[0].label]
+    assert found.uar_with_impossible == pytest.approx(sklearn.metrics.balanced_accuracy_score(truth, predicted))
+    text = "\n".join(str(part) for part in ev.report(found))
+    assert "2 surprised: the model has no such label" in text
+    assert "'boredom', '-', 'none: left out', '1'" in text
+
+
+def test_labels_of_the_model_that_count_as_another() -> None:
+    """A model that tells calm from neutral is right with either where the corpus has only neutral."""
+    labels = ("calm", "neutral", "sad", "bored")
+    answers = [
+        said(np.array(row), labels) for row in ([3.0, 0, 0, 0], [0, 3.0, 0, 0], [2.0, 2, 2.5, 0], [0, 0, 0, 9.0])
+    ]
+    found = compared([utterance("neutral")] * 3 + [utterance("sad")], answers, labels)
+    assert found.outputs == {"calm": "neutral", "neutral": "neutral", "sad": "sad", "bored": "bored"}
+    assert [clip.predicted for clip in found.clips] == ["neutral", "neutral", "neutral", "bored"]
+    assert found.open
+    assert found.open.recalls == {"neutral": 1.0, "sad": 0.0}
+    assert found.clips[2].scores == pytest.approx(
+        {"neutral": answers[2].scores["calm"] + answers[2].scores["neutral"]}
+        | {label: answers[2].scores[label] for label in ("sad", "bored")}
+    )
+
+
+def test_nothing_to_compare() -> None:
+    with pytest.raises(CorpusError, match="no clip has a label of angry"):
+        compared([utterance(None, original="boredom")], [None])
+    with pytest.raises(CorpusError, match="no clip can be read, the first because of: broken"):
+        compared([utterance("sad")], [AudioError("broken")])
+
+
+# ---- uncertainty
+
+
+def test_intervals_of_clips_are_those_of_scipy() -> None:
+    utterances, answers = drawn(4, 60)
+    found = compared(utterances, answers)
+    right = [float(u.label == a.label) for u, a in zip(utterances, answers, strict=True)]
+    other = scipy.stats.bootstrap((right,), np.mean, n_resamples=9999, method="percentile", rng=0)
+    assert found.open
+    assert (found.open.wa.low, found.open.wa.high) == pytest.approx(tuple(other.confidence_interval), abs=0.012)
+
+
+def test_intervals_of_speakers_are_those_of_scipy() -> None:
+    """What matters is how many speakers there are and how they differ, not how many clips they have."""
+    rights = [40, 38, 31, 12, 27, 5, 35, 22]
+    utterances, answers = [], []
+    for speaker, right in enumerate(rights):
+        for i in range(40):
+            utterances.append(utterance(SEVEN[i % 7], str(speaker)))
+            answers.append(said(4.0 * (np.arange(7) == (i + (i >= right)) % 7)))
+    found = compared(utterances, answers)
+    shares = np.array(rights) / 40
+    other = scipy.stats.bootstrap((shares,), np.mean, n_resamples=9999, method="percentile", rng=0)
+    assert found.resampled == "speakers"
+    assert found.open
+    assert (found.open.wa.low, found.open.wa.high) == pytest.approx(tuple(other.confidence_interval), abs=0.02)
+    of_clips = compared([replace(u, speaker=f"x/{i % 4}") for i, u in enumerate(utterances)], answers)
+    assert of_clips.resampled == "clips"
+    assert of_clips.open
+    assert of_clips.open.wa.high - of_clips.open.wa.low < 0.6 * (found.open.wa.high - found.open.wa.low)
+
+
+def test_the_seed_decides() -> None:
+    utterances, answers = drawn(6, 10)
+    assert compared(utterances, answers) == compared(utterances, answers)
+    assert compared(utterances, answers).open != compared(utterances, answers, seed=1).open
+
+
+# ---- temperature
+
+
+def test_scaling_is_fitted_on_others() -> None:
+    """Each half of the speakers with the temperature of the other: computed here with scipy, halves being unlike."""
+    utterances, answers = drawn(6, 60)
+    for i in range(0, len(answers), 2):
+        answers[i] = said(0.2 * np.array(list(answers[i].logits.values())))
+    found = compared(utterances, answers)
+    logits = np.array([list(answer.logits.values()) for answer in answers])
+    truth = np.array([SEVEN.index(str(u.label)) for u in utterances])
+    halves = np.array([int(u.speaker[-1]) % 2 for u in utterances])
+    confidences = np.zeros(len(truth))
+    for half in (0, 1):
+        others = halves != half
+
+        def loss(log_temperature: float, others: np.ndarray = others) -> float:
+            scores = scipy.special.softmax(logits[others] / np.exp(log_temperature), axis=-1)
+            return float(sklearn.metrics.log_loss(truth[others], scores))
+
+        hot = np.exp(scipy.optimize.minimize_scalar(loss, bounds=(-2, 2), method="bounded").x)
+        confidences[~others] = scipy.special.softmax(logits[~others] / hot, axis=-1).max(-1)
+    expected = float(ev.ece(ev.reliability(confidences, logits.argmax(-1) == truth)))
+    assert found.ece_scaled
+    assert found.ece_scaled.value == pytest.approx(expected, abs=0.005)
+
+
+def test_scaling_brings_confidences_nearer_to_the_truth() -> None:
+    found = compared(*drawn(6, 60))
+    assert found.ece_scaled
+    assert found.ece
+    assert found.ece_scaled.value < 0.6 * found.ece.value
+
+
+def test_one_clip_has_no_other_half() -> None:
+    found = compared([utterance("sad")], [said(np.arange(7.0))])
+    assert found.ece
+    assert found.ece_scaled == found.ece
+
+
+def test_the_temperature_of_several_evaluations() -> None:
+    both = [drawn(3, 40, seed=seed) for seed in (1, 2)]
+    utterances, answers = ([*both[0][i], *both[1][i]] for i in (0, 1))
+    others = [utterance(None, original="boredom")], [None]
+    evaluations = [compared([*u, *others[0]], [*a, *others[1]]) for u, a in both]
+    assert ev.temperature(evaluations) == pytest.approx(ev.temperature([compared(utterances, answers)]))
+    found, before, after = ev.temperature(evaluations)
+    assert after < before
+    hot = [
+        compared(u, [said(np.array(list(x.logits.values())), temperature=2) for x in a], temperature=2.0)
+        for u, a in both
+    ]
+    assert ev.temperature(hot)[0] == pytest.approx(found)
+    assert ev.temperature(hot)[1] != pytest.approx(before)
+
+
+# ---- models and corpora
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        "labels": toys.convert(toys.make(folder / "a"), folder / "labels"),
+        "dimensional": toys.convert(toys.make_dimensional(folder / "b"), folder / "dimensional"),
+        "headless": toys.convert(toys.make(folder / "c", toys.HEADLESS), folder / "headless"),
+    }
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve clips of six speakers, of all kinds; one has a label that is none, one is no recording, one is missing."""
+    folder = tmp_path_factory.mktemp("corpus")
+    draw = np.random.default_rng(0)
+    labels = ["angry", "sad", "Freude", "neutral"]
+    rows = ["file,label,speaker,sex,split,arousal,dominance,valence"]
+    for i in range(12):
+        at = np.arange(4_000 + 700 * i) / 16_000
+        signal = 0.2 * np.sin(2 * np.pi * (150 + 40 * i) * at) + 0.05 * draw.standard_normal(len(at))
+        soundfile.write(folder / f"{i}.wav", signal, 16_000)
+        split = ("test", "test", "test", "dev", "dev", "train")[i % 6]
+        numbers = ",".join(f"{x:.3f}" for x in draw.random(3))
+        rows.append(f"{i}.wav,{labels[i % 4]},s{i % 6},{('f', 'm')[i % 2]},{split},{numbers}")
+    (folder / "bad.wav").write_text("no recording")
+    rows += ["bad.wav,sad,s0,f,test,,,", "missing.wav,angry,s0,f,test,,,", "0.wav,Langeweile,s9,f,train,,,"]
+    rows[-1] = "1 b.wav,Langeweile,s0,f,test,,,"
+    soundfile.write(folder / "1 b.wav", draw.standard_normal(4_000) / 9, 16_000)
+    path = folder / "corpus.csv"
+    path.write_text("\n".join(rows) + "\n", "utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(models: dict[str, Path]) -> Model:
+    return e2v_port.load(models["labels"], runtime="cpu")
+
+
+def test_an_evaluation_is_of_what_the_model_says(model: Model, table: Path) -> None:
+    utterances = read(f"csv={table}").utterances
+    counted = []
+    found = ev.evaluate(model, utterances, advance=lambda: counted.append(1))
+    assert len(found.clips) == 15
+    assert len(counted) == 14
+    assert (found.judged, found.unmapped, found.impossible) == (12, {"Langeweile": 1}, {})
+    assert len(found.errors) == 2
+    assert [Path(clip.file).name for clip in found.clips if clip.error] == ["bad.wav", "missing.wav"]
+    for utterance_, clip in zip(utterances, found.clips, strict=True):
+        assert (clip.file, clip.speaker, clip.label) == (str(utterance_.file), utterance_.speaker, utterance_.label)
+        if clip.error or clip.label is None:
+            assert clip.scores is clip.predicted is clip.logits is None
+            continue
+        alone = model.predict(clip.file)
+        assert clip.predicted == alone.label
+        assert clip.scores == pytest.approx(alone.scores, abs=2e-5)
+        assert clip.logits == pytest.approx(alone.logits, abs=2e-4)
+    said_ = [(clip.label, clip.predicted) for clip in found.clips if clip.scores]
+    assert found.open
+    assert Counter(said_) == {
+        (a, b): count
+        for a, row in zip(found.open.labels, found.open.confusion, strict=True)
+        for b, count in zip(found.open.labels, row, strict=True)
+        if count
+    }
+
+
+def test_a_dimensional_evaluation(models: dict[str, Path], table: Path) -> None:
+    model = e2v_port.load(models["dimensional"], runtime="cpu")
+    utterances = read(f"csv={table}").utterances
+    found = ev.evaluate(model, utterances)
+    assert (found.judged, found.open, found.ece) == (12, None, None)
+    with_numbers = [u for u in utterances if u.dimensions]
+    measured = model.dimensions([u.file for u in with_numbers])
+    for name in DIMENSIONS:
+        truth = [getattr(u.dimensions, name) for u in with_numbers]
+        values = [getattr(dimensions, name) for dimensions in measured]
+        figures = found.dimensions[name]
+        assert figures["ccc"].value == pytest.approx(audmetric.concordance_cc(truth, values), abs=1e-4)
+        assert figures["pearson"].value == pytest.approx(scipy.stats.pearsonr(truth, values).statistic, abs=1e-2)
+        assert figures["mae"].value == pytest.approx(sklearn.metrics.mean_absolute_error(truth, values), abs=1e-4)
+        assert figures["ccc"].low <= figures["ccc"].value <= figures["ccc"].high
+    with pytest.raises(CorpusError, match="no clip has arousal, dominance and valence"):
+        ev.evaluate(model, [replace(u, dimensions=None) for u in utterances])
+
+
+def test_a_model_without_head(models: dict[str, Path], table: Path) -> None:
+    with pytest.raises(NoLabels):
+        ev.evaluate(e2v_port.load(models["headless"], runtime="cpu"), read(f"csv={table}").utterances)
+
+
+def test_everything_fits_into_json(model: Model, table: Path) -> None:
+    found = ev.evaluate(model, read(f"csv={table}").utterances)
+    back = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert back["open"]["uar"]["value"] == found.open.uar.value if found.open else False
+    assert back["clips"][0]["scores"] == found.clips[0].scores
+    constant = [replace(utterance("sad"), dimensions=Dimensions(0.5, 0.5, 0.5))]
+    nothing = ev.compare(constant, [Dimensions(0.5, 0.5, 0.5)], (), model="m", runtime="cpu")
+    assert math.isnan(nothing.dimensions["valence"]["ccc"].value)
+    assert json.loads(json.dumps(nothing.to_dict(), allow_nan=False))["dimensions"]["valence"]["ccc"]["value"] is None
+
+
+# ---- the command
+
+
+def e2v(*arguments: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "e2v_port", "evaluate", "--runtime", "cpu", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def test_the_command(models: dict[str, Path], model: Model, table: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(table.parent, tmp_path / "copy") / "other.csv"
+    other.with_name("corpus.csv").rename(other)
+    both = ["--model", str(models["labels"]), "--corpus", f"csv={table}", "--corpus", f"csv={other}"]
+    done = e2v(*both, "--json", "--out", "out", cwd=tmp_path, code=1)
+    assert done.stderr.count("error: ") == 4  # two unreadable files in each
+    result = json.loads(done.stdout)
+    assert result == json.loads((tmp_path / "out" / "evaluation.json").read_text("utf-8"))
+    assert (tmp_path / "out" / "evaluation.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in sorted((tmp_path / "out").iterdir())] == ["evaluation.json", "evaluation.png"]
+    tested = [u for u in read(f"csv={table}").utterances if u.split == "test"]
+    found = ev.evaluate(model, tested)
+    assert result["split"] == "test"
+    assert found.open
+    assert result["corpora"]["corpus"]["open"]["confusion"] == [list(row) for row in found.open.confusion]
+    uars = [result["corpora"][name]["open"]["uar"]["value"] for name in ("corpus", "other")]
+    assert uars == [found.open.uar.value] * 2
+    assert result["mean"]["open_uar"] == pytest.approx(np.mean(uars))
+    assert result["calibration"] is None
+
+    table.with_name("odd.csv").write_text('file,label,speaker\n0.wav,sad,"a\x1b\nb"\n', "utf-8")
+    odd = e2v(*both[:2], "--corpus", f"csv={table.with_name('odd.csv')}", "--split", "all", cwd=tmp_path).stdout
+    assert "'odd/a\\x1b\\nb'" in odd
+
+    text = e2v(*both, "--split", "all", cwd=tmp_path, code=1).stdout
+    assert "corpus, all: " in text
+    assert "other, all: " in text
+    assert "mean of 2 corpora" in text
+    assert [line.split() for line in text.splitlines() if line.startswith("Langeweile")] == [
+        ["Langeweile", "-", "none:", "left", "out", "1"]
+    ] * 2
+    assert "labels of the model that the corpus lacks: disgusted, fearful, other, surprised, unknown" in text
+    assert "note: labels without a counterpart among emotion2vec's: Langeweile (1)" in text
+
+
+def test_the_command_measures_dimensions(models: dict[str, Path], table: Path, tmp_path: Path) -> None:
+    one = table.with_name("one.csv")  # nothing can be correlated there
+    one.write_text("file,label,speaker,arousal,dominance,valence\n0.wav,,a,0.5,0.5,0.5\n", "utf-8")
+    both = ["--corpus", f"csv={table}", "--corpus", f"csv={one}", "--split", "all", "--out", "."]
+    text = e2v("--model", str(models["dimensional"]), *both, cwd=tmp_path).stdout
+    assert "12 of 15 clips" in text
+    result = json.loads((tmp_path / "evaluation.json").read_text("utf-8"))
+    assert result["corpora"]["one"]["dimensions"]["valence"]["pearson"]["value"] is None
+    assert result["mean"]["valence_pearson"] is None
+    assert ["CCC", "Pearson", "MAE"] in [line.split() for line in text.splitlines()]
+    assert [path.name for path in tmp_path.iterdir()] == ["evaluation.json"]
+
+
+def test_calibration_changes_the_temperature_alone(models: dict[str, Path], table: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(models["labels"], tmp_path / "model")
+    weights = (folder / "model.safetensors").read_bytes()
+    before = ModelConfig.read(folder)
+    spec = ["--model", str(folder), "--corpus", f"csv={table}"]
+    done = e2v(*spec, "--calibrate", cwd=tmp_path)
+    after = ModelConfig.read(folder)
+    assert replace(after, temperature=before.temperature) == before
+    assert (folder / "model.safetensors").read_bytes() == weights
+    assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in models["labels"].iterdir())
+    assert f"temperature {after.temperature:.3f} stored in {folder}" in done.stdout
+    assert "corpus, dev: " in done.stdout
+
+    plain, calibrated = (e2v_port.load(path, runtime="cpu") for path in (models["labels"], folder))
+    tuned = [u for u in read(f"csv={table}").utterances if u.split == "dev"]
+    logits = np.array([list(plain.predict(u.file).logits.values()) for u in tuned])
+    truth = [plain.labels.index(str(u.label)) for u in tuned]
+
+    def loss(log_temperature: float) -> float:
+        scores = scipy.special.log_softmax(logits / np.exp(log_temperature), axis=-1)
+        return float(-scores[np.arange(len(truth)), truth].mean())
+
+    best = scipy.optimize.minimize_scalar(loss, bounds=np.log([0.1, 10]), method="bounded")
+    assert loss(np.log(after.temperature)) == pytest.approx(best.fun, abs=1e-5)
+    clip = tuned[0].file
+    scores = scipy.special.softmax(np.array(list(plain.predict(clip).logits.values())) / after.temperature)
+    assert list(calibrated.predict(clip).scores.values()) == pytest.approx(scores, abs=1e-6)
+    assert calibrated.predict(clip).label == plain.predict(clip).label
+    e2v(*spec, "--calibrate", cwd=tmp_path)  # once more finds the same
+    assert ModelConfig.read(folder).temperature == pytest.approx(after.temperature, rel=1e-4)
+
+
+@pytest.mark.parametrize("part", ["test", "all"])
+def test_no_calibration_on_test_speakers(models: dict[str, Path], table: Path, tmp_path: Path, part: str) -> None:
+    arguments = ["--model", str(models["labels"]), "--corpus", f"csv={table}", "--calibrate", "--split", part]
+    done = e2v(*arguments, cwd=tmp_path, code=2)
+    assert done.stderr.startswith(f"error: --calibrate on {part} ")
+    assert ModelConfig.read(models["labels"]).temperature == 1
+
+
+def test_the_model_in_the_package_stays_as_it_is(table: Path, tmp_path: Path) -> None:
+    done = e2v("--model", "bundled", "--corpus", f"csv={table}", "--calibrate", cwd=tmp_path, code=2)
+    assert "does not change what is in the package: copy" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--corpus", "tess=."], "NAME being one of"),
+        (["--corpus", "csv=missing.csv"], "no such file"),
+        (["--corpus", "csv={table}", "--corpus", "csv={table}"], "2 corpora are called corpus"),
+        (["--corpus", "csv={table}", "--out", "{table}"], "not a folder"),
+        (["--corpus", "csv={table}", "--out", "no/such"], "not a folder"),
+    ],
+)
+def test_what_the_command_refuses(
+    models: dict[str, Path], table: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    given = [argument.format(table=table) for argument in arguments]
+    done = e2v("--model", str(models["labels"]), *given, cwd=tmp_path, code=2)
+    assert message in done.stderr
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+
+
+def test_dimensions_have_no_temperature(models: dict[str, Path], table: Path, tmp_path: Path) -> None:
+    done = e2v("--model", str(models["dimensional"]), "--corpus", f"csv={table}", "--calibrate", cwd=tmp_path, code=2)
+    assert "not labels" in done.stderr
