@@ -3,21 +3,21 @@
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from math import prod
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from e2v_port import context
+from e2v_port import catalog, context, devices
 from e2v_port import segments as speech
 from e2v_port.audio import SAMPLING_RATE, Clip, Waveform, clip_name, load_audio
 from e2v_port.boundaries import Boundary, BoundarySettings, boundaries
+from e2v_port.config import ModelConfig
 from e2v_port.emotions import Dimensions
-from e2v_port.errors import AudioError
+from e2v_port.errors import AudioError, ModelNotFound
 from e2v_port.fusion import FusionSettings, Judgement, fuse
-from e2v_port.model import Model, Output, Prediction, load
+from e2v_port.model import Model, Output, Prediction, load, tell_licence
 from e2v_port.segments import GivenSegment, Quality, Segment, SegmentSettings
 from e2v_port.transcripts import read_segments
 
@@ -62,7 +62,7 @@ class AnalysisSettings:
 
 @dataclass(frozen=True)
 class JudgedSegment:
-    """A stretch of a clip, and what the models say of it. What no model said is None.
+    """A stretch of a clip, and what the models say of it. What no model said, and nothing follows from, is None.
 
     Attributes:
         start: Seconds from the start of the clip.
@@ -99,13 +99,18 @@ class JudgedSegment:
 
     @property
     def compound(self) -> str | None:
-        """That label refined by arousal and dominance."""
+        """That label refined by measured arousal and dominance."""
         return self.judgement.compound if self.judgement else None
 
     @property
     def dimensions(self) -> Dimensions | None:
-        """Raw outputs of the dimensional model."""
+        """Raw outputs of the dimensional model, or derived from the labels: `dimensions_from` tells."""
         return self.judgement.dimensions if self.judgement else None
+
+    @property
+    def dimensions_from(self) -> str | None:
+        """`model` if they were measured; `labels` if they follow from the labels, and are no more than these say."""
+        return self.judgement.dimensions_from if self.judgement else None
 
     @property
     def arousal(self) -> float | None:
@@ -136,6 +141,7 @@ class JudgedSegment:
             "arousal": self.arousal,
             "dominance": self.dominance,
             "valence": self.valence,
+            "dimensions_from": self.dimensions_from,
             "judgement": self.judgement.to_dict() if self.judgement else None,
         }
 
@@ -213,7 +219,8 @@ def analyze(clips: Clip | list[Clip] | tuple[Clip, ...], **options: Unpack[Optio
     Args:
         clips: A path, a binary file object or an array of samples; or a list of these, whose segments go through the
             models together.
-        options: `model`, `dimensional` or both, and what else `each` takes.
+        options: `model`, `dimensional` or both, and what else `each` takes. With neither of the two it is the small
+            model in the package that says what it hears.
 
     Returns:
         An Analysis; for a list, one per clip in its order. A clip without speech has one too, which says so.
@@ -255,7 +262,8 @@ def each(
     Args:
         clips: As for `analyze`.
         model: Gives labels: a name or folder as for `load`, or a loaded model.
-        dimensional: Gives arousal, dominance and valence: likewise. One of the two may be left out.
+        dimensional: Gives arousal, dominance and valence: likewise. One of the two may be left out; where both are,
+            `model` is `bundled`, the small one in the package, and a line on stderr says so once.
         runtime: For models that are not loaded yet, as for `load`.
         segments: Of the one clip, instead of those found in it; or the file they are in.
         whole: Take each clip as one segment, however short or long; whether there is speech in it is not asked.
@@ -272,12 +280,10 @@ def each(
     Raises:
         NoLabels: A model is not of the kind it is to be used as.
         SegmentError: The given segments cannot be used; some of it is noticed only when the clip is read.
-        ValueError: Options that contradict each other, or neither model.
+        ValueError: Options that contradict each other.
         E2VError: As for `load`.
     """
-    if model is None and dimensional is None:
-        raise ValueError("no model: pass model= for labels, dimensional= for arousal, dominance, valence, or both")
-    if frames and model is None:
+    if frames and model is None and dimensional is not None:
         raise ValueError("frames=True needs model=, one that gives labels")
     given = None
     if segments is not None:
@@ -287,6 +293,8 @@ def each(
         if len(clips) != 1:
             raise ValueError(f"segments= belong to one clip, not {len(clips)}: analyse them one at a time")
         given = read_segments(segments) if isinstance(segments, str | Path) else list(segments)
+    if model is None and dimensional is None:
+        model = _bundled(runtime)
     categorical = _loaded(model, runtime, offline)
     if categorical:
         categorical.need_labels()
@@ -304,6 +312,19 @@ def each(
 
 def _loaded(model: str | Path | Model | None, runtime: str, offline: bool) -> Model | None:
     return load(model, runtime=runtime, offline=offline) if isinstance(model, str | Path) else model
+
+
+def _bundled(runtime: str) -> Path:
+    """Returns the folder of the model in the package, after saying what it is: nobody has asked for it."""
+    folder, known = catalog.find(catalog.BUNDLED), catalog.lookup(catalog.BUNDLED)
+    if folder is None or known is None:
+        raise ModelNotFound("no model is named, and the one of the package is not there: name one, see e2v models")
+    devices.choose(runtime)  # before the line is printed: an error stands alone
+    config = ModelConfig.read(folder)
+    size = f"{known.parameters / 1e6:.1f} M parameters"
+    line = f"model {known.id} ({size}, {config.licence}); for the large ones: --model iic/emotion2vec_plus_base"
+    tell_licence(config, line)
+    return folder
 
 
 @dataclass
@@ -426,7 +447,7 @@ class _Analyzer:
     def _boundaries(self, work: _Work, i: int) -> list[Boundary]:
         assert self.categorical is not None
         segment = work.segments[i]
-        hop = prod(stride for _, _, stride in self.categorical.config.architecture.conv_layers) / SAMPLING_RATE
+        hop = self.categorical.config.architecture.hop / SAMPLING_RATE
         span = (segment.start, segment.end)
         return boundaries(work.frames[i], self.categorical.labels, span, hop, self.settings.boundaries)
 
@@ -444,7 +465,7 @@ def _frame_scores(model: Model, output: Output) -> NDArray[np.float64]:
     """Probabilities of the used labels for each frame: [frames, labels]."""
     assert output.frame_logits is not None
     used = [not label.unused for label in model.config.labels]
-    logits = output.frame_logits[:, used].astype(np.float64)
+    logits = output.frame_logits[:, used].astype(np.float64) / model.config.temperature
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     scores: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
     return scores

@@ -1,7 +1,8 @@
 """How a voice sounds, in one line for a language model.
 
-Only what the models said goes in: emotions of the 26, and levels of arousal, dominance and valence. Pitch, speed and
-loudness are not measured here and not mentioned.
+Only what the models said goes in: emotions of the 26, and levels of arousal, dominance and valence if these were
+measured: those that follow from the labels would say the same thing twice. Pitch, speed and loudness are not measured
+here and not mentioned.
 
 A clip is taken as one turn: its segments are averaged, each weighted by its length, one speaker apart from another.
 """
@@ -63,7 +64,7 @@ def _voice(speaker: str | None, judged: Sequence[tuple[float, Judgement]], setti
     weights = [duration for duration, _ in judged]
     judgements = [judgement for _, judgement in judged]
     scores = _mean(weights, [judgement.scores for judgement in judgements])
-    dimensions = [judgement.dimensions for judgement in judgements]
+    dimensions = [each.dimensions if each.dimensions_from == "model" else None for each in judgements]
     levels = _levels(_mean(weights, [values.to_dict() if values else None for values in dimensions]), settings)
     shares = scores  # labels of a model's own mean none of the 26
     if scores is None or label_set(scores):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import PurePath
 
 from e2v_port.analysis import Analysis, JudgedSegment
+from e2v_port.config import DIMENSIONS
 
 __all__ = [
     "FORMATS",
@@ -40,7 +41,7 @@ def to_jsonl(analyses: Sequence[Analysis]) -> str:
 def to_csv(analyses: Sequence[Analysis]) -> str:
     """One row per segment, with a header; what no model said is an empty cell."""
     columns = ["file", "start", "end", "speaker", "text", "quality", "emotion", "confidence", "compound"]
-    columns += ["arousal", "dominance", "valence"]
+    columns += [*DIMENSIONS, "dimensions_from"]
     scores = {name: None for _, segment in _segments(analyses) for name in _scores(segment)}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -75,7 +76,10 @@ def to_srt(analyses: Sequence[Analysis]) -> str:
 
 
 def to_textgrid(analyses: Sequence[Analysis]) -> str:
-    """Praat's TextGrid of one clip, long format: tiers of the segments of each speaker, and of the boundaries."""
+    """Praat's TextGrid of one clip, long format: tiers of the segments of each speaker, and of the boundaries.
+
+    The tiers of dimensions that follow from the labels are called `derived arousal` and so on.
+    """
     analysis = _one(analyses, "textgrid")
     tiers: dict[str, list[tuple[float, float, str]]] = {}
     speakers = dict.fromkeys(segment.speaker for segment in analysis.segments) or {None: None}
@@ -85,9 +89,8 @@ def to_textgrid(analyses: Sequence[Analysis]) -> str:
             "emotion": [segment.emotion or _not_judged(segment) for segment in segments],
             "confidence": [_number(segment.confidence) for segment in segments],
             "compound": [segment.compound or "" for segment in segments],
-            "arousal": [_number(segment.arousal) for segment in segments],
-            "dominance": [_number(segment.dominance) for segment in segments],
-            "valence": [_number(segment.valence) for segment in segments],
+            **_dimensions(segments, "", "model"),
+            **_dimensions(segments, "derived ", "labels"),
             "text": [segment.text or "" for segment in segments],
         }
         for name, texts in columns.items():
@@ -111,6 +114,16 @@ def to_textgrid(analyses: Sequence[Analysis]) -> str:
             lines += [f"        intervals [{i}]:", f"            xmin = {start}", f"            xmax = {end}"]
             lines += [f"            text = {_quoted(text)}"]
     return "\n".join(lines) + "\n"
+
+
+def _dimensions(segments: Sequence[JudgedSegment], prefix: str, source: str) -> dict[str, list[str]]:
+    """The texts of three tiers: empty where the dimensions are from elsewhere."""
+    return {
+        prefix + name: [
+            _number(getattr(segment, name)) if segment.dimensions_from == source else "" for segment in segments
+        ]
+        for name in DIMENSIONS
+    }
 
 
 def to_audacity(analyses: Sequence[Analysis]) -> str:

@@ -79,7 +79,7 @@ class FusionSettings:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the models together say of one clip. What no model said is None.
+    """What the models together say of one clip. What no model said, and nothing follows from, is None.
 
     Attributes:
         primary: The most probable label of the categorical model.
@@ -96,7 +96,9 @@ class Judgement:
         notes: Any of `elevated arousal`, `short` and `uncertain`, in this order.
         sources: Which kinds of model spoke: `categorical`, `dimensional`, or both in this order.
         scores: Probabilities of the categorical model's labels.
-        dimensions: Raw outputs of the dimensional model.
+        dimensions: Raw outputs of the dimensional model; without one, `emotions.expected` of the scores.
+        dimensions_from: Where they are from: `model`, measured in the voice; `labels`, derived from the scores, of
+            which they are another form; None where there are none. Of derived ones nothing else here follows.
     """
 
     primary: str | None
@@ -112,6 +114,7 @@ class Judgement:
     sources: tuple[str, ...]
     scores: Mapping[str, float] | None
     dimensions: Dimensions | None
+    dimensions_from: str | None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain dicts, lists, strings and floats, as JSON holds them."""
@@ -134,13 +137,17 @@ def fuse(
     dimensions there are no levels, no compound and no octant; without a prediction there is no label, and so no
     confidence: a dimensional model gives none.
 
+    Dimensions that no model measured are derived from the scores and marked (`Judgement.dimensions_from`). They are no
+    second opinion, so that all else is as without dimensions. That there are no levels and no octant of them, either,
+    is since the thresholds are those of measured voices: a certain `neutral` would have positive valence.
+
     Args:
         prediction: Of the categorical model, or None.
         dimensions: Of the dimensional model, or None.
         duration: Of the clip, in seconds.
         settings: Other thresholds than the default ones.
         label_set: Which of `emotions.label_sets()` the labels are from; None for labels of a model of one's own: they
-            then have no polarity, no compound and no share in the distribution.
+            then have no polarity, no compound, no share in the distribution and no dimensions.
 
     Raises:
         ValueError: Neither model spoke, the duration is no duration, or a label is not in the set.
@@ -186,6 +193,10 @@ def fuse(
         "uncertain": confidence is not None and confidence < settings.uncertain,
     }
     sources = {"categorical": prediction is not None, "dimensional": dimensions is not None}
+
+    dimensions_from = "model" if dimensions else None
+    if dimensions is None and scores is not None and label_set is not None:
+        dimensions, dimensions_from = emotions.expected(scores, label_set), "labels"  # shown, and no more
     return Judgement(
         primary=None if prediction is None else prediction.label,
         confidence=confidence,
@@ -200,6 +211,7 @@ def fuse(
         sources=tuple(source for source, spoke in sources.items() if spoke),
         scores=scores,
         dimensions=dimensions,
+        dimensions_from=dimensions_from,
     )
 
 

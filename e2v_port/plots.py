@@ -1,5 +1,6 @@
-"""An analysis as a picture: needs matplotlib, `pip install "e2v-port[plots]"`."""
+"""An analysis, or an evaluation, as a picture: needs matplotlib, `pip install "e2v-port[plots]"`."""
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,13 +10,14 @@ import numpy as np
 from e2v_port.analysis import Analysis
 from e2v_port.audio import SAMPLING_RATE, Waveform
 from e2v_port.errors import E2VError
+from e2v_port.evaluation import Evaluation, Figures
 from e2v_port.formats import label
 from e2v_port.terminal import GREY, colour, doubtful
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["SUFFIXES", "check", "plot"]
+__all__ = ["SUFFIXES", "check", "plot", "plot_evaluations"]
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -28,8 +30,8 @@ def plot(analysis: Analysis, waveform: Waveform, path: str | Path) -> None:
     """Draws the waveform with its segments in the colours of their emotions, and what was measured below.
 
     Segments that could not be judged are grey; what is uncertain or short is hatched. Below are arousal, dominance and
-    valence of each segment, if a dimensional model spoke, else the confidence of its label. Boundaries are a strip at
-    the foot of the waveform.
+    valence of each segment, if a dimensional model spoke; else the confidence of its label and, dotted, the dimensions
+    that follow from the labels. Boundaries are a strip at the foot of the waveform.
 
     Args:
         analysis: Of one clip.
@@ -83,6 +85,57 @@ def plot(analysis: Analysis, waveform: Waveform, path: str | Path) -> None:
     figure.savefig(path)
 
 
+def plot_evaluations(evaluations: Mapping[str, Evaluation], path: str | Path) -> None:
+    """Draws for each corpus what was answered to what, in shares of each row, and how often confidences are right.
+
+    Args:
+        evaluations: Of a model with labels, by corpus.
+        path: A .png, .svg or .pdf.
+
+    Raises:
+        E2VError: matplotlib is not installed.
+        ValueError: Another ending.
+        OSError: The file cannot be written.
+    """
+    check(path)
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 5 * len(evaluations)), dpi=100, layout="constrained")
+    rows = figure.subplots(len(evaluations), 2, squeeze=False, width_ratios=[3, 2])
+    for (left, right), (name, evaluation) in zip(rows, evaluations.items(), strict=True):
+        assert evaluation.open
+        _confusion(evaluation.open, left)
+        left.set_title(f"{name}: {evaluation.judged} clips, UAR {evaluation.open.uar}".replace("$", r"\$"), fontsize=10)
+        _reliability(evaluation, right)
+    figure.savefig(path)
+
+
+def _confusion(figures: Figures, axes: "Axes") -> None:
+    matrix = np.array(figures.confusion, dtype=np.float64)
+    there = matrix.sum(1) > 0
+    shares = matrix[there] / matrix[there].sum(1, keepdims=True)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (row, column), share in np.ndenumerate(shares):
+        count = int(matrix[there][row, column])
+        axes.text(column, row, str(count), ha="center", va="center", color="white" if share > 0.6 else "black")
+    labels = np.array(figures.labels)
+    axes.set_xticks(range(len(labels)), labels, rotation=30, ha="right")
+    axes.set_yticks(range(int(there.sum())), labels[there])
+    axes.set(xlabel="answer of the model", ylabel="label of the corpus")
+
+
+def _reliability(evaluation: Evaluation, axes: "Axes") -> None:
+    counts, confidences, right = np.array(evaluation.reliability).T
+    filled = counts > 0
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle="--")
+    sizes = 12 + 300 * counts[filled] / counts.sum()
+    accuracy = right[filled] / counts[filled]
+    axes.scatter(confidences[filled] / counts[filled], accuracy, s=sizes, color="#00798c", alpha=0.7)
+    axes.set(xlim=(0, 1), ylim=(-0.02, 1.02), xlabel="confidence", ylabel="share that is right")
+    axes.set_title(f"ECE {evaluation.ece}", fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
 def check(path: str | Path) -> None:
     """Raises what `plot` would raise before it draws; to be asked before long work."""
     if Path(path).suffix.lower() not in SUFFIXES:
@@ -95,14 +148,17 @@ def _measured(analysis: Analysis, axes: "Axes") -> None:
     """Draws a step for each segment, joined by thin lines."""
     judged = [segment for segment in analysis.segments if segment.judgement]
     dimensional = any(model.kind == "dimensional" for model in analysis.models)
-    names = _LINES if dimensional else {"confidence": "#343a40"}
+    derived = any(segment.dimensions_from == "labels" for segment in judged)
+    names = ({} if dimensional else {"confidence": "#343a40"}) | (_LINES if dimensional or derived else {})
     for name, line in names.items():
         values = [float(getattr(segment, name)) for segment in judged]
+        follows = derived and name in _LINES
+        style: dict[str, Any] = {"color": line, "linewidth": 2.4, "linestyle": ":" if follows else "-"}
         for segment, value in zip(judged, values, strict=True):
-            axes.hlines(value, segment.start, segment.end, color=line, linewidth=2.4)
+            axes.hlines(value, segment.start, segment.end, **style)
         middles = [(segment.start + segment.end) / 2 for segment in judged]
         axes.plot(middles, values, color=line, linewidth=0.7, alpha=0.6)
-        axes.plot([], [], color=line, linewidth=2.4, label=name)
+        axes.plot([], [], **style, label=f"{name}, derived from labels" if follows else name)
     axes.axhline(0.5, color=GREY, linewidth=0.8, linestyle="--", zorder=0)
     everything = [0.0, 1.0, *(float(getattr(segment, name)) for segment in judged for name in names)]
     axes.set(ylim=(min(everything) - 0.03, max(everything) + 0.03), ylabel="0 to 1")

@@ -23,6 +23,8 @@ _Row = tuple[dict[str, str], str | None]  # cells by the head of their column; c
 def table(analysis: Analysis, *, ascii_only: bool = False) -> Text:
     """Returns a header line and a row per segment, then a row per boundary where there are any.
 
+    Dimensions that follow from the labels have a `~` before them, and the last line says so.
+
     Args:
         analysis: Of one clip.
         ascii_only: Whether the terminal shows nothing else.
@@ -43,6 +45,8 @@ def table(analysis: Analysis, *, ascii_only: bool = False) -> Text:
         for part in analysis.boundaries or ()
     ]
     _append(text, [(part, colour(part["inside"])) for part in parts])
+    if any(segment.dimensions_from == "labels" for segment in analysis.segments):
+        text.append("~ follows from the labels, not measured in the voice\n", GREY)
     text.rstrip()
     return text
 
@@ -60,6 +64,7 @@ def doubtful(segment: JudgedSegment) -> bool:
 
 def _cells(segment: JudgedSegment, ascii_only: bool) -> dict[str, str]:
     judgement = segment.judgement
+    about = "~" if segment.dimensions_from == "labels" else ""
     notes = [_QUALITIES.get(segment.quality, "")]
     if judgement:
         notes += [note for note in judgement.notes if note != "short"]  # that is the quality as well
@@ -73,9 +78,9 @@ def _cells(segment: JudgedSegment, ascii_only: bool) -> dict[str, str]:
         "": _bar(segment.confidence or 0, ascii_only),
         "compound": segment.compound or "",
         "octant": (judgement.octant or "") if judgement and not segment.emotion else "",
-        "A": _number(segment.arousal),
-        "D": _number(segment.dominance),
-        "V": _number(segment.valence),
+        "A": about + _number(segment.arousal),
+        "D": about + _number(segment.dominance),
+        "V": about + _number(segment.valence),
         "note": ", ".join(note for note in notes if note),
         "text": _plain(segment.text or ""),
     }

@@ -1,6 +1,7 @@
 """Clips as users analyse them: against the models by themselves, on real speech and on what is none."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -13,10 +14,11 @@ import soundfile
 import toys
 
 import e2v_port
-from e2v_port import analysis, context, emotions, plots, terminal
+from e2v_port import analysis, catalog, context, emotions, plots, terminal
 from e2v_port.analysis import Analysis
 from e2v_port.audio import SAMPLING_RATE, load_audio
 from e2v_port.boundaries import BoundarySettings
+from e2v_port.config import DIMENSIONS
 from e2v_port.emotions import Dimensions
 from e2v_port.errors import AudioError, E2VError, NoLabels, SegmentError
 from e2v_port.fusion import FusionSettings, fuse
@@ -99,7 +101,15 @@ def test_either_model_alone(found: Analysis, speech: np.ndarray, model: Model, d
     other = e2v_port.analyze(speech, dimensional=dimensional, sampling_rate=SAMPLING_RATE)
     for both, categorical, measured in zip(found.segments, one.segments, other.segments, strict=True):
         assert categorical.emotion == both.emotion
-        assert (categorical.arousal, categorical.dimensions, categorical.compound) == (None, None, None)
+        assert (both.dimensions_from, categorical.dimensions_from, measured.dimensions_from) == (
+            "model",
+            "labels",
+            "model",
+        )
+        assert categorical.prediction is not None
+        assert categorical.dimensions == emotions.expected(categorical.prediction.scores) != both.dimensions
+        assert categorical.confidence == categorical.prediction.confidence * (1 if categorical.duration >= 2 else 0.7)
+        assert categorical.compound is None
         assert measured.valence == pytest.approx(both.valence, abs=CLOSE)
         assert (measured.emotion, measured.confidence, measured.prediction) == (None, None, None)
     assert [used.kind for used in one.models] == ["categorical"]
@@ -252,13 +262,55 @@ def test_a_boundary_has_the_mean_score_of_its_frames(speech: np.ndarray, model: 
     assert frames[1].start == pytest.approx(0.02 * (1 + np.flatnonzero(np.diff(leaders))[0]))
 
 
+# ---- no model named
+
+
+def test_the_model_in_the_package_speaks_where_none_is_named(
+    speech: np.ndarray, folders: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip: Any = {"clips": speech[:80_000], "sampling_rate": SAMPLING_RATE, "runtime": "cpu"}
+    monkeypatch.setattr("e2v_port.model._told", set())
+    monkeypatch.delenv("E2V_LICENCE", raising=False)
+    unnamed = e2v_port.analyze(**clip, frames=True)
+    (line,) = capsys.readouterr().err.splitlines()
+    bundled = catalog.lookup("bundled")
+    assert bundled is not None
+    assert line.startswith(f"model bundled ({bundled.parameters / 1e6:.1f} M parameters, {bundled.licence}); ")
+    assert "--model iic/emotion2vec_plus_base" in line
+    named = e2v_port.analyze(**clip, model="bundled", frames=True)
+    assert [part.to_dict() for part in unnamed.segments] == [part.to_dict() for part in named.segments]
+    assert [(used.kind, used.name) for used in unnamed.models] == [("categorical", "bundled")]
+    assert {part.label for part in unnamed.boundaries or ()} <= set(bundled.labels)
+    assert all(part.dimensions_from == "labels" for part in unnamed.segments if part.judgement)
+    e2v_port.analyze(**clip)
+    assert capsys.readouterr().err == ""  # said once, and not by loading it either
+
+    measured = e2v_port.analyze(**clip, dimensional=folders["dimensional"])
+    assert [used.kind for used in measured.models] == ["dimensional"]
+
+    monkeypatch.setattr("e2v_port.model._told", set())
+    e2v_port.analyze(**clip, model="bundled")
+    assert capsys.readouterr().err.startswith(f"bundled: {bundled.licence}; ")
+    monkeypatch.setattr("e2v_port.model._told", set())
+    monkeypatch.setenv("E2V_LICENCE", "accepted")
+    e2v_port.analyze(**clip)
+    e2v_port.analyze(**clip, model="bundled")
+    assert capsys.readouterr().err == ""
+
+
+def test_an_error_is_told_alone(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("e2v_port.model._told", set())
+    with pytest.raises(E2VError, match="tpu"):
+        analysis.each([], runtime="tpu")
+    assert capsys.readouterr().err == ""
+
+
 # ---- what cannot be
 
 
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({}, ValueError, r"model= .* dimensional="),
         ({"model": "model", "whole": True, "segments": []}, ValueError, "contradict"),
         ({"dimensional": "dimensional", "frames": True}, ValueError, "needs model="),
         ({"model": "headless"}, NoLabels, "no classification head"),
@@ -343,7 +395,7 @@ FEAR = {"fearful": 0.9, "neutral": 0.1}
             [(FEAR, Dimensions(0.65, 0.3, 0.2))],
             "[Voice sounds strongly anxious (high arousal, low dominance, negative valence)]",
         ),
-        ([(FEAR, None)], "[Voice sounds moderately anxious, possibly also nervous]"),
+        ([(FEAR, None)], "[Voice sounds moderately anxious, possibly also nervous]"),  # nothing of the arousal of fear
         ([({"neutral": 0.95, "sad": 0.05}, Dimensions(0.5, 0.5, 0.5))], "[Voice sounds neutral]"),
         ([({"angry": 0.28, "sad": 0.25, "happy": 0.25, "neutral": 0.22}, None)], "[Voice is hard to read, perhaps "),
         ([({"unknown": 0.9, "sad": 0.1}, Dimensions(0.7, 0.5, 0.5))], "[Voice shows no clear emotion (high arousal)]"),
@@ -388,10 +440,31 @@ def test_a_picture(found: Analysis, speech: np.ndarray, tmp_path: Path) -> None:
         assert drawn["all"] > 500
         assert drawn["nothing"] == 0
     assert dict(mpl.rcParams) == before
-    plots.plot(replace(found, models=found.models[:1]), speech, tmp_path / "confidence.svg")
-    assert "<svg" in (tmp_path / "confidence.svg").read_text()
     with pytest.raises(ValueError, match=r"x\.docx: a picture ends in \.png, \.svg, \.pdf"):
         plots.plot(found, speech, tmp_path / "x.docx")
+
+
+def test_a_picture_tells_what_is_derived(
+    found: Analysis, speech: np.ndarray, model: Model, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    clip = speech[:160_000]
+    own = toys.make(tmp_path / "own", replace(toys.TOY, num_labels=2), tokens=["grumpy", "sunny"])
+    own_labels = e2v_port.load(toys.convert(own, tmp_path / "model"), runtime="cpu")
+    cases = {
+        "measured": found,
+        "derived": e2v_port.analyze(clip, model=model, sampling_rate=SAMPLING_RATE),
+        "neither": e2v_port.analyze(clip, model=own_labels, sampling_rate=SAMPLING_RATE),
+    }
+    legends = {}
+    for name, case in cases.items():
+        plots.plot(case, speech, tmp_path / f"{name}.svg")
+        texts = re.findall("<!-- (.+?) -->", (tmp_path / f"{name}.svg").read_text())
+        legends[name] = [text for text in texts if text.split(",")[0] in {"confidence", *DIMENSIONS}]
+    assert legends == {
+        "measured": [*DIMENSIONS],
+        "derived": ["confidence", *(f"{name}, derived from labels" for name in DIMENSIONS)],
+        "neither": ["confidence"],
+    }
 
 
 def pixels_of(path: Path) -> np.ndarray:
@@ -411,6 +484,19 @@ def test_the_table(found: Analysis) -> None:
     assert terminal.table(found, ascii_only=True).plain.isascii()
     bars = [row.split()[4].count("█") for row in rows[: len(found.segments)]]
     assert bars == [int((part.confidence or 0) * 12 + 1 / 16) for part in found.segments]
+
+
+def test_the_table_marks_what_is_derived(found: Analysis, speech: np.ndarray, model: Model) -> None:
+    derived = e2v_port.analyze(speech[:160_000], model=model, sampling_rate=SAMPLING_RATE)
+    _, columns, *rows, foot = terminal.table(derived).plain.splitlines()
+    assert columns.split()[:7] == ["start", "end", "emotion", "conf", "A", "D", "V"]
+    for row, segment in zip(rows, derived.segments, strict=True):
+        assert segment.dimensions is not None
+        assert re.findall(r"\S*~\S+", row) == [
+            f"~{value:.3f}" for value in (segment.arousal, segment.dominance, segment.valence)
+        ]
+    assert foot.startswith("~ follows from the labels")
+    assert "~" not in terminal.table(found).plain
 
 
 def test_colours_of_the_table(found: Analysis) -> None:

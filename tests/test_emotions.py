@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from e2v_port import emotions
 from e2v_port.emotions import Compound, Dimensions
 
-TABLES = ("emotions", "labels", "compounds", "dimensions", "emotion2vec")
+TABLES = ("emotions", "labels", "compounds", "dimensions", "emotion2vec", "corpora")
 LEVELS = ("low", "moderate", "high")
 AT = {"low": 0.2, "moderate": 0.5, "high": 0.8}  # a value of each level
 
@@ -493,6 +494,33 @@ def test_dimensions_move_within_what_the_label_allows() -> None:
 def test_a_certain_label_keeps_its_emotion_where_that_lies(label: str) -> None:
     head = emotions.emotion(HEADS[label])
     assert best(emotions.distribution({label: 1.0}, head.dimensions)) == head.name
+
+
+@pytest.mark.parametrize("label_set", LABEL_SETS)
+def test_expected_dimensions_are_means(label_set: str) -> None:
+    """Computed with numpy from the table itself; a mixture of labels lies between them, in proportion."""
+    rows = table("emotions")["emotions"]
+    points = np.array([[row["arousal"], row["dominance"], (row["valence"] + 1) / 2] for row in rows])
+    names = emotions.labels(label_set)
+    scores = dict(zip(names, np.random.default_rng(0).dirichlet(np.ones(len(names))).tolist(), strict=True))
+    shares = np.array([*emotions.distribution(scores, None, label_set).values()])
+    found = np.array([*emotions.expected(scores, label_set).to_dict().values()])
+    assert found == pytest.approx(np.average(points, axis=0, weights=shares))
+    alone = np.array([[*emotions.expected({name: 1.0}, label_set).to_dict().values()] for name in names])
+    assert found == pytest.approx(np.array([scores[name] for name in names]) @ alone)
+
+
+def test_expected_dimensions_say_what_the_labels_say() -> None:
+    """On the side of the scale where people put the word (Russell & Mehrabian 1977)."""
+    found = {label: emotions.expected({label: 1.0}) for label in HEADS}
+    for label, dimensions in found.items():
+        polarity = emotions.meaning(label).polarity
+        assert {"positive": dimensions.valence > 0.55, "negative": dimensions.valence < 0.45}.get(polarity or "", True)
+    assert found["angry"].arousal > found["neutral"].arousal > found["sad"].arousal
+    assert found["angry"].dominance > found["fearful"].dominance
+    assert found["neutral"].to_dict() == pytest.approx({"arousal": 0.5, "dominance": 0.5, "valence": 0.5}, abs=0.1)
+    with pytest.raises(ValueError, match="scores must be 0 or more and not all 0"):
+        emotions.expected({})
 
 
 scored = st.dictionaries(st.sampled_from(list(HEADS)), st.just(0.0) | st.floats(1e-9, 1), min_size=1).filter(

@@ -106,7 +106,11 @@ def test_csv_has_a_row_per_segment() -> None:
     assert [row["file"] for row in rows] == ["call.wav"] * 4 + ['a, "b".wav'] * 3
     assert rows[4]["text"] == AWKWARD
     assert (rows[1]["quality"], rows[1]["emotion"], rows[1]["arousal"]) == ("too_short", "", "")
-    assert (rows[3]["emotion"], rows[3]["arousal"], rows[3]["score_happy"]) == ("happy", "", "0.8")
+    assert (rows[3]["emotion"], rows[3]["score_happy"]) == ("happy", "0.8")
+    assert [row["dimensions_from"] for row in rows] == ["model", "", "model", "labels", "model", "model", ""]
+    derived = PLAIN.segments[3].dimensions
+    assert derived is not None
+    assert [float(rows[3][name]) for name in ("arousal", "dominance", "valence")] == [*derived.to_dict().values()]
     assert rows[3]["score_angry"] == ""
     assert float(rows[0]["confidence"]) == PLAIN.segments[0].confidence
     assert [float(rows[0][name]) for name in ("arousal", "dominance", "valence")] == [0.7, 0.3, 0.25]
@@ -146,7 +150,14 @@ def test_srt() -> None:
 
 def test_textgrid(tmp_path: Path) -> None:
     plain, spoken = (textgrid.openTextgrid(str(write("textgrid", case, tmp_path)), True) for case in (PLAIN, SPOKEN))
-    assert plain.tierNames == ("emotion", "confidence", "compound", "arousal", "dominance", "valence")
+    measured = ("arousal", "dominance", "valence")
+    derived = tuple(f"derived {name}" for name in measured)
+    assert plain.tierNames == ("emotion", "confidence", "compound", *measured, *derived)
+    for names, judged in ((measured, PLAIN.segments[:3:2]), (derived, PLAIN.segments[3:])):
+        for name in names:
+            texts = [entry.label for entry in plain.getTier(name).entries if entry.label]
+            assert texts == [f"{getattr(segment, name.split()[-1]):.3f}" for segment in judged]
+    assert not {*derived} & {name.split(" (")[0] for name in spoken.tierNames}
     emotion = [tuple(entry) for entry in plain.getTier("emotion").entries if entry.label]
     labels = ["angry", "(too short to judge)", "sad", "happy"]
     assert emotion == [(*span, label) for span, label in zip(times(PLAIN), labels, strict=True)]

@@ -142,6 +142,7 @@ def test_both_models() -> None:
         sources=("categorical", "dimensional"),
         scores=angry.scores,
         dimensions=dimensions,
+        dimensions_from="model",
     )
 
 
@@ -160,8 +161,31 @@ def test_categorical_model_alone() -> None:
         notes=("short",),
         sources=("categorical",),
         scores=sad.scores,
-        dimensions=None,
+        dimensions=emotions.expected(sad.scores),
+        dimensions_from="labels",
     )
+
+
+def test_derived_dimensions_are_no_second_opinion() -> None:
+    """Measured, the same values would move confidence, distribution and notes, and have names and levels."""
+    angry = prediction("angry", 0.6)
+    alone = fuse(angry, None, 4.0)
+    assert alone.dimensions is not None
+    both = fuse(angry, alone.dimensions, 4.0)
+    assert (alone.confidence, alone.dimensions_from) == (0.6, "labels")
+    assert (both.confidence, both.dimensions_from) == (pytest.approx(0.69), "model")
+    named = ("agreement", "intensity", "valence_level", "arousal_level", "compound", "octant")
+    assert {name for name in named if getattr(alone, name) is not None} == set()
+    assert {name for name in named if getattr(both, name) is None} == set()
+    assert both.distribution != alone.distribution
+    # Half neutral, half an emotion that is always loud: the voice was not heard to be.
+    tense = prediction("neutral", 0.4, ("neutral", "angry", "surprised"))
+    low = FusionSettings(elevated_arousal=0.5)
+    derived = fuse(tense, None, 4.0, low).dimensions
+    assert derived is not None
+    assert derived.arousal > low.elevated_arousal
+    assert fuse(tense, None, 4.0, low).notes == ()
+    assert fuse(tense, derived, 4.0, low).notes == ("elevated arousal",)
 
 
 def test_dimensional_model_alone() -> None:
@@ -180,12 +204,15 @@ def test_dimensional_model_alone() -> None:
         sources=("dimensional",),
         scores=None,
         dimensions=dimensions,
+        dimensions_from="model",
     )
 
 
 def test_labels_of_other_models() -> None:
     judgement = fuse(prediction("fru", 0.6, ("fru", "exc", "neu")), at(valence=0.2), 4.0, label_set="iemocap")
     assert (judgement.primary, judgement.agreement, judgement.compound) == ("fru", "agree", "anger")
+    fearful = prediction("fear", 0.6, ("trust", "fear"))
+    assert fuse(fearful, None, 4.0, label_set="plutchik").dimensions == emotions.expected(fearful.scores, "plutchik")
     trust = fuse(prediction("trust", 0.6, ("trust", "fear")), at(valence=0.7), 4.0, label_set="plutchik")
     assert (trust.agreement, trust.compound) == ("agree", None)
 
@@ -196,7 +223,8 @@ def test_labels_without_a_meaning() -> None:
     assert (judgement.primary, judgement.confidence) == ("grumpy", 0.6)
     assert judgement.agreement is judgement.compound is None
     assert judgement.distribution == emotions.distribution(dimensions=MIDDLE)
-    assert fuse(grumpy, None, 4.0, label_set=None).distribution is None
+    alone = fuse(grumpy, None, 4.0, label_set=None)
+    assert alone.distribution is alone.dimensions is alone.dimensions_from is alone.octant is None
     with pytest.raises(ValueError, match=r"no label of emotion2vec is called 'grumpy'; known: angry"):
         fuse(grumpy, MIDDLE, 4.0)
 
@@ -316,6 +344,17 @@ def test_worse_agreement_is_never_more_confidence(said: Prediction, duration: fl
     confidences = [judged[name] for name in ("disagree", "neutral", "agree") if name in judged]
     assert confidences == sorted(confidences)
     assert judged["neutral"] == fuse(said, None, duration).confidence
+
+
+@given(predictions, points, durations)
+def test_dimensions_never_change_the_label_and_derived_ones_nothing(
+    said: Prediction, dimensions: Dimensions, duration: float
+) -> None:
+    alone, both = fuse(said, None, duration), fuse(said, dimensions, duration)
+    assert alone.primary == both.primary == said.label
+    assert alone.distribution == emotions.distribution(said.scores)
+    assert (alone.sources, alone.agreement, alone.dimensions_from) == (("categorical",), None, "labels")
+    assert (both.dimensions, both.dimensions_from) == (dimensions, "model")
 
 
 @given(st.sampled_from(LABELS), st.floats(1 / 9, 1), st.floats(1 / 9, 1), points, durations)
