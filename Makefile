@@ -1,4 +1,4 @@
-# make demo    the main job on this machine: one checkpoint converted, then run with torch and with MLX
+# make demo    the main job on this machine: emotions in speech with torch and with MLX, and a checkpoint converted for both
 # make test    all tests; ARGS="-k audio" for some of them
 # make lint    ruff and mypy
 #

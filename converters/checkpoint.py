@@ -128,11 +128,12 @@ def _tensors(state: Mapping[str, Any], path: Path, prefix: str = "") -> Iterator
             yield f"{prefix}{name}", value
 
 
-def _fault(value: Any) -> str | None:
+def _fault(name: str, value: Any) -> str | None:
     """Returns what a value is if it is no weight."""
     if not isinstance(value, torch.Tensor):
         return type(value).__name__
-    if not value.is_floating_point() or value.layout != torch.strided:
+    counter = name.endswith(".num_batches_tracked")  # a batch norm's, beside its weights
+    if not (value.is_floating_point() or counter) or value.layout != torch.strided:
         return f"a tensor of {value.dtype}, {value.layout}"
     # A few bytes can be spread over any shape, to fill the disk.
     if value.device.type != "cpu" or value.nbytes > value.untyped_storage().nbytes():
@@ -193,7 +194,7 @@ def extract(checkpoint: Checkpoint, out: Path) -> None:
     tensors = dict(entries)
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors")
-    wrong = [f"{name} is {fault}" for name, value in entries if (fault := _fault(value))]
+    wrong = [f"{name} is {fault}" for name, value in entries if (fault := _fault(name, value))]
     wrong += [
         f"{name!r} is no name"
         for name in tensors

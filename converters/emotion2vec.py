@@ -135,6 +135,7 @@ def _read(config: Mapping[str, Any], num_labels: int) -> Emotion2vecConfig:
             conv_pos_groups=int(audio["conv_pos_groups"]),
             num_extra_tokens=int(audio["num_extra_tokens"]),
             normalize=model["normalize"],
+            head_dim=0,
             norm_eps=float(model["norm_eps"]),
             num_labels=num_labels,
         )
@@ -188,6 +189,7 @@ def _inferred(shapes: Mapping[str, Shape], num_labels: int, note: Callable[[str]
             conv_pos_groups=dim // per_group,
             num_extra_tokens=shapes["extra_tokens"][0],
             normalize=True,
+            head_dim=0,
             norm_eps=1e-5,
             num_labels=num_labels,
         )

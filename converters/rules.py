@@ -11,7 +11,21 @@ from numpy.typing import NDArray
 from e2v_port.config import Architecture, Label
 from e2v_port.layout import Shape
 
-__all__ = ["Family", "Piece", "Rule", "channels_last", "heads", "keep", "plan", "squeeze", "thirds", "weight_norm"]
+__all__ = [
+    "Family",
+    "Piece",
+    "Rule",
+    "batch_norm",
+    "channels_last",
+    "heads",
+    "keep",
+    "plan",
+    "pointwise",
+    "squeeze",
+    "thirds",
+    "transposed",
+    "weight_norm",
+]
 
 Array = NDArray[Any]
 
@@ -24,6 +38,17 @@ def keep(array: Array) -> Sequence[Array]:
 def channels_last(array: Array) -> Sequence[Array]:
     """A convolution [out, in, kernel] -> [out, kernel, in]."""
     return [np.swapaxes(array, 1, 2)]
+
+
+def transposed(array: Array) -> Sequence[Array]:
+    """A matrix on its side; ValueError for what is none."""
+    rows, columns = array.shape
+    return [array.T.reshape(columns, rows)]
+
+
+def pointwise(array: Array) -> Sequence[Array]:
+    """A convolution of one point [out, in, 1, 1] -> [out, in]; ValueError for a larger one."""
+    return [array.reshape(array.shape[:2])]
 
 
 def thirds(array: Array) -> Sequence[Array]:
@@ -47,6 +72,15 @@ def weight_norm(direction: Array, length: Array) -> Sequence[Array]:
     return channels_last((direction * (length / np.maximum(size, np.finfo(np.float64).tiny))).astype(np.float32))
 
 
+def batch_norm(weight: Array, gain: Array, shift: Array, mean: Array, variance: Array) -> Sequence[Array]:
+    """Folds a convolution [out, in, k, k] and torch's batch norm behind it into weights [out, k, k, in] and biases."""
+    gain, shift, mean, variance = np.stack([gain, shift, mean, variance]).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # of a negative variance; what is not finite is told when it is written
+        scale = gain / np.sqrt(variance + 1e-5)
+    folded = np.moveaxis(weight * scale[:, None, None, None], 1, 3)
+    return [folded.astype(np.float32), (shift - mean * scale).astype(np.float32)]
+
+
 @dataclass(frozen=True)
 class Rule:
     """One row of a table.
@@ -54,24 +88,26 @@ class Rule:
     Attributes:
         source: Full name of a source tensor; `{i}` stands for a number, `{*}` for anything, `[...]` may be absent.
         targets: Names of what it becomes, with the same `{i}` or `{i-1}`; none if it is dropped.
-        change: How it becomes that.
-        beside: Another source tensor that the change needs, written like `source`.
+        change: How it becomes that. For a dropped tensor: what makes sure that it may be dropped; it returns nothing,
+            or raises CheckpointError.
+        beside: Other source tensors that the change needs, written like `source` and with the same `{i}`.
         why: For a dropped tensor, why it is not needed.
     """
 
     source: str
     targets: tuple[str, ...] = ()
     change: Callable[..., Sequence[Array]] = keep
-    beside: str = ""
+    beside: tuple[str, ...] = ()
     why: str = ""
 
-    def match(self, name: str) -> tuple[str, ...] | None:
-        """Returns the target names for a source tensor of this name, or None if the rule is not about it."""
+    def match(self, name: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+        """Returns the targets of a tensor of this name and what is beside it; None if the rule is not about it."""
         found = _match(self.source, name)
         if found is None:
             return None
-        i = int(found.groupdict().get("i", 0))
-        return tuple(target.replace("{i}", str(i)).replace("{i-1}", str(i - 1)) for target in self.targets)
+        i = found.groupdict().get("i", "0")
+        targets = (target.replace("{i}", i).replace("{i-1}", str(int(i) - 1)) for target in self.targets)
+        return tuple(targets), tuple(other.replace("{i}", i) for other in self.beside)
 
 
 def _match(pattern: str, name: str) -> re.Match[str] | None:
@@ -136,25 +172,28 @@ def plan(rules: Iterable[Rule], sources: Mapping[str, Shape]) -> tuple[list[Piec
     pieces: list[Piece] = []
     targets: dict[str, Shape] = {}
     problems: list[str] = []
-    helpers = {name for name in sources for rule in table if rule.beside and _match(rule.beside, name)}
+    helpers = {name for name in sources for rule in table for other in rule.beside if _match(other, name)}
     used: set[str] = set()
     for name, shape in sources.items():
         if name in helpers:
             continue
-        matches = [(rule, names) for rule in table if (names := rule.match(name)) is not None]
+        matches = [(rule, *found) for rule in table if (found := rule.match(name)) is not None]
         if len(matches) != 1:
-            rivals = " and ".join(rule.source for rule, _ in matches)
+            rivals = " and ".join(rule.source for rule, _, _ in matches)
             problems.append(f"{name} {list(shape)} matches {rivals or 'no rule'}")
             continue
-        rule, names = matches[0]
+        rule, names, wanted = matches[0]
+        beside = [[other for other in helpers if _match(pattern, other)] for pattern in wanted]
+        if missing := [pattern for pattern, others in zip(wanted, beside, strict=True) if len(others) != 1]:
+            problems.append(f"{name} {list(shape)} needs one {' and one '.join(missing)} beside it")
+            continue
+        others = [other for (other,) in beside]
+        used.update(others)
+        piece = Piece((name, *others), names, rule.change)
         if not names:
+            if rule.change is not keep:
+                pieces.append(piece)
             continue
-        beside = tuple(other for other in helpers if _match(rule.beside, other)) if rule.beside else ()
-        if rule.beside and len(beside) != 1:
-            problems.append(f"{name} {list(shape)} needs one {rule.beside} beside it")
-            continue
-        used.update(beside)
-        piece = Piece((name, *beside), names, rule.change)
         try:
             # A broadcast zero has the shape and none of the memory.
             zeros = [np.broadcast_to(np.float32(0), sources[each]) for each in piece.sources]

@@ -1,4 +1,4 @@
-"""Makes a checkpoint of a published architecture in FunASR's or transformers' format, with random weights.
+"""Makes a checkpoint of a published architecture in the format of its library, with random weights.
 
     python -m e2v_port.converters.synthetic --size base FOLDER
 
@@ -18,11 +18,25 @@ import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 
-from e2v_port.config import DIMENSIONS, Emotion2vecConfig, Wav2vec2Config
+from e2v_port.audio import SAMPLING_RATE, mel_filters
+from e2v_port.config import DIMENSIONS, Emotion2vecConfig, Wav2smallConfig, Wav2vec2Config
 from e2v_port.layout import Shape
 
-__all__ = ["AUDEERING", "BASE", "LARGE", "TOKENS", "make", "make_wav2vec2", "source_shapes"]
+from .wav2small import dft
+
+__all__ = [
+    "AUDEERING",
+    "BASE",
+    "LARGE",
+    "TOKENS",
+    "WAV2SMALL",
+    "make",
+    "make_wav2small",
+    "make_wav2vec2",
+    "source_shapes",
+]
 
 TOKENS: tuple[str, ...] = tuple(
     row["token"]
@@ -42,6 +56,7 @@ BASE = Emotion2vecConfig(
     conv_pos_groups=16,
     num_extra_tokens=10,
     normalize=True,
+    head_dim=0,
     norm_eps=1e-5,
     num_labels=len(TOKENS),
 )
@@ -55,11 +70,26 @@ AUDEERING = Wav2vec2Config(
     conv_pos_kernel=128,
     conv_pos_groups=16,
     normalize=True,
+    head_dim=1024,
     norm_eps=1e-5,
     num_labels=len(DIMENSIONS),
     conv_bias=True,
     conv_norm="layer",
     pre_norm=True,
+)
+WAV2SMALL = Wav2smallConfig(
+    normalize=True,
+    embed_dim=338,
+    head_dim=0,
+    num_labels=len(DIMENSIONS),
+    window=64,
+    step=32,
+    bands=26,
+    band_norm=False,
+    stages=((13,) * 3, (13,) * 4),
+    residual=False,
+    pooling="gram",
+    width=13,
 )
 
 
@@ -108,13 +138,18 @@ def _trained_like(name: str, shape: Shape, draw: np.random.Generator) -> NDArray
         return values
     if name.endswith("bias"):
         return np.float32(0.1) * values
+    if name.endswith("running_mean"):  # of convolutions of decibels, or of what a norm made
+        return (np.float32(20) if ".l1." in name else np.float32(0.5)) * values
+    if name.endswith("running_var"):
+        spread: NDArray[np.float32] = np.exp(np.float32(0.3) * values)
+        return (np.float32(400) if ".l1." in name else np.float32(0.5)) * spread
     if name.endswith(("weight_g", "original0")):  # the length of a weight norm
         length: NDArray[np.float32] = np.abs(np.float32(4) + values)
         return length
     if len(shape) == 1:  # the weight of a norm
         return np.float32(1) + np.float32(0.2) * values
     # Linear and convolution: keeps the variance. Logits spread over several units, dimensions over less than one.
-    scale = {"proj.weight": 2.0, "classifier.out_proj.weight": 0.5}.get(name, 1.0)
+    scale = {"proj.weight": 2.0, "classifier.out_proj.weight": 0.5, "adv.weight": 0.2}.get(name, 1.0)
     return values * np.float32(scale / np.sqrt(np.prod(shape[1:])))
 
 
@@ -304,19 +339,73 @@ def _wav2vec2_shapes(config: Wav2vec2Config, parametrized: bool) -> Iterator[tup
         yield from _pair(f"{layer}.feed_forward.output_dense", (dim, config.ffn_dim))
         yield from _pair(f"{layer}.final_layer_norm", (dim,))
     if config.num_labels:
-        yield from _pair("classifier.dense", (dim, dim))
-        yield from _pair("classifier.out_proj", (config.num_labels, dim))
+        yield from _pair("classifier.dense", (config.head_dim, dim))
+        yield from _pair("classifier.out_proj", (config.num_labels, config.head_dim))
+
+
+def make_wav2small(config: Wav2smallConfig, folder: Path, *, seed: int = 0) -> Path:
+    """Writes a checkpoint folder as audeering does.
+
+    Args:
+        config: Sizes of the kind that its checkpoints have: `gram` pooling, no residuals, no norm of the bands, two
+            stages, the first of three convolutions.
+        folder: Where to write model.safetensors and config.json.
+        seed: Of the weights.
+
+    Returns:
+        The folder.
+    """
+    draw = np.random.default_rng(seed)
+    tensors = {name: torch.from_numpy(_trained_like(name, shape, draw)) for name, shape in _wav2small_shapes(config)}
+    front = "vgg7.spectrogram_extractor"
+    transform = torch.from_numpy(dft(config.window)[:, None]).to(torch.complex64)
+    tensors[f"{front}.conv_real.weight"] = transform.real.contiguous()
+    tensors[f"{front}.conv_imag.weight"] = transform.imag.contiguous()
+    mel = mel_filters(config.bands, config.window, 0, SAMPLING_RATE / 2)
+    tensors["vgg7.logmel_extractor.melW"] = torch.from_numpy(mel.T.copy())
+    tensors["vgg7.logmel_extractor.amin"] = torch.tensor([1e-10])
+    for i, _ in enumerate(config.stages[0] + config.stages[1]):
+        tensors[f"vgg7.l{i + 1}.norm.num_batches_tracked"] = torch.tensor(1000)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "model.safetensors")
+    settings = {
+        "model_type": "wav2vec2",
+        "architectures": ["Wav2Small"],
+        "half_mel": config.bands // 2,
+        "n_fft": config.window,
+        "n_time": config.window,
+        "hidden": config.embed_dim,
+        "hop": config.step,
+    }
+    (folder / "config.json").write_text(json.dumps(settings, indent=2))
+    return folder
+
+
+def _wav2small_shapes(config: Wav2smallConfig) -> Iterator[tuple[str, Shape]]:
+    channels = 1
+    for i, out in enumerate(config.stages[0] + config.stages[1], start=1):
+        yield f"vgg7.l{i}.conv.weight", (out, channels, 3, 3)
+        yield from _pair(f"vgg7.l{i}.norm", (out,))
+        yield f"vgg7.l{i}.norm.running_mean", (out,)
+        yield f"vgg7.l{i}.norm.running_var", (out,)
+        channels = out
+    yield from _pair("vgg7.lin", (config.width, channels, 1, 1))
+    yield from _pair("vgg7.sof", (config.width, channels, 1, 1))
+    if config.num_labels:
+        yield from _pair("adv", (config.num_labels, config.embed_dim))
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="e2v_port.converters.synthetic", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--size", choices=("base", "large", "audeering"), default="base")
+    parser.add_argument("--size", choices=("base", "large", "audeering", "wav2small"), default="base")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     if arguments.size == "audeering":
         make_wav2vec2(AUDEERING, arguments.folder, seed=arguments.seed)
+    elif arguments.size == "wav2small":
+        make_wav2small(WAV2SMALL, arguments.folder, seed=arguments.seed)
     else:
         make(BASE if arguments.size == "base" else LARGE, arguments.folder, seed=arguments.seed)
     print(f"{arguments.folder} written: random weights, its labels mean nothing")

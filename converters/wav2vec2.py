@@ -19,12 +19,12 @@ RULES: tuple[Rule, ...] = (
     Rule(f"{CONV}.conv.weight", ("conv_layers.{i}.weight",), channels_last),
     Rule(f"{CONV}.conv.bias", ("conv_layers.{i}.bias",)),
     # torch has kept the two halves of a weight norm under two kinds of names.
-    Rule(f"{POSITION}.weight_v", ("positions.weight",), weight_norm, beside=f"{POSITION}.weight_g"),
+    Rule(f"{POSITION}.weight_v", ("positions.weight",), weight_norm, beside=(f"{POSITION}.weight_g",)),
     Rule(
         f"{POSITION}.parametrizations.weight.original1",
         ("positions.weight",),
         weight_norm,
-        beside=f"{POSITION}.parametrizations.weight.original0",
+        beside=(f"{POSITION}.parametrizations.weight.original0",),
     ),
     Rule(f"{POSITION}.bias", ("positions.bias",)),
     *(
@@ -109,6 +109,7 @@ def describe(
                 )
             ),
             embed_dim=int(config["hidden_size"]),
+            head_dim=int(config["hidden_size"]) if head else 0,
             num_heads=int(config["num_attention_heads"]),
             depth=int(config["num_hidden_layers"]),
             ffn_dim=int(config["intermediate_size"]),

@@ -6,6 +6,8 @@ needs numpy and safetensors only: neither torch nor MLX.
 """
 
 import argparse
+import ctypes
+import errno
 import json
 import os
 import shutil
@@ -24,14 +26,15 @@ from numpy.typing import NDArray
 from e2v_port import __version__, catalog, layout
 from e2v_port.config import DTYPES, ModelConfig, Source
 from e2v_port.errors import CheckpointError, E2VError
+from e2v_port.files import identity
 
-from . import emotion2vec, wav2vec2
+from . import emotion2vec, wav2small, wav2vec2
 from .rules import Piece, plan
 
-__all__ = ["write"]
+__all__ = ["may_replace", "store", "write"]
 
 ABOUT = "checkpoint.json"  # as written by the first half, which cannot be imported without torch
-SAMPLING_RATE = 16_000  # Hz, of every emotion2vec
+SAMPLING_RATE = 16_000  # Hz, of every known model
 CODES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}  # safetensors' names
 
 
@@ -91,16 +94,16 @@ class _Npz:
         except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
             raise CheckpointError(f"{self.path}: {name} is damaged ({error}): write the npz again") from error
 
-    def convert(self, pieces: list[Piece], dtype: str) -> Iterator[tuple[str, NDArray[Any]]]:
+    def convert(self, pieces: list[Piece]) -> Iterator[tuple[str, NDArray[Any]]]:
         for piece in pieces:
-            for target, array in piece.convert(*map(self.read, piece.sources)).items():
-                yield target, _stored(array, dtype)
+            yield from piece.convert(*map(self.read, piece.sources)).items()
 
 
 def _configure(npz: _Npz, dtype: str, note: Callable[[str], None]) -> tuple[ModelConfig, list[Piece]]:
     """Plans the conversion; all that is wrong with the checkpoint is told at once."""
     repository = npz.source.repository
-    family = wav2vec2.FAMILY if wav2vec2.is_one(npz.shapes) else emotion2vec.FAMILY
+    marked = (module.FAMILY for module in (wav2vec2, wav2small) if module.is_one(npz.shapes))
+    family = next(marked, emotion2vec.FAMILY)
     pieces, targets, problems = plan(family.rules, npz.shapes)
     try:
         architecture, labels = family.describe(npz.config, npz.tokens, npz.preprocessor, targets, note)
@@ -120,6 +123,7 @@ def _configure(npz: _Npz, dtype: str, note: Callable[[str], None]) -> tuple[Mode
         labels=labels,
         dtype=dtype,
         sampling_rate=SAMPLING_RATE,
+        temperature=1.0,
         licence=model.licence if model else "not known here: see where the checkpoint came from",
         source=npz.source,
         converter=f"e2v-port {__version__}",
@@ -133,15 +137,23 @@ def _write_tensors(path: Path, config: ModelConfig, arrays: Iterator[tuple[str, 
     The library's own writer wants all of them at once, and once more as bytes.
     """
     header, offsets = _header(config)
+    wanted = layout.tensors(config.architecture)
+    found: dict[str, layout.Shape] = {}
     lost = []
     with path.open("wb") as file:
         file.write(header)
-        for name, array in arrays:
+        for name, values in arrays:
+            found[name] = values.shape
+            if values.shape != wanted.get(name):
+                continue
+            array = _stored(values, config.dtype)
             finite = np.isfinite(array) if array.dtype.kind == "f" else (array & 0x7F80) != 0x7F80
             if not finite.all():
                 lost.append(name)
             file.seek(len(header) + offsets[name])
             file.write(array.data)
+        if problems := layout.differences(found, wanted):
+            raise CheckpointError(f"the tensors do not fit the configuration: {'; '.join(problems)}")
         if lost:
             raise CheckpointError(
                 f"not finite as {config.dtype}: {', '.join(lost)}; the checkpoint is damaged, or its range needs "
@@ -174,10 +186,10 @@ def _compare(path: Path, config: ModelConfig, arrays: Iterator[tuple[str, NDArra
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         entries = json.loads(file.read(length))
-        for name, array in arrays:
+        for name, values in arrays:
             start, end = entries[name]["data_offsets"]
             file.seek(8 + length + start)
-            if file.read(end - start) != array.tobytes():
+            if file.read(end - start) != _stored(values, config.dtype).tobytes():
                 raise CheckpointError(f"{path}: {name} did not survive writing; check the disk and convert again")
 
 
@@ -196,12 +208,9 @@ def write(
 ) -> ModelConfig:
     """Writes the converted folder.
 
-    Everything is written to a temporary folder, read back, compared bit by bit, and renamed: at any moment there is
-    a whole model under the final name, or none.
-
     Args:
         npz: As written by the first half.
-        folder: What to write; a model that is already there is replaced.
+        folder: As for `store`.
         dtype: `float32`, `float16` or `bfloat16`.
         keep_npz: Whether to move the npz into the folder, as model.npz.
         note: Told what was inferred rather than read.
@@ -213,34 +222,69 @@ def write(
         CheckpointError: The npz is damaged; tensors are unknown, missing, misshapen or not finite (all are named);
             or the folder holds something else than a converted model.
     """
-    if not _may_replace(folder):
+    source = _Npz(npz)
+    config, pieces = _configure(source, dtype, note)
+    store(folder, config, lambda: source.convert(pieces), npz=npz if keep_npz else None)
+    return config
+
+
+def store(
+    folder: Path,
+    config: ModelConfig,
+    arrays: Callable[[], Iterator[tuple[str, NDArray[Any]]]],
+    *,
+    npz: Path | None = None,
+) -> None:
+    """Writes a folder with config.json and model.safetensors.
+
+    Everything is written to a temporary folder, read back, compared bit by bit, and renamed: at any moment there is
+    a whole model under the final name, or none.
+
+    Args:
+        folder: What to write; a model that is already there is replaced.
+        config: What config.json shall say.
+        arrays: Gives name and values of every tensor of `layout.tensors(config.architecture)`, in any order. It is
+            called twice, for writing and for reading back, and the values are rounded to `config.dtype`.
+        npz: A file to move into the folder, as model.npz.
+
+    Raises:
+        CheckpointError: Tensors are unknown, missing, misshapen or not finite (all are named); or the folder holds
+            something else than a converted model.
+    """
+    if not may_replace(folder):
         raise CheckpointError(
             f"{folder} exists and is more than a converted model: name another folder, or move it away"
         )
     folder = folder.resolve()
-    source = _Npz(npz)
-    config, pieces = _configure(source, dtype, note)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.partial-"))
     try:
         weights = partial / "model.safetensors"
-        _write_tensors(weights, config, source.convert(pieces, dtype))
-        _compare(weights, config, source.convert(pieces, dtype))
+        _write_tensors(weights, config, arrays())
+        _compare(weights, config, arrays())
         with (partial / "config.json").open("wb") as file:
             # Only the name of a folder can hold what UTF-8 cannot; its escape is JSON's own.
             file.write(config.to_json().encode("utf-8", "backslashreplace"))
             _sync(file)
-        if keep_npz:
+        if npz:
             shutil.move(npz, partial / "model.npz")
         partial.chmod(0o755)  # mkdtemp's is for its owner alone
         _replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return config
 
 
-def _may_replace(folder: Path) -> bool:
+def may_replace(folder: Path) -> bool:
     """Tells whether nothing is lost with a folder: it is absent, or holds what a conversion writes and no more."""
+    while True:
+        before = identity(folder)
+        with suppress(FileNotFoundError):  # another conversion may just be replacing it
+            answer = _is_ours(folder)
+            if identity(folder) == before:
+                return answer
+
+
+def _is_ours(folder: Path) -> bool:
     if not folder.is_dir():
         return not folder.exists()
     entries = {entry.name for entry in folder.iterdir()}
@@ -250,7 +294,27 @@ def _may_replace(folder: Path) -> bool:
 
 
 def _replace(new: Path, folder: Path) -> None:
-    """Renames a folder to a name that another may have; the other one is set aside first, then deleted."""
+    """Renames a folder to a name that another may have; the other one is then called `new`, or gone."""
+    if not folder.exists() or not _exchange(new, folder):
+        _replace_in_two_steps(new, folder)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swaps two names, so that neither is missing at any moment; False where that cannot be done.
+
+    By renameat2 with RENAME_EXCHANGE on Linux, renamex_np with RENAME_SWAP on macOS.
+    """
+    names = os.fsencode(one), os.fsencode(other)
+    try:
+        if sys.platform == "darwin":
+            return bool(ctypes.CDLL(None).renamex_np(*names, 2) == 0)
+        return bool(ctypes.CDLL(None).renameat2(-100, names[0], -100, names[1], 2) == 0)  # absolute paths: any number
+    except (AttributeError, OSError, TypeError):  # no such function, or no such library
+        return False
+
+
+def _replace_in_two_steps(new: Path, folder: Path) -> None:
+    """Sets aside what has the name, if anything, and deletes it in the end."""
     aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.old-"))
     old = aside / "0"
     try:
@@ -258,8 +322,8 @@ def _replace(new: Path, folder: Path) -> None:
             try:
                 os.rename(new, folder)  # an empty folder gives way
                 return
-            except OSError:
-                if not folder.exists():
+            except OSError as error:
+                if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
                     raise
             # Another conversion to the same name may take it away at the same moment, or put one there.
             old = aside / str(turn)

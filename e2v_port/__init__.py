@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from e2v_port.errors import (
         AudioError,
         CheckpointError,
+        CorpusError,
         DownloadError,
         E2VError,
         ModelNotFound,
         NoLabels,
         RuntimeUnavailable,
         SegmentError,
+        TrainingError,
     )
     from e2v_port.model import Model, Prediction, load
 
@@ -32,6 +34,7 @@ __all__ = [
     "Analysis",
     "AudioError",
     "CheckpointError",
+    "CorpusError",
     "DownloadError",
     "E2VError",
     "Model",
@@ -40,6 +43,7 @@ __all__ = [
     "Prediction",
     "RuntimeUnavailable",
     "SegmentError",
+    "TrainingError",
     "analyze",
     "convert",
     "load",

@@ -1,6 +1,7 @@
 """Any clip -> mono float32 at 16 kHz, checked."""
 
 import io
+import math
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from e2v_port.errors import AudioError
 
-__all__ = ["MIN_SAMPLES", "SAMPLING_RATE", "Clip", "Waveform", "clip_name", "load_audio", "normalize"]
+__all__ = ["MIN_SAMPLES", "SAMPLING_RATE", "Clip", "Waveform", "clip_name", "load_audio", "mel_filters", "normalize"]
 
 Clip: TypeAlias = str | os.PathLike[str] | BinaryIO | NDArray[Any]
 Waveform: TypeAlias = NDArray[np.float32]
@@ -97,6 +98,33 @@ def normalize(waveform: Waveform, epsilon: float) -> Waveform:
     scale = 1 / np.sqrt(np.mean(deviation * deviation) + epsilon)
     normalized: Waveform = (deviation * scale).astype(np.float32)
     return normalized
+
+
+def mel_filters(bands: int, window: int, lowest: float, highest: float) -> NDArray[np.float32]:
+    """Returns what brings the power spectrum of a window to mel bands: triangles, evenly spaced on the mel scale.
+
+    The scale is Slaney's (Auditory Toolbox, Interval Research Technical Report 1998-010): linear below 1 kHz, three mel
+    for 200 Hz; logarithmic above, 27 mel for a factor of 6.4. The area of each triangle is 1 over Hz. Both are the
+    defaults of `librosa.filters.mel`.
+
+    Args:
+        bands: How many.
+        window: Samples.
+        lowest: Lower edge of the first, in Hz.
+        highest: Upper edge of the last, in Hz.
+
+    Returns:
+        [bands, window // 2 + 1].
+    """
+    knee, below, above = 1000.0, 3 / 200, 27 / math.log(6.4)
+    first, last = (hz * below if hz < knee else knee * below + above * math.log(hz / knee) for hz in (lowest, highest))
+    mel = np.linspace(first, last, bands + 2)
+    edges = np.where(mel < knee * below, mel / below, knee * np.exp((mel - knee * below) / above))  # Hz
+    bins = np.arange(window // 2 + 1) * SAMPLING_RATE / window
+    left, top, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    triangles = np.minimum((bins - left) / (top - left), (right - bins) / (right - top))
+    filters: NDArray[np.float32] = (np.maximum(triangles, 0) * 2 / (right - left)).astype(np.float32)
+    return filters
 
 
 def clip_name(clip: Clip) -> str:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from e2v_port.audio import Waveform
 
 __all__ = [
+    "BUNDLED",
     "KnownModel",
     "Published",
     "converted",
@@ -28,6 +29,8 @@ __all__ = [
     "not_found",
     "roots",
 ]
+
+BUNDLED = "bundled"  # the model in the package
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class KnownModel:
         id: The name everything here goes by.
         family: Architecture, as in the runtimes' file names.
         modelscope: Repository on ModelScope; empty where there is none.
-        huggingface: Repository on Hugging Face.
+        huggingface: Repository on Hugging Face; empty for the model in the package, which no hub has.
         embed_dim: Width of an embedding.
         parameters: Number of weights, rounded.
         labels: Its outputs in order, classes or dimensions; empty for a model without a head.
@@ -96,7 +99,7 @@ class KnownModel:
 
 @cache
 def known() -> tuple[KnownModel, ...]:
-    """Returns every model of the manifest, largest first."""
+    """Returns every model of the manifest, in its order: the one in the package first."""
     manifest = json.loads(files("e2v_port.weights").joinpath("manifest.json").read_text("utf-8"))
     return tuple(_known_model(row) for row in manifest["models"])
 
@@ -148,7 +151,8 @@ def roots() -> list[Path]:
     """Returns the folders that hold converted models, in the order they are searched.
 
     `$E2V_WEIGHTS` first where it is set, then the user's cache: `$XDG_CACHE_HOME/e2v-port`, by default
-    `~/.cache/e2v-port` (`~/Library/Caches/e2v-port` on macOS).
+    `~/.cache/e2v-port` (`~/Library/Caches/e2v-port` on macOS). Conversions are written to the first. The package's own
+    folder, with `bundled` in it, is searched behind them: see `find`.
     """
     named = os.environ.get("E2V_WEIGHTS")
     if cache_home := os.environ.get("XDG_CACHE_HOME"):
@@ -184,11 +188,12 @@ def find(name: str) -> Path | None:
     relative = PurePosixPath(model.id if model else name)
     if relative.is_absolute() or ".." in relative.parts:
         return None
-    return next((root / relative for root in roots() if is_converted(root / relative)), None)
+    package = Path(str(files("e2v_port.weights")))  # inside a zip no folder, so that there is no bundled model
+    return next((root / relative for root in [*roots(), package] if is_converted(root / relative)), None)
 
 
 def converted() -> list[str]:
-    """Returns the names of all converted models on this machine, sorted."""
+    """Returns the names of all models that were converted on this machine, sorted."""
     return sorted(
         {
             config.parent.relative_to(root).as_posix()

@@ -16,6 +16,7 @@ from e2v_port import __version__
 from e2v_port.errors import AudioError, E2VError
 
 if TYPE_CHECKING:
+    from e2v_port import corpora, evaluation
     from e2v_port.analysis import Analysis
     from e2v_port.audio import Waveform
     from e2v_port.model import Model
@@ -92,8 +93,8 @@ def _shown(file: str) -> str:
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Any]:
-    """Gives a function to call after each file: it moves a bar on a terminal, and does nothing elsewhere."""
+def _progress(total: int, what: str = "analysing") -> Iterator[Any]:
+    """Gives a function to call after each step: it moves a bar on a terminal, and does nothing elsewhere."""
     if total < 2 or not sys.stderr.isatty():
         yield lambda: None
         return
@@ -104,7 +105,7 @@ def _progress(total: int) -> Iterator[Any]:
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     console = Console(stderr=True, soft_wrap=True)  # a result stays one line, to be copied as one
     with Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as progress:
-        task = progress.add_task("analysing", total=total)
+        task = progress.add_task(what, total=total)
         yield lambda: progress.advance(task)
 
 
@@ -160,7 +161,10 @@ def analyze(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
     offline: Offline = False,
 ) -> None:
-    """Say which emotion is in each file, when, and how sure."""
+    """Say which emotion is in each file, when, and how sure.
+
+    With neither --model nor --dimensional it is the small model in the package that does.
+    """
     _check_analyze(files, model, dimensional, segments, whole, frames, form, out, plot, as_json)
     from dataclasses import replace
 
@@ -221,9 +225,7 @@ def _check_analyze(
     as_json: bool,
 ) -> None:
     """Refuses what contradicts itself, before anything is loaded."""
-    if not (model or dimensional):
-        raise typer.BadParameter("name --model for labels, --dimensional for arousal and valence, or both")
-    if frames and not model:
+    if frames and dimensional and not model:
         _fail("--frames: needs --model, one that gives labels")
     if segments and whole:
         _fail("--segments and --whole contradict each other: leave one of them out")
@@ -261,9 +263,10 @@ def _writable(folder: Path) -> bool:
 
 
 def _print_whole(analysis: "Analysis", as_json: bool) -> None:
-    """Prints what the models say of a file, before any fusion."""
+    """Prints what the models say of a file, before any fusion; nothing that only follows from it."""
     (segment,) = analysis.segments
-    prediction, dimensions = segment.prediction, segment.dimensions
+    prediction = segment.prediction
+    dimensions = segment.dimensions if segment.dimensions_from == "model" else None
     if as_json:
         row = {"file": analysis.file, "duration": analysis.duration}
         row |= prediction.to_dict() if prediction else {}
@@ -380,11 +383,82 @@ def convert(
 
 
 @app.command()
+def train(
+    corpus: Annotated[
+        list[str],
+        typer.Option("--corpus", "-c", metavar="NAME=PATH", help="ravdess, emodb, nemo, crema-d or csv; repeatable."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where to write the model.")],
+    head_of: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Train a new head for this model instead of a small network from nothing."),
+    ] = None,
+    hidden: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Width of a hidden layer of that head; 0 for none.")
+    ] = 0,
+    dimensions: Annotated[
+        bool, typer.Option("--dimensions", help="Let that head give arousal, dominance and valence.")
+    ] = False,
+    dev: Annotated[
+        str, typer.Option(metavar="SPEAKERS", help="Who decides when to stop, with commas: ravdess/19,ravdess/20.")
+    ] = "",
+    test: Annotated[str, typer.Option(metavar="SPEAKERS", help="Who is left out, likewise, or a corpus.")] = "",
+    epochs: Annotated[int | None, typer.Option(min=1, metavar="N", help="Instead of the recipe's.")] = None,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of all that is drawn.")] = 0,
+    threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="By default one for each core.")] = None,
+    licence: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Of the weights; by default what the corpora say.")
+    ] = None,
+    runtime: RuntimeName = "auto",
+    offline: Offline = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Begin anew where one was interrupted, and replace a model.")
+    ] = False,
+) -> None:
+    """Train a small model on corpora, or a new head for a model.
+
+    Interrupted, the same command goes on where it was.
+    """
+    if not head_of and (hidden or dimensions):
+        _fail(f"{'--hidden' if hidden else '--dimensions'} belongs to a head: name a model with --head-of")
+    from dataclasses import replace
+
+    from e2v_port import corpora, training, training_report
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    progress = training.Progress(say, _progress)
+    read = [corpora.read(spec) for spec in corpus]
+    for each in read:
+        for note in each.notes:
+            say(f"{each.name}: {note}")
+    names = [[name for name in text.split(",") if name] for text in (dev, test)]
+    task = training.choose(read, *names, dimensional=dimensions, seed=seed)
+    changes: dict[str, Any] = {"epochs": epochs} if epochs else {}
+    options: dict[str, Any] = {"licence": licence, "number_of_threads": threads, "restart": restart}
+    if head_of:
+        from e2v_port import heads
+
+        recipe = replace(heads.HeadRecipe(hidden=hidden), **changes)
+        options |= {"runtime": runtime, "offline": offline}
+        report = heads.train(head_of, task, out, recipe, progress=progress, **options)
+    else:
+        from e2v_port import student
+
+        report = student.train(task, out, replace(student.Recipe(), **changes), progress=progress, **options)
+    best = report["curve"][report["best"] - 1]
+    page = training_report.folder_of(out) / "report.html"
+    print(f"{out}: {report['parameters']} parameters, development {report['score']} {best['score']:.3f}; see {page}")
+
+
+@app.command()
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
 ) -> None:
     """List the known models and what is converted on this machine."""
     from e2v_port import catalog
+    from e2v_port.config import DIMENSIONS
 
     rows: list[dict[str, Any]] = [
         {
@@ -403,15 +477,26 @@ def models(
         for row in rows:
             print(json.dumps(row))
         return
-    table = [["model", "parameters", "width", "labels", "licence", "converted"]]
+    table = [["model", "parameters", "width", "gives", "licence", "converted"]]
+    sets: dict[tuple[str, ...], list[str]] = {}
     for row in rows:
-        parameters = f"{row['parameters'] / 1e6:.0f} million"
-        labels = str(len(row["labels"]) or "none: embeddings")
-        converted = "yes" if row["converted"] else "no"
-        table.append([row["id"], parameters, str(row["dimensions"]), labels, row["licence"], converted])
+        kind = "dimensions" if set(row["labels"]) == set(DIMENSIONS) else "labels"
+        gives = f"{len(row['labels'])} {kind}" if row["labels"] else "embeddings"
+        converted = "in the package" if row["id"] == catalog.BUNDLED else "yes" if row["converted"] else "no"
+        table.append(
+            [row["id"], _millions(row["parameters"]), str(row["dimensions"]), gives, row["licence"], converted]
+        )
+        if row["labels"]:
+            sets.setdefault(tuple(row["labels"]), []).append(row["id"])
     _print_table(table)
-    emotions = next(model.labels for model in catalog.known() if model.labels)
-    print(f"\nlabels: {', '.join(emotions)}\nfolders: {', '.join(map(str, catalog.roots()))}")
+    print()
+    for labels, names in sets.items():
+        print(f"{', '.join(labels)}: {', '.join(names)}")
+    print(f"folders: {', '.join(map(str, catalog.roots()))}")
+
+
+def _millions(parameters: int) -> str:
+    return f"{parameters / 1e6:.{0 if parameters >= 1e6 else 1 if parameters >= 1e5 else 2}f} million"
 
 
 def _own_model(name: str) -> dict[str, Any]:
@@ -451,6 +536,8 @@ def doctor() -> None:
         table.append([f"runtime {runtime}", f"no: {reason}" if reason else f"yes: {devices.describe(runtime)}"])
     table.append(["runtime auto", f"takes {devices.choose('auto')}"])
     for family, (library, _) in references.REFERENCES.items():
+        if library == "torch":  # told of above
+            continue
         state = "installed" if references.installed(family) else "not installed"
         table.append([library, f"{state}: `e2v verify` compares {family} with it, nothing else needs it"])
     network = "never used (E2V_OFFLINE)" if hubs.offline_by_environment() else "used to download models"
@@ -458,6 +545,7 @@ def doctor() -> None:
     table += [["weights", str(root) if root.is_dir() else f"{root} (does not exist yet)"] for root in catalog.roots()]
     converted = ", ".join(catalog.converted()) or "no model yet: e2v convert --model iic/emotion2vec_plus_base"
     table.append(["converted", converted])
+    table.append([catalog.BUNDLED, str(catalog.find(catalog.BUNDLED) or "missing: install e2v-port again")])
     _print_table(table)
 
 
@@ -520,6 +608,128 @@ def _verify(model: str, runtimes: list[str], checkpoint: Path | None, audio: Pat
     verdict = f"NOT EQUAL: {len(off)} of {total} exceed their bar, first {off[0]}" if off else "equal within the bars"
     print(f"{model}: {verdict}", flush=True)
     return not off
+
+
+@app.command()
+def evaluate(
+    model: ModelName,
+    corpus: Annotated[
+        list[str],
+        typer.Option("--corpus", "-c", metavar="NAME=PATH", help="ravdess, emodb, nemo, crema-d or csv; repeatable."),
+    ],
+    split: Annotated[
+        Literal["train", "dev", "test", "all"] | None,
+        typer.Option(help="Which speakers; by default test, with --calibrate dev.", show_default=False),
+    ] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Fit a temperature on them, and store it with the model.")
+    ] = False,
+    runtime: RuntimeName = "auto",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Where to write evaluation.json and a picture.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what evaluation.json holds.")] = False,
+    offline: Offline = False,
+) -> None:
+    """Say how often a model is right on a corpus of labelled speech."""
+    part = split or ("dev" if calibrate else "test")
+    if calibrate and part in {"test", "all"}:
+        _fail(f"--calibrate on {part} would make the figures of the test speakers worthless: take dev, or train")
+    if out and not _writable(out if out.exists() else out.parent):
+        _fail(f"--out {out}: not a folder that can be written to")
+    from e2v_port import corpora, evaluation
+
+    known = [corpora.read(spec) for spec in corpus]
+    chosen = corpora.chosen(known, part)
+    folder = _to_calibrate(model, offline) if calibrate else None
+    loaded = _load(model, runtime, offline)
+    if calibrate:
+        loaded.need_labels()
+    found: dict[str, evaluation.Evaluation] = {}
+    with _progress(sum(map(len, chosen.values()))) as advance:
+        for name, utterances in chosen.items():
+            found[name] = evaluation.evaluate(loaded, utterances, advance=advance)
+            for error in found[name].errors:
+                _complain(error)
+    result: dict[str, Any] = {"model": model, "split": part, "corpora": {}, "mean": None, "calibration": None}
+    for each in known:
+        about = {"path": str(each.path), "licence": each.licence, "notes": list(each.notes)}
+        result["corpora"][each.name] = about | found[each.name].to_dict()
+    if len(found) > 1:
+        result["mean"] = evaluation.mean(list(found.values()))
+    if folder:
+        hot, before, after = evaluation.temperature(list(found.values()))
+        evaluation.store_temperature(folder, hot)
+        result["calibration"] = {"temperature": hot, "nll_before": before, "nll_after": after, "folder": str(folder)}
+    if as_json:
+        print(json.dumps(evaluation.plain(result), allow_nan=False))
+    else:
+        _print_evaluation(result, known, found)
+    if out:
+        _write_evaluation(result, found, out)
+    failed = sum(len(each.errors) for each in found.values())
+    _finish(failed + sum(each.judged for each in found.values()), failed)
+
+
+def _to_calibrate(model: str, offline: bool) -> Path:
+    """Returns the folder of a model whose config.json may be written."""
+    from importlib.resources import files
+
+    from e2v_port.conversion import folder_of
+
+    folder = folder_of(model, offline=offline)
+    package = Path(str(files("e2v_port.weights"))).resolve()
+    if folder.resolve().is_relative_to(package):
+        _fail(f"--calibrate does not change what is in the package: copy {folder} elsewhere and name the copy")
+    if not os.access(folder, os.W_OK):
+        _fail(f"--calibrate: {folder} cannot be written to: copy it elsewhere and name the copy")
+    return folder
+
+
+def _print_evaluation(
+    result: dict[str, Any], known: "list[corpora.Corpus]", found: "dict[str, evaluation.Evaluation]"
+) -> None:
+    from e2v_port.evaluation import report
+
+    for corpus in known:
+        runtime = found[corpus.name].runtime
+        print(f"{corpus.name}, {result['split']}: {result['model']} on {runtime}")
+        for note in corpus.notes:
+            print(f"note: {_shown(note)}")
+        for part in report(found[corpus.name]):
+            if isinstance(part, str):
+                print(_shown(part))
+            else:
+                _print_table([_shown(cell) for cell in row] for row in part)
+        print()
+    if result["mean"]:
+        print(f"mean of {len(known)} corpora")
+        _print_table([[name.replace("_", " "), f"{value:.3f}"] for name, value in result["mean"].items()])
+    if calibration := result["calibration"]:
+        print(
+            f"temperature {calibration['temperature']:.3f} stored in {calibration['folder']}: negative log likelihood "
+            f"{calibration['nll_before']:.3f} before, {calibration['nll_after']:.3f} after"
+        )
+
+
+def _write_evaluation(result: dict[str, Any], found: "dict[str, evaluation.Evaluation]", out: Path) -> None:
+    from importlib.util import find_spec
+
+    from e2v_port.evaluation import plain
+    from e2v_port.files import replacing
+
+    out.mkdir(exist_ok=True)
+    with replacing(out / "evaluation.json") as partial:
+        partial.write_text(json.dumps(plain(result), allow_nan=False, indent=1) + "\n", "utf-8", newline="\n")
+    if not all(each.open for each in found.values()):
+        return
+    if find_spec("matplotlib") is None:
+        print('no picture without matplotlib: pip install "e2v-port[plots]"', file=sys.stderr)
+        return
+    from e2v_port.plots import plot_evaluations
+
+    with replacing(out / "evaluation.png") as partial:
+        plot_evaluations(found, partial)
 
 
 def _print_table(rows: Iterable[list[str]]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from e2v_port import catalog, hubs
+from e2v_port.errors import ModelNotFound
 
 __all__ = ["convert", "folder_of"]
 
@@ -57,8 +58,10 @@ def convert(
         name = str(model)
         if catalog.lookup(name) is None and name.count("/") != 1:
             raise catalog.not_found(name)
-        checkpoint = hubs.download(name, hub=hub, revision=revision, offline=offline)
         known = catalog.lookup(name)
+        if known and known.id == catalog.BUNDLED:
+            raise ModelNotFound(f"{name}: comes converted, in the package: there is no checkpoint to convert")
+        checkpoint = hubs.download(name, hub=hub, revision=revision, offline=offline)
         folder = Path(out) if out else catalog.destination(known.id if known else name, dtype)
     final = folder.resolve()
     final.parent.mkdir(parents=True, exist_ok=True)

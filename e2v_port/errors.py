@@ -3,12 +3,14 @@
 __all__ = [
     "AudioError",
     "CheckpointError",
+    "CorpusError",
     "DownloadError",
     "E2VError",
     "ModelNotFound",
     "NoLabels",
     "RuntimeUnavailable",
     "SegmentError",
+    "TrainingError",
 ]
 
 
@@ -32,6 +34,10 @@ class CheckpointError(E2VError):
     """A checkpoint or converted folder is unsafe, incomplete, misshapen, of an unknown kind or has a wrong hash."""
 
 
+class CorpusError(E2VError):
+    """A corpus is not where it should be, its table cannot be used, or its speakers cannot be divided."""
+
+
 class RuntimeUnavailable(E2VError):
     """The runtime asked for cannot run on this machine."""
 
@@ -42,3 +48,7 @@ class NoLabels(E2VError):
 
 class SegmentError(E2VError):
     """Given segments cannot be read, overlap, or lie outside the clip."""
+
+
+class TrainingError(E2VError):
+    """A model cannot be trained here: its folder is taken, another training was interrupted there, there is no room."""

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files and folders that appear whole or not at all, and how a reader notices that one did."""
 
 import os
 import tempfile
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["replacing"]
+__all__ = ["identity", "replacing"]
 
 
 @contextmanager
@@ -23,3 +23,12 @@ def replacing(path: Path) -> Iterator[Path]:
         partial = Path(folder) / path.name
         yield partial
         os.replace(partial, path)
+
+
+def identity(path: Path) -> tuple[int, int, int] | None:
+    """Returns what changes when another file or folder takes the name; None where there is nothing."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_ctime_ns  # the number of a deleted file is given to another

@@ -17,8 +17,9 @@ from e2v_port.audio import SAMPLING_RATE, Clip, Waveform, load_audio, normalize
 from e2v_port.config import ModelConfig
 from e2v_port.emotions import Dimensions
 from e2v_port.errors import AudioError, NoLabels
+from e2v_port.files import identity
 
-__all__ = ["Model", "Output", "Prediction", "Runtime", "load"]
+__all__ = ["Model", "Output", "Prediction", "Runtime", "load", "tell_licence"]
 
 Vector = NDArray[np.float32]
 
@@ -30,9 +31,10 @@ class Output:
     """What a runtime makes of one clip.
 
     Attributes:
-        embedding: Mean of the frames, [dim], float32.
+        embedding: What the model makes of the whole clip (of transformers: the mean of the frames), [dim], float32.
         logits: One per label, unused ones too, [labels], float32; None for a model without a head.
-        frames: [frames, dim], float32, about 50 a second; None unless asked for.
+        frames: [frames, dim], float32, one every `config.architecture.hop` samples (50 a second for transformers);
+            None unless asked for.
         frame_logits: [frames, labels], float32: what the head makes of each frame by itself. It was trained on means
             over clips, so these show where in a clip an emotion is rather than how sure it is.
     """
@@ -64,7 +66,7 @@ class Prediction:
         confidence: Its probability, 0 to 1.
         scores: Probability of each label, summing to 1, in the model's order; labels the checkpoint marks as unused
             are left out.
-        logits: The same before the softmax.
+        logits: What the head gives, before the temperature (`config.temperature`) and the softmax.
         duration: Of the clip, in seconds.
     """
 
@@ -193,8 +195,8 @@ class Model:
         Args:
             clips: As for `predict`.
             sampling_rate: As for `predict`.
-            granularity: `utterance` for the mean over the clip, [dim]; `frame` for about 50 vectors a second,
-                [frames, dim].
+            granularity: `utterance` for one vector of the clip, [dim]; `frame` for one every
+                `config.architecture.hop` samples, [frames, dim]: 50 a second for transformers.
 
         Returns:
             A float32 array; for a list, one per clip in its order.
@@ -279,7 +281,7 @@ class Model:
         pairs = zip(self.config.labels, output.logits.tolist(), strict=True)
         logits = {label.name: logit for label, logit in pairs if not label.unused}
         highest = max(logits.values())
-        powers = {name: math.exp(logit - highest) for name, logit in logits.items()}
+        powers = {name: math.exp((logit - highest) / self.config.temperature) for name, logit in logits.items()}
         total = sum(powers.values())
         scores = {name: power / total for name, power in powers.items()}
         label = max(scores, key=scores.__getitem__)
@@ -334,9 +336,9 @@ def load(model: str | Path, *, runtime: str = "auto", offline: bool = False) -> 
     """Loads a model.
 
     Args:
-        model: A known model's name, e.g. `iic/emotion2vec_plus_base`; a converted folder; or an unconverted
-            checkpoint (a folder or a .pt file). What is not converted yet is converted on first use, what is not on
-            this machine is downloaded.
+        model: A known model's name, e.g. `iic/emotion2vec_plus_base`, or `bundled` for the small one in the package; a
+            converted folder; or an unconverted checkpoint (a folder or a .pt file). What is not converted yet is
+            converted on first use, what is not on this machine is downloaded.
         runtime: `cuda`, `cpu`, `mps`, `mlx`; or `auto`, which takes CUDA, then MLX on Apple silicon, then the CPU.
         offline: Never open a connection; so does `E2V_OFFLINE=1`.
 
@@ -348,20 +350,40 @@ def load(model: str | Path, *, runtime: str = "auto", offline: bool = False) -> 
     """
     chosen = devices.choose(runtime)  # first, so that nothing is downloaded for a runtime that cannot run
     folder = conversion.folder_of(model, offline=offline)
+    while True:
+        found = identity(folder)
+        try:
+            loaded = _load(folder, chosen)
+        except Exception:
+            if identity(folder) == found:
+                raise
+        else:
+            if identity(folder) == found:
+                return loaded
+        # A conversion has put another model there meanwhile: what was read may be of both.
+
+
+def _load(folder: Path, runtime: str) -> Model:
     config = ModelConfig.read(folder)
-    _tell_licence(config)
+    tell_licence(config)
     weights = folder / "model.safetensors"
     layout.check(weights, config.architecture, config.dtype)
-    module = import_module(f"e2v_port.runtimes.{devices.RUNTIMES[chosen]}")
-    return Model(config, chosen, module.load(weights, config, chosen))
+    module = import_module(f"e2v_port.runtimes.{devices.RUNTIMES[runtime]}")
+    return Model(config, runtime, module.load(weights, config, runtime))
 
 
-def _tell_licence(config: ModelConfig) -> None:
-    """Says once per process what weights may not be used for, on stderr; `E2V_LICENCE=accepted` silences it."""
+def tell_licence(config: ModelConfig, line: str = "") -> None:
+    """Says once per process what weights may not be used for, on stderr; `E2V_LICENCE=accepted` silences it.
+
+    Args:
+        config: Of the model.
+        line: What to say in place of model and licence.
+    """
     licence, model = config.licence, config.source.repository
-    if "non-commercial" in licence and model not in _told and os.environ.get("E2V_LICENCE") != "accepted":
+    restricted = any(words in licence for words in ("non-commercial", "not for commercial use"))
+    if restricted and model not in _told and os.environ.get("E2V_LICENCE") != "accepted":
         _told.add(model)
-        print(f"{model}: {licence}; E2V_LICENCE=accepted silences this line", file=sys.stderr)
+        print(f"{line or f'{model}: {licence}'}; E2V_LICENCE=accepted silences this line", file=sys.stderr)
 
 
 _told: set[str] = set()

@@ -25,14 +25,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from e2v_port import __version__, training_report
-from e2v_port.audio import SAMPLING_RATE, Waveform, load_audio, normalize
+from e2v_port.audio import SAMPLING_RATE, Waveform, load_audio, mel_filters, normalize
 from e2v_port.augmentation import Augmentation, Range, augment, crop, trim
 from e2v_port.config import Label, ModelConfig, Source, Wav2smallConfig
 from e2v_port.errors import AudioError, TrainingError
 from e2v_port.files import replacing
 from e2v_port.training import SILENT, Progress, Task, by_corpus, load_state, save_state, threads, working
 
-__all__ = ["Bank", "Recipe", "Student", "folded", "masked", "mel_filters", "record", "train"]
+__all__ = ["Bank", "Recipe", "Student", "folded", "masked", "record", "train"]
 
 _T = TypeVar("_T")
 
@@ -137,27 +137,6 @@ class Recipe:
             pooling=self.pooling,
             width=self.width,
         )
-
-
-def mel_filters(bands: int, window: int, lowest: float, highest: float) -> NDArray[np.float32]:
-    """Returns triangles [bands, window // 2 + 1] over the bins of a spectrum, evenly spaced on Slaney's mel scale.
-
-    The scale (Auditory Toolbox, Interval Research Technical Report 1998-010) is linear below 1000 Hz, three mels for
-    200 Hz, and logarithmic above, 27 mels for a factor of 6.4. Each triangle has an area of 1 over Hz, as in
-    `librosa.filters.mel`, whose default this is.
-    """
-    linear, knee, step = 200 / 3, 1000.0, math.log(6.4) / 27
-
-    def mel(hertz: float) -> float:
-        return hertz / linear if hertz < knee else knee / linear + math.log(hertz / knee) / step
-
-    mels = np.linspace(mel(lowest), mel(highest), bands + 2)
-    corners = np.where(mels < knee / linear, mels * linear, knee * np.exp(step * (mels - knee / linear)))
-    bins = np.arange(window // 2 + 1) * SAMPLING_RATE / window
-    left, middle, right = corners[:-2, None], corners[1:-1, None], corners[2:, None]
-    triangles = np.minimum((bins - left) / (middle - left), (right - bins) / (right - middle))
-    filters: NDArray[np.float32] = (np.maximum(triangles, 0) * 2 / (right - left)).astype(np.float32)
-    return filters
 
 
 class Bank:

@@ -11,7 +11,7 @@ from mlx import nn
 
 from e2v_port.config import Emotion2vecConfig
 
-from .layers_mlx import Attention, Mlp, Projection, Trace
+from .layers_mlx import Attention, Head, Mlp, Projection, Trace
 
 __all__ = ["Emotion2vec"]
 
@@ -79,7 +79,7 @@ class Emotion2vec(nn.Module):
         self.context_blocks = [Block(config) for _ in range(config.prenet_depth)]
         self.blocks = [Block(config) for _ in range(config.depth)]
         if config.num_labels:
-            self.head = nn.Linear(dim, config.num_labels)
+            self.head = Head(config)
 
     def __call__(
         self, waveform: mx.array, samples: list[int], trace: Trace = lambda _, __: None
@@ -87,7 +87,7 @@ class Emotion2vec(nn.Module):
         """Runs the model.
 
         Args:
-            waveform: [B, S] in the type of the weights; normalised, clips filled up with zeros behind their end.
+            waveform: [B, S], normalised, clips filled up with zeros behind their end.
             samples: Of each clip.
             trace: Called with the name and value of every stage.
 
@@ -95,7 +95,7 @@ class Emotion2vec(nn.Module):
             Frames [B, T, D] in the type of the weights (those behind a clip's end mean nothing), their mean [B, D]
             and logits [B, labels] (None without a head), both float32.
         """
-        x = waveform[:, :, None]  # [B, S, 1]
+        x = waveform[:, :, None].astype(self.extra_tokens.dtype)  # [B, S, 1]
         for i, conv in enumerate(self.conv_layers):
             x = conv(x)  # [B, T, C]
             trace(f"conv_layers.{i}", x)
@@ -141,7 +141,8 @@ class Emotion2vec(nn.Module):
 
     def score(self, x: mx.array) -> mx.array:
         """Applies the head to embeddings [..., D]: logits [..., labels], float32."""
-        return x.astype(mx.float32) @ self.head.weight.astype(mx.float32).T + self.head.bias.astype(mx.float32)
+        logits: mx.array = self.head(x)
+        return logits
 
     def bias(self, time: int, like: mx.array) -> mx.array:
         """ALiBi [1, H, E+T, E+T] in the type of `like`: a head's slope times the distance of two frames.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from e2v_port.config import Emotion2vecConfig
 
-from .layers_torch import Attention, Mlp, Projection, Trace
+from .layers_torch import Attention, Head, Mlp, Projection, Trace
 
 __all__ = ["Emotion2vec"]
 
@@ -87,7 +87,7 @@ class Emotion2vec(nn.Module):
         self.context_norm = nn.LayerNorm(dim, eps=config.norm_eps)
         self.context_blocks = nn.ModuleList(Block(config) for _ in range(config.prenet_depth))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.head = nn.Linear(dim, config.num_labels) if config.num_labels else None
+        self.head = Head(config) if config.num_labels else None
 
     def forward(
         self, waveform: Tensor, samples: list[int], trace: Trace = lambda _, __: None
@@ -95,7 +95,7 @@ class Emotion2vec(nn.Module):
         """Runs the model.
 
         Args:
-            waveform: [B, S] in the type of the weights; normalised, clips filled up with zeros behind their end.
+            waveform: [B, S], normalised, clips filled up with zeros behind their end.
             samples: Of each clip.
             trace: Called with the name and value of every stage.
 
@@ -103,7 +103,7 @@ class Emotion2vec(nn.Module):
             Frames [B, T, D] in the type of the weights (those behind a clip's end mean nothing), their mean [B, D]
             and logits [B, labels] (None without a head), both float32.
         """
-        x = waveform[:, :, None]  # [B, S, 1]
+        x = waveform[:, :, None].to(self.extra_tokens.dtype)  # [B, S, 1]
         for i, conv in enumerate(self.conv_layers):
             x = conv(x)  # [B, T, C]
             trace(f"conv_layers.{i}", x)
@@ -150,7 +150,8 @@ class Emotion2vec(nn.Module):
     def score(self, x: Tensor) -> Tensor:
         """Applies the head to embeddings [..., D]: logits [..., labels], float32."""
         assert self.head is not None
-        return F.linear(x.float(), self.head.weight.float(), self.head.bias.float())
+        logits: Tensor = self.head(x)
+        return logits
 
     def bias(self, time: int, like: Tensor) -> Tensor:
         """ALiBi [1, H, E+T, E+T] in the type of `like`: a head's slope times the distance of two frames.

@@ -1,4 +1,4 @@
-"""What emotion2vec and wav2vec2 are both made of, in MLX. Its twin is layers_torch.py.
+"""What more than one architecture is made of, in MLX. Its twin is layers_torch.py.
 
 B clips, T frames, D wide, H heads.
 """
@@ -8,7 +8,9 @@ from collections.abc import Callable
 import mlx.core as mx
 import mlx.nn as nn
 
-__all__ = ["Attention", "Mlp", "Projection", "Trace"]
+from e2v_port.config import Architecture
+
+__all__ = ["Attention", "Head", "Mlp", "Projection", "Trace", "linear", "sum_over_time"]
 
 Trace = Callable[[str, mx.array], None]  # is told name and value of every stage
 
@@ -54,3 +56,32 @@ class Mlp(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         return self.fc2(nn.gelu(self.fc1(x)))
+
+
+class Head(nn.Module):
+    """Linear; or linear, tanh, linear. In float32 whatever the type of its weights; no sigmoid or softmax."""
+
+    def __init__(self, config: Architecture) -> None:
+        super().__init__()
+        self.hidden = config.head_dim
+        if self.hidden:
+            self.dense = nn.Linear(config.embed_dim, self.hidden)
+            self.out = nn.Linear(self.hidden, config.num_labels)
+        else:
+            self.weight = mx.zeros((config.num_labels, config.embed_dim))
+            self.bias = mx.zeros(config.num_labels)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return linear(mx.tanh(linear(x, self.dense)), self.out) if self.hidden else linear(x, self)
+
+
+def linear(x: mx.array, layer: nn.Module) -> mx.array:
+    """Applies the weight and bias of a layer in float32, whatever their type."""
+    out: mx.array = x.astype(mx.float32) @ layer.weight.astype(mx.float32).T + layer.bias.astype(mx.float32)
+    return out
+
+
+def sum_over_time(x: mx.array) -> mx.array:
+    """[B, T, C] -> [B, 1, C]; in two steps, as one would lose three digits over the 96 000 frames of 30 s."""
+    x = mx.pad(x, [(0, 0), (0, -x.shape[1] % 256), (0, 0)])
+    return mx.unflatten(x, 1, (-1, 256)).sum(2).sum(1, keepdims=True)

@@ -1,14 +1,17 @@
-"""What emotion2vec and wav2vec2 are both made of, in torch. Its twin is layers_mlx.py.
+"""What more than one architecture is made of, in torch. Its twin is layers_mlx.py.
 
 B clips, T frames, D wide, H heads.
 """
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Attention", "Mlp", "Projection", "Trace"]
+from e2v_port.config import Architecture
+
+__all__ = ["Attention", "Head", "Mlp", "Projection", "Trace"]
 
 Trace = Callable[[str, Tensor], None]  # is told name and value of every stage
 
@@ -57,3 +60,25 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.fc2(F.gelu(self.fc1(x)))
         return out
+
+
+class Head(nn.Module):
+    """Linear; or linear, tanh, linear. In float32 whatever the type of its weights; no sigmoid or softmax."""
+
+    def __init__(self, config: Architecture) -> None:
+        super().__init__()
+        self.hidden = config.head_dim
+        if self.hidden:
+            self.dense = nn.Linear(config.embed_dim, self.hidden)
+            self.out = nn.Linear(self.hidden, config.num_labels)
+        else:
+            only = nn.Linear(config.embed_dim, config.num_labels)
+            self.weight, self.bias = only.weight, only.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float()
+            if not self.hidden:
+                return F.linear(x, self.weight.float(), self.bias.float())
+            x = torch.tanh(F.linear(x, self.dense.weight.float(), self.dense.bias.float()))
+            return F.linear(x, self.out.weight.float(), self.out.bias.float())

@@ -24,7 +24,6 @@ class MlxRuntime:
         twin = import_module(f"e2v_port.runtimes.{config.family}_mlx")
         self.config = config.architecture
         self.batch_seconds = BATCH_SECONDS
-        self.dtype: mx.Dtype = getattr(mx, config.dtype)
         self.model = getattr(twin, config.family.capitalize())(config.architecture)
         self.model.load_weights(str(weights), strict=True)
         # Streams belong to a thread: what is evaluated here can be used in any other.
@@ -32,7 +31,7 @@ class MlxRuntime:
 
     def run(self, batch: Waveform, samples: list[int], *, frames: bool) -> list[Output]:
         """Runs one batch; see `e2v_port.model.Runtime`."""
-        hidden, pooled, logits = self.model(self._array(batch), samples)
+        hidden, pooled, logits = self.model(mx.array(batch), samples)
         scored = _numpy(self.model.score(hidden)) if frames and logits is not None else None
         means = _numpy(pooled)
         rows = None if logits is None else _numpy(logits)
@@ -53,11 +52,8 @@ class MlxRuntime:
         def trace(name: str, value: mx.array) -> None:
             found[name] = _numpy(value[0])
 
-        self.model(self._array(waveform[None]), [len(waveform)], trace)
+        self.model(mx.array(waveform[None]), [len(waveform)], trace)
         return found
-
-    def _array(self, batch: Waveform) -> mx.array:
-        return mx.array(batch).astype(self.dtype)
 
 
 def _numpy(array: mx.array) -> NDArray[Any]:

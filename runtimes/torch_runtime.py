@@ -28,7 +28,6 @@ class TorchRuntime:
         self.device = torch.device(device)
         self.config = config.architecture
         self.batch_seconds = BATCH_SECONDS[device]
-        self.dtype: torch.dtype = getattr(torch, config.dtype)
         with torch.device("meta"):
             self.model = getattr(twin, config.family.capitalize())(config.architecture)
         self.model.load_state_dict(load_file(weights, device=device), strict=True, assign=True)
@@ -67,7 +66,7 @@ class TorchRuntime:
         return found
 
     def _tensor(self, batch: Waveform) -> Tensor:
-        return torch.from_numpy(batch).to(self.device, self.dtype)
+        return torch.from_numpy(batch).to(self.device)
 
 
 def _numpy(tensor: Tensor) -> NDArray[Any]:

@@ -11,7 +11,7 @@ import mlx.nn as nn
 
 from e2v_port.config import Wav2vec2Config
 
-from .layers_mlx import Attention, Mlp, Projection, Trace
+from .layers_mlx import Attention, Head, Mlp, Projection, Trace, sum_over_time
 
 __all__ = ["Wav2vec2"]
 
@@ -43,15 +43,9 @@ class ConvLayer(nn.Module):
         x = x.astype(mx.float32)
         counts = mx.array(lengths)[:, None, None]
         real = mx.arange(x.shape[1])[:, None] < counts  # [B, T, 1]
-        x = x - _sum_over_time(x * real) / counts
-        variance = _sum_over_time(x * x * real) / counts
+        x = x - sum_over_time(x * real) / counts
+        variance = sum_over_time(x * x * real) / counts
         return (x * mx.rsqrt(variance + 1e-5)).astype(self.weight.dtype)
-
-
-def _sum_over_time(x: mx.array) -> mx.array:
-    """[B, T, C] -> [B, 1, C]; in two steps, as one would lose three digits over the 96 000 frames of 30 s."""
-    x = mx.pad(x, [(0, 0), (0, -x.shape[1] % 256), (0, 0)])
-    return mx.unflatten(x, 1, (-1, 256)).sum(2).sum(1, keepdims=True)
 
 
 class PositionLayer(nn.Module):
@@ -90,19 +84,6 @@ class Block(nn.Module):
         return x
 
 
-class Head(nn.Module):
-    """Linear, tanh, linear: raw outputs, no sigmoid."""
-
-    def __init__(self, dim: int, outputs: int) -> None:
-        super().__init__()
-        self.dense = nn.Linear(dim, dim)
-        self.out = nn.Linear(dim, outputs)
-
-    def __call__(self, x: mx.array) -> mx.array:
-        x = x @ self.dense.weight.astype(mx.float32).T + self.dense.bias.astype(mx.float32)
-        return mx.tanh(x) @ self.out.weight.astype(mx.float32).T + self.out.bias.astype(mx.float32)
-
-
 class Wav2vec2(nn.Module):
     """Waveforms in, frames and their mean and outputs out."""
 
@@ -120,7 +101,7 @@ class Wav2vec2(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=config.norm_eps)
         self.blocks = [Block(config) for _ in range(config.depth)]
         if config.num_labels:
-            self.head = Head(dim, config.num_labels)
+            self.head = Head(config)
 
     def __call__(
         self, waveform: mx.array, samples: list[int], trace: Trace = lambda _, __: None
@@ -128,7 +109,7 @@ class Wav2vec2(nn.Module):
         """Runs the model.
 
         Args:
-            waveform: [B, S] in the type of the weights; normalised, clips filled up with zeros behind their end.
+            waveform: [B, S], normalised, clips filled up with zeros behind their end.
             samples: Of each clip.
             trace: Called with the name and value of every stage.
 
@@ -136,7 +117,7 @@ class Wav2vec2(nn.Module):
             Frames [B, T, D] in the type of the weights (those behind a clip's end mean nothing), their mean [B, D]
             and outputs [B, labels] (None without a head), both float32.
         """
-        x = waveform[:, :, None]  # [B, S, 1]
+        x = waveform[:, :, None].astype(self.positions.bias.dtype)  # [B, S, 1]
         lengths = samples
         for i, (conv, (_, kernel, stride)) in enumerate(zip(self.conv_layers, self.config.conv_layers, strict=True)):
             lengths = [(length - kernel) // stride + 1 for length in lengths]
@@ -175,5 +156,5 @@ class Wav2vec2(nn.Module):
 
     def score(self, x: mx.array) -> mx.array:
         """Applies the head to embeddings [..., D]: outputs [..., labels], float32."""
-        outputs: mx.array = self.head(x.astype(mx.float32))
+        outputs: mx.array = self.head(x)
         return outputs

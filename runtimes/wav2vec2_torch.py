@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from e2v_port.config import Wav2vec2Config
 
-from .layers_torch import Attention, Mlp, Projection, Trace
+from .layers_torch import Attention, Head, Mlp, Projection, Trace
 
 __all__ = ["Wav2vec2"]
 
@@ -87,19 +87,6 @@ class Block(nn.Module):
         return x
 
 
-class Head(nn.Module):
-    """Linear, tanh, linear: raw outputs, no sigmoid."""
-
-    def __init__(self, dim: int, outputs: int) -> None:
-        super().__init__()
-        self.dense = nn.Linear(dim, dim)
-        self.out = nn.Linear(dim, outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.linear(x, self.dense.weight.float(), self.dense.bias.float())
-        return F.linear(torch.tanh(x), self.out.weight.float(), self.out.bias.float())
-
-
 class Wav2vec2(nn.Module):
     """Waveforms in, frames and their mean and outputs out."""
 
@@ -116,7 +103,7 @@ class Wav2vec2(nn.Module):
         self.positions = PositionLayer(dim, config.conv_pos_kernel, config.conv_pos_groups)
         self.norm = nn.LayerNorm(dim, eps=config.norm_eps)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.head = Head(dim, config.num_labels) if config.num_labels else None
+        self.head = Head(config) if config.num_labels else None
 
     def forward(
         self, waveform: Tensor, samples: list[int], trace: Trace = lambda _, __: None
@@ -124,7 +111,7 @@ class Wav2vec2(nn.Module):
         """Runs the model.
 
         Args:
-            waveform: [B, S] in the type of the weights; normalised, clips filled up with zeros behind their end.
+            waveform: [B, S], normalised, clips filled up with zeros behind their end.
             samples: Of each clip.
             trace: Called with the name and value of every stage.
 
@@ -132,7 +119,7 @@ class Wav2vec2(nn.Module):
             Frames [B, T, D] in the type of the weights (those behind a clip's end mean nothing), their mean [B, D]
             and outputs [B, labels] (None without a head), both float32.
         """
-        x = waveform[:, :, None]  # [B, S, 1]
+        x = waveform[:, :, None].to(self.positions.bias.dtype)  # [B, S, 1]
         lengths = samples
         for i, (conv, (_, kernel, stride)) in enumerate(zip(self.conv_layers, self.config.conv_layers, strict=True)):
             lengths = [(length - kernel) // stride + 1 for length in lengths]
@@ -172,5 +159,5 @@ class Wav2vec2(nn.Module):
     def score(self, x: Tensor) -> Tensor:
         """Applies the head to embeddings [..., D]: outputs [..., labels], float32."""
         assert self.head is not None
-        outputs: Tensor = self.head(x.float())
+        outputs: Tensor = self.head(x)
         return outputs

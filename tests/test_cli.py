@@ -213,7 +213,8 @@ def test_version_by_both_entry_points(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["analyse"], ["analyze", "a.wav"], ["convert", "--dtype", "int8", "-m", "x"]]
+    "arguments",
+    [[], ["analyse"], ["analyze"], ["embed", "a.wav", "-o", "x.npz"], ["convert", "--dtype", "int8", "-m", "x"]],
 )
 def test_usage_errors(arguments: list[str], call: Call) -> None:
     answer = call(*arguments)
@@ -309,6 +310,112 @@ def test_labels_of_a_model_without_a_head(call: Call, toy: Toys) -> None:
     assert (answer.code, answer.out) == (2, "")
     assert "has no classification head" in answer.error
     assert "embed" in answer.error
+
+
+# ---- analyze: without a model named
+
+
+@pytest.fixture
+def shipped() -> str:
+    return str(Path(__file__).parents[1] / "benchmarks" / "speech" / "calm.flac")
+
+
+def test_the_model_in_the_package_answers(shipped: str, tmp_path: Path) -> None:
+    """With nothing converted, nothing downloaded, and one line on stderr that says what it is."""
+    (tmp_path / "bundled").mkdir()  # is not what is meant
+    done = run("analyze", shipped, "-r", "cpu", folder=tmp_path)
+    assert done.returncode == 0
+    (line,) = done.stderr.splitlines()
+    assert all(part in line for part in ("bundled", "CC BY-NC-SA 4.0", "not for commercial use", "--model iic/"))
+    head, columns, *rows, foot = done.stdout.splitlines()
+    assert head.startswith(f"{shipped}  2.72 s  bundled on cpu")
+    assert columns.split()[-3:] == ["A", "D", "V"]
+    assert len(rows) >= 1
+    assert foot.startswith("~ follows from the labels")
+    (tmp_path / "bundled").rmdir()
+    variables = {"E2V_LICENCE": "accepted"}
+    silent = run("analyze", shipped, "-r", "cpu", folder=tmp_path, variables=variables)
+    assert (silent.returncode, silent.stdout, silent.stderr) == (0, done.stdout, "")
+    named = run("analyze", shipped, "-r", "cpu", "-m", "bundled", folder=tmp_path)
+    assert (named.returncode, named.stdout) == (0, done.stdout)
+    assert len(named.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_answer_loads_no_more_than_it_needs(shipped: str, tmp_path: Path) -> None:
+    """What these cost, seconds in all, would be most of the time to the first answer."""
+    code = """
+import sys
+from e2v_port.cli import main
+sys.argv = ["e2v", "analyze", sys.argv[1], "-r", "cpu"]
+try:
+    main()
+except SystemExit as end:
+    assert end.code in (0, None)
+heavy = {"torch._dynamo", "sympy", "scipy", "sklearn", "matplotlib", "mlx.core", "torchaudio", "transformers", "funasr"}
+hubs = {"huggingface_hub", "modelscope_hub"}
+print(*(heavy | hubs) & set(sys.modules), file=sys.stderr)
+"""
+    command = [sys.executable, "-c", code, shipped]
+    variables = environment(tmp_path, E2V_LICENCE="accepted")
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True)
+    assert done.stderr.split() == []
+    assert "bundled on cpu" in done.stdout
+
+
+@pytest.mark.parametrize("runtime", toys.RUNTIMES)
+def test_the_model_in_the_package_in_every_format(
+    runtime: str, shipped: str, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("E2V_LICENCE", "accepted")
+    (row,) = map(json.loads, call("analyze", shipped, "-r", runtime, "--frames", "--json").lines)
+    assert [(model["name"], model["runtime"]) for model in row["models"]] == [("bundled", runtime)]
+    judged = [part for part in row["segments"] if part["judgement"]]
+    assert {part["dimensions_from"] for part in judged} == {"labels"}
+    assert row["boundaries"]
+    (raw,) = map(json.loads, call("analyze", shipped, "-r", runtime, "--whole", "--json").lines)
+    assert set(raw) == {"file", "label", "confidence", "scores", "logits", "duration"}  # what it says, and no more
+    assert sum(raw["scores"].values()) == pytest.approx(1)
+    for form in formats.FORMATS:
+        assert call("analyze", shipped, "-r", runtime, "-f", form).out
+
+
+def test_the_model_in_the_package_is_found_last(
+    shipped: str, call: Call, toy: Toys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def name(*arguments: str) -> str:
+        (row,) = map(json.loads, call("analyze", shipped, *arguments, "-r", "cpu", "--json").out.splitlines())
+        return str(row["models"][0]["name"])
+
+    assert name("-m", "bundled") == "bundled"
+    for place in ("cache/e2v-port", "weights", "."):  # the cache, $E2V_WEIGHTS, the path
+        described(toy.model, tmp_path / place / "bundled", repository=place)
+        if place == "weights":
+            monkeypatch.setenv("E2V_WEIGHTS", str(tmp_path / "weights"))
+        assert name("-m", "bundled") == place
+    shutil.rmtree(tmp_path / "bundled")
+    assert name() == "weights"
+
+
+def test_the_model_in_the_package_is_not_converted(call: Call, tmp_path: Path) -> None:
+    answer = call("convert", "-m", "bundled")
+    assert (answer.code, answer.error) == (
+        2,
+        "error: bundled: comes converted, in the package: there is no checkpoint to convert",
+    )
+    answer = call("verify", "-m", "bundled", "-r", "cpu")
+    assert (answer.code, answer.out) == (2, "")
+    (error,) = (line for line in answer.err.splitlines() if line.startswith("error: "))
+    assert error.startswith("error: bundled: nothing to compare with: ")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_embeddings_of_the_model_in_the_package(call: Call, shipped: str) -> None:
+    assert call("embed", shipped, "-m", "bundled", "-r", "cpu", "-o", "x.npz").code == 0
+    known = catalog.lookup("bundled")
+    assert known is not None
+    with np.load("x.npz") as found:
+        assert found[shipped].shape == (known.embed_dim,)
 
 
 # ---- analyze: what, when, how sure
@@ -721,7 +828,8 @@ def test_models(call: Call, toy: Toys, tmp_path: Path, monkeypatch: pytest.Monke
     assert {f"iic/emotion2vec_{name}" for name in emotion2vec} < rows.keys()
     keys = {"id", "parameters", "dimensions", "labels", "licence", "converted"}
     assert all(row.keys() == keys for row in rows.values())
-    assert {name for name in rows if rows[name]["converted"]} == {"iic/emotion2vec_plus_base", "local/mine"}
+    assert next(iter(rows)) == "bundled"
+    assert {name for name in rows if rows[name]["converted"]} == {"bundled", "iic/emotion2vec_plus_base", "local/mine"}
     assert Path(rows["local/mine"]["converted"]).samefile(mine)
     assert rows["local/mine"]["labels"] == ["angry", "happy"]
     assert rows["iic/emotion2vec_base"]["labels"] == []
@@ -733,11 +841,20 @@ def test_models(call: Call, toy: Toys, tmp_path: Path, monkeypatch: pytest.Monke
     shown = {line.split()[0]: line for line in table[1 : table.index("")]}
     assert shown.keys() == rows.keys()
     for name, line in shown.items():
-        assert line.endswith("  yes" if rows[name]["converted"] else "  no")
+        there = "in the package" if name == "bundled" else "yes"
+        assert line.endswith(f"  {there}" if rows[name]["converted"] else "  no")
         assert rows[name]["licence"] in line
-        assert f"{rows[name]['parameters'] / 1e6:.0f} million" in line
-        assert ("none: embeddings" in line) == (rows[name]["labels"] == [])
-    assert f"labels: {', '.join(rows['iic/emotion2vec_plus_base']['labels'])}" in table
+        millions = float(line.split()[1])
+        assert millions == pytest.approx(rows[name]["parameters"] / 1e6, abs=0.5, rel=0.2)
+        assert millions > 0
+        assert ("  embeddings  " in line) == (rows[name]["labels"] == [])
+    assert shown["bundled"].split()[1:3] == [f"{rows['bundled']['parameters'] / 1e6:.1f}", "million"]
+    assert "  2 labels  " in shown["local/mine"]
+    sets = [line.split(": ") for line in table[table.index("") + 1 :]]
+    listed = {name: labels.split(", ") for labels, names in sets for name in names.split(", ")}
+    assert {name: listed[name] for name in rows if rows[name]["labels"]} == {
+        name: row["labels"] for name, row in rows.items() if row["labels"]
+    }
     assert any(line.startswith("folders: ") and str(tmp_path / "weights") in line for line in table)
 
 
@@ -759,6 +876,7 @@ def test_doctor_without_mlx(tmp_path: Path) -> None:
     assert states["runtime auto"] == f"takes {'cuda' if torch.cuda.is_available() else 'cpu'}"
     assert states["network"] == "never used (E2V_OFFLINE)"
     assert states["converted"].startswith("no model yet: e2v convert")
+    assert Path(states["bundled"]).samefile(Path(__file__).parents[1] / "weights" / "bundled")
 
 
 # ---- verify

@@ -16,6 +16,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,11 @@ from safetensors import safe_open
 from torch import Tensor
 
 from e2v_port import catalog, layout
-from e2v_port.config import DTYPES, Emotion2vecConfig, ModelConfig
+from e2v_port.config import ARCHITECTURES, DTYPES, Architecture, Emotion2vecConfig, ModelConfig
 from e2v_port.converters import checkpoint, synthetic, weights
 from e2v_port.errors import CheckpointError
 from e2v_port.hubs import local
+from e2v_port.model import load
 
 PREFIX = "d2v_model."
 AUDIO = f"{PREFIX}modality_encoders.AUDIO"
@@ -225,39 +227,56 @@ def test_mlx_reads_the_same_bits(source: Path, tmp_path: Path, dtype: str) -> No
         assert np.array_equal(raw, bits(tensor.to(getattr(torch, dtype))).numpy()), name
 
 
-CONFIGS = {"toy": toys.TOY, "toy without head": toys.HEADLESS, "base": synthetic.BASE}
+# Every family, with each kind of head and without one.
+CONFIGS: dict[str, Architecture] = {
+    f"{name}, {head}": replace(config, **sizes)
+    for name, config in {
+        "emotion2vec": toys.TOY,
+        "wav2vec2": toys.DIMENSIONAL,
+        "wav2small deviation": toys.DEVIATION,
+        "wav2small gram": toys.GRAM,
+    }.items()
+    for head, sizes in {"linear": {"head_dim": 0}, "hidden": {"head_dim": 13}, "none": {"num_labels": 0}}.items()
+} | {"base": synthetic.BASE, "audeering": synthetic.AUDEERING, "wav2small": synthetic.WAV2SMALL}
+
+
+def twin(config: Architecture, kind: str) -> Any:
+    """The network of a runtime, unfilled."""
+    family = next(name for name, sizes in ARCHITECTURES.items() if isinstance(config, sizes))
+    return getattr(import_module(f"e2v_port.runtimes.{family}_{kind}"), family.capitalize())(config)
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_torch_parameters_are_the_layout(config: Emotion2vecConfig) -> None:
-    from e2v_port.runtimes.emotion2vec_torch import Emotion2vec
-
+def test_torch_parameters_are_the_layout(config: Architecture) -> None:
     with torch.device("meta"):
-        parameters = {name: tuple(value.shape) for name, value in Emotion2vec(config).state_dict().items()}
+        parameters = {name: tuple(value.shape) for name, value in twin(config, "torch").state_dict().items()}
     assert parameters == layout.tensors(config)
 
 
 @toys.needs_mlx
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_mlx_parameters_are_the_layout(config: Emotion2vecConfig) -> None:
+def test_mlx_parameters_are_the_layout(config: Architecture) -> None:
     from mlx.utils import tree_flatten
 
-    from e2v_port.runtimes.emotion2vec_mlx import Emotion2vec
-
-    assert {name: value.shape for name, value in tree_flatten(Emotion2vec(config).parameters())} == layout.tensors(
-        config
-    )
+    parameters = {name: value.shape for name, value in tree_flatten(twin(config, "mlx").parameters())}
+    assert parameters == layout.tensors(config)
 
 
 @pytest.mark.parametrize("model", catalog.known(), ids=lambda model: model.id)
 def test_known_models_have_their_published_sizes(model: catalog.KnownModel) -> None:
-    known = {("emotion2vec", 768): synthetic.BASE, ("emotion2vec", 1024): synthetic.LARGE}
-    known["wav2vec2", 1024] = synthetic.AUDEERING
+    known: dict[tuple[str, int], Architecture] = {
+        ("emotion2vec", 768): synthetic.BASE,
+        ("emotion2vec", 1024): synthetic.LARGE,
+        ("wav2vec2", 1024): synthetic.AUDEERING,
+        ("wav2small", 338): synthetic.WAV2SMALL,
+    }
+    if (folder := catalog.find(model.id)) and model.id == catalog.BUNDLED:
+        known = {(model.family, model.embed_dim): ModelConfig.read(folder).architecture}
     sizes = known[model.family, model.embed_dim]
     sizes = replace(sizes, num_labels=len(model.labels))
     count = sum(int(np.prod(shape)) for shape in layout.tensors(sizes).values())
     assert count == pytest.approx(model.parameters, rel=1e-3)
-    if model.family == "emotion2vec":
+    if isinstance(sizes, Emotion2vecConfig):
         assert count == sum(int(np.prod(shape)) for _, shape in synthetic.source_shapes(sizes))
 
 
@@ -898,6 +917,15 @@ def test_an_empty_folder_a_link_and_the_current_folder_are_filled(
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["empty", "here", "link", "target"]
 
 
+@pytest.fixture(params=[True, False], ids=["one step", "two steps"])
+def replacing_in_one_step(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the system can swap two names: not every one can."""
+    if not request.param:
+        monkeypatch.setattr(weights, "_exchange", lambda *_: False)
+    return bool(request.param)
+
+
+@pytest.mark.usefixtures("replacing_in_one_step")
 def test_conversions_to_the_same_name_at_once_all_succeed(tmp_path: Path, two: list[Path]) -> None:
     with ThreadPoolExecutor(6) as pool:
         for npz, done in [(npz, pool.submit(weights.write, npz, tmp_path / "model")) for npz in two * 6]:
@@ -905,6 +933,78 @@ def test_conversions_to_the_same_name_at_once_all_succeed(tmp_path: Path, two: l
             assert npz.is_file()
     assert state_of(tmp_path / "model") in [state_of(npz.with_suffix("")) for npz in two]
     assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+
+
+# Without the work of a conversion, replacements meet each other hundreds of times.
+REPLACING = """
+import sys
+from pathlib import Path
+from e2v_port.converters import weights
+if sys.argv[2] == "two steps":
+    weights._exchange = lambda *_: False
+root = Path(sys.argv[1])
+for turn in range(600):
+    new = root / f"{sys.argv[3]}-{turn}"
+    new.mkdir()
+    (new / "config.json").write_text('{"converter": "e2v-port"}')
+    (new / "model.safetensors").write_bytes(b"")
+    assert weights.may_replace(root / "model"), "it holds nothing else at any moment"
+    weights._replace(new, root / "model")
+"""
+
+
+@pytest.mark.parametrize("way", ["one step", "two steps"])
+def test_processes_replace_a_folder_at_once(tmp_path: Path, way: str) -> None:
+    line = [sys.executable, "-c", REPLACING, str(tmp_path), way]
+    children = [subprocess.Popen([*line, str(i)], stderr=subprocess.PIPE, text=True) for i in range(4)]
+    errors = [child.communicate(timeout=60)[1] for child in children]
+    assert errors == [""] * 4
+    assert {entry.name for entry in (tmp_path / "model").iterdir()} == {"config.json", "model.safetensors"}
+
+
+@pytest.mark.skipif(sys.platform not in {"linux", "darwin"}, reason="names cannot be swapped in one step there")
+def test_a_model_that_is_being_replaced_can_be_loaded_at_any_moment(tmp_path: Path, two: list[Path]) -> None:
+    """Sizes and labels of the one with the weights of the other would be a wrong answer."""
+    folder, clip = tmp_path / "model", np.zeros(1000, np.float32)
+
+    def answer(path: Path) -> tuple[str, float]:
+        model = load(path, runtime="cpu")
+        return model.config.source.repository, float(model.embed(clip, 16_000)[0])
+
+    whole = {answer(npz.with_suffix("")) for npz in two}
+    weights.write(two[0], folder)
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(lambda: [weights.write(npz, folder) for npz in two * 12])
+        found = []
+        while not writing.done():
+            found.append(answer(folder))
+        writing.result()
+    assert len(whole) == 2
+    assert set(found) <= whole
+
+
+def test_arrays_are_stored_as_they_are_given(tmp_path: Path) -> None:
+    folder = toys.make_small(tmp_path / "model", toys.DEVIATION, temperature=1.5)
+    assert ModelConfig.read(folder).temperature == 1.5
+    stored = safetensors.torch.load_file(folder / "model.safetensors")
+    assert {name: tuple(tensor.shape) for name, tensor in stored.items()} == layout.tensors(toys.DEVIATION)
+    again = toys.store(tmp_path / "again", toys.DEVIATION, {name: tensor.numpy() for name, tensor in stored.items()})
+    assert_stored(again, stored)
+
+
+def test_arrays_that_do_not_fit_are_refused_by_name(tmp_path: Path) -> None:
+    arrays = {name: np.ones(shape) for name, shape in layout.tensors(toys.GRAM).items()}
+    del arrays["layers.3.bias"]
+    arrays |= {"head.out.weight": np.ones((2, 2)), "extra": np.ones(2)}
+    with pytest.raises(CheckpointError) as caught:
+        toys.store(tmp_path / "model", toys.GRAM, arrays)
+    message = one_line(str(caught.value))
+    for words in ("missing layers.3.bias [9]", "unexpected extra [2]", "head.out.weight is [2, 2], must be [5, 10]"):
+        assert words in message
+    arrays = {name: np.full(shape, np.nan) for name, shape in layout.tensors(toys.GRAM).items()}
+    with pytest.raises(CheckpointError, match=r"not finite as float32: mel, layers\.0\.weight"):
+        toys.store(tmp_path / "model", toys.GRAM, arrays)
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- the npz between the two halves
@@ -1060,6 +1160,7 @@ SIZES = st.builds(
     num_extra_tokens=st.integers(0, 4),
     normalize=st.booleans(),
     norm_eps=st.sampled_from([1e-5, 1e-6, 0.001]),
+    head_dim=st.just(0),
     num_labels=st.sampled_from([0, len(synthetic.TOKENS)]),
 )
 
@@ -1090,7 +1191,11 @@ DAMAGED: dict[str, Callable[[Path], Any]] = {
     "deep": lambda folder: (folder / "config.json").write_text("[" * 100_000),
     "other bytes": lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe"),
     "half": lambda folder: os.truncate(folder / "config.json", 300),
-    "later format": lambda folder: rewrite(folder, lambda values: values.update(format=2)),
+    "later format": lambda folder: rewrite(folder, lambda values: values.update(format=3)),
+    "earlier format": lambda folder: rewrite(folder, lambda values: values.update(format=1)),
+    "no temperature": lambda folder: rewrite(folder, lambda values: values.pop("temperature")),
+    "temperature zero": lambda folder: rewrite(folder, lambda values: values.update(temperature=0.0)),
+    "temperature not a number": lambda folder: rewrite(folder, lambda values: values.update(temperature=float("nan"))),
     "no format": lambda folder: rewrite(folder, lambda values: values.pop("format")),
     "no source": lambda folder: rewrite(folder, lambda values: values.pop("source")),
     "unknown key": lambda folder: rewrite(folder, lambda values: values.update(new=1)),

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ import safetensors.torch
 import soundfile
 import torch
 import toys
+from torch.nn import functional
 
 import e2v_port
-from e2v_port import catalog, devices
+from e2v_port import catalog, devices, layout
+from e2v_port.config import Architecture
 from e2v_port.errors import AudioError, CheckpointError, E2VError, ModelNotFound, NoLabels, RuntimeUnavailable
 from e2v_port.model import Model, load
 
@@ -253,6 +256,47 @@ def test_scores_are_the_softmax_of_the_labels_in_use(folders: dict[str, Path], r
     assert list(found.scores.values()) == pytest.approx(wanted, abs=1e-12)
     assert sum(found.scores.values()) == pytest.approx(1, abs=1e-12)
     assert found.scores[found.label] == found.confidence == max(found.scores.values())
+
+
+def test_the_temperature_divides_the_logits(tmp_path: Path, folders: dict[str, Path], runtime: str) -> None:
+    folder = shutil.copytree(folders["one"], tmp_path / "calibrated")
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"temperature": 2.5}), "utf-8")
+    clip = noise(9000)
+    plain, calibrated = (load(each, runtime=runtime).predict(clip, 16_000) for each in (folders["one"], folder))
+    assert calibrated.logits == plain.logits
+    expected = torch.softmax(torch.tensor([*plain.logits.values()], dtype=torch.float64) / 2.5, 0)
+    assert [*calibrated.scores.values()] == pytest.approx(expected.tolist(), abs=1e-12)
+    assert calibrated.label == plain.label
+
+
+HEADS: dict[str, Architecture] = {
+    "emotion2vec": replace(toys.TOY, head_dim=13),
+    "wav2vec2": replace(toys.DIMENSIONAL, head_dim=0),
+    "wav2small": replace(toys.DEVIATION, head_dim=0),
+    "wav2small with a hidden layer": toys.DEVIATION,
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_either_kind_of_head_sits_on_every_family(tmp_path: Path, runtime: str, name: str) -> None:
+    config = replace(HEADS[name], num_labels=4)
+    draw = np.random.default_rng(4)
+    arrays = {
+        key: draw.standard_normal(shape) / np.sqrt(np.prod(shape[1:])) for key, shape in layout.tensors(config).items()
+    }
+    model = load(toys.store(tmp_path / "model", config, arrays), runtime=runtime)
+    ((_, output),) = model.each([noise(9000)], 16_000, frames=True)
+    assert output.logits is not None
+    assert output.frames is not None
+    head = {key.removeprefix("head."): torch.from_numpy(array) for key, array in arrays.items() if "head." in key}
+    x = torch.from_numpy(np.vstack([output.embedding, output.frames])).double()
+    if config.head_dim:
+        x = torch.tanh(functional.linear(x, head["dense.weight"], head["dense.bias"]))
+        head = {part: head[f"out.{part}"] for part in ("weight", "bias")}
+    expected = functional.linear(x, head["weight"], head["bias"]).numpy()
+    np.testing.assert_allclose(output.logits, expected[0], rtol=1e-6, atol=1e-5)
+    np.testing.assert_allclose(output.frame_logits, expected[1:], rtol=1e-6, atol=1e-5)
 
 
 def test_a_prediction_serialises_and_prints(model: Model) -> None:

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 import soundfile
+from safetensors import safe_open
 
 import e2v_port
+from e2v_port import catalog, emotions, layout
+from e2v_port.config import ModelConfig
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,6 +37,27 @@ def test_data_is_installed(folder):
     data = sorted(path.name for path in (ROOT / folder).glob("*.json"))
     assert data
     assert sorted(path.name for path in files(f"e2v_port.{folder}").iterdir() if path.name.endswith(".json")) == data
+
+
+def test_the_bundled_model_is_what_the_manifest_says():
+    """Also that it can be read by others than who made it, and stays small."""
+    folder = catalog.find("bundled")
+    assert folder.samefile(str(files("e2v_port.weights").joinpath("bundled")))
+    known, config = catalog.lookup("bundled"), ModelConfig.read(folder)
+    layout.check(folder / "model.safetensors", config.architecture, config.dtype)
+    with safe_open(folder / "model.safetensors", "np") as stored:
+        parameters = sum(stored.get_tensor(name).size for name in stored.keys())  # noqa: SIM118 (not a dict)
+    assert (known.family, known.embed_dim, known.parameters, known.labels, known.licence) == (
+        config.family,
+        config.architecture.embed_dim,
+        parameters,
+        tuple(label.name for label in config.labels),
+        config.licence,
+    )
+    assert config.source.repository == known.id == "bundled"
+    assert set(known.labels) <= set(emotions.labels("emotion2vec"))
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 3_000_000
+    assert all(path.stat().st_mode & 0o444 == 0o444 for path in folder.iterdir())
 
 
 def test_every_extra_is_tried_by_ci():

@@ -6,11 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from e2v_port.config import Emotion2vecConfig
+from e2v_port import layout
+from e2v_port.audio import mel_filters
+from e2v_port.config import ARCHITECTURES, Architecture, Emotion2vecConfig, Label, ModelConfig, Source, Wav2smallConfig
 from e2v_port.converters import checkpoint, synthetic, weights
 from e2v_port.hubs import local
 
@@ -28,6 +31,7 @@ TOY = Emotion2vecConfig(
     conv_pos_groups=4,
     num_extra_tokens=5,
     normalize=True,
+    head_dim=0,
     norm_eps=1e-5,
     num_labels=len(synthetic.TOKENS),
 )
@@ -36,12 +40,29 @@ DIMENSIONAL = replace(
     synthetic.AUDEERING,
     conv_layers=TOY.conv_layers,
     embed_dim=48,
+    head_dim=48,
     num_heads=6,
     depth=3,
     ffn_dim=96,
     conv_pos_kernel=8,
     conv_pos_groups=4,
 )
+# A window that is no power of two and longer than the shortest clip, and no two sizes the same.
+DEVIATION = Wav2smallConfig(
+    normalize=True,
+    embed_dim=22,
+    head_dim=10,
+    num_labels=5,
+    window=640,
+    step=160,
+    bands=19,
+    band_norm=True,
+    stages=((6,), (8, 8), (9, 9, 12)),
+    residual=True,
+    pooling="deviation",
+    width=11,
+)
+GRAM = replace(DEVIATION, pooling="gram", width=7, embed_dim=7 * (5 + 7))
 
 needs_mlx = pytest.mark.skipif(
     importlib.util.find_spec("mlx") is None or importlib.util.find_spec("mlx.core") is None,
@@ -65,6 +86,36 @@ def convert(source: Path, folder: Path, **options: Any) -> Path:
     npz = folder.with_name(f"{folder.name}.npz")
     checkpoint.extract(local(source), npz)
     weights.write(npz, folder, **options)
+    return folder
+
+
+def make_small(folder: Path, config: Wav2smallConfig, *, seed: int = 0, **settings: Any) -> Path:
+    """Writes a converted folder of a convolutional network, with random weights like those that training leaves."""
+    draw = np.random.default_rng(seed)
+    arrays = {"mel": mel_filters(config.bands, config.window, 50, 7600)}
+    for name, shape in layout.tensors(config).items():
+        if name != "mel":
+            values = draw.standard_normal(shape)
+            scale = 0.1 if len(shape) == 1 else np.prod(shape[1:]) ** -0.5
+            arrays[name] = scale * (0.05 if name == "layers.0.weight" else 1) * values  # it is given decibels
+    return store(folder, config, arrays, **settings)
+
+
+def store(folder: Path, architecture: Architecture, arrays: Mapping[str, Any], **settings: Any) -> Path:
+    """Writes a converted folder with these weights; settings are those of its config.json."""
+    family = next(name for name, kind in ARCHITECTURES.items() if isinstance(architecture, kind))
+    names = [f"label {i}" for i in range(architecture.num_labels)]
+    values = {
+        "labels": tuple(Label(name, name, unused=False) for name in names),
+        "dtype": "float32",
+        "temperature": 1.0,
+        "licence": "none",
+        "source": Source("toy", "local", "", "", ""),
+    }
+    config = ModelConfig(
+        family=family, architecture=architecture, sampling_rate=16_000, converter="e2v-port tests", **values | settings
+    )
+    weights.store(folder, config, lambda: iter(arrays.items()))
     return folder
 
 

@@ -24,6 +24,7 @@ LARGE_TOY = replace(
     synthetic.AUDEERING,
     conv_layers=SIX_HEADS.conv_layers,
     embed_dim=48,
+    head_dim=48,
     num_heads=6,
     depth=3,
     ffn_dim=96,
@@ -33,7 +34,7 @@ LARGE_TOY = replace(
 CASES = {
     "wav2vec2-large-toy": LARGE_TOY,  # LayerNorm behind every convolution, norm before the halves of a block
     "wav2vec2-base-toy": replace(LARGE_TOY, conv_norm="group", pre_norm=False, conv_bias=False, conv_pos_kernel=7),
-    "wav2vec2-no-head": replace(LARGE_TOY, num_labels=0, normalize=False, norm_eps=1e-3),
+    "wav2vec2-no-head": replace(LARGE_TOY, num_labels=0, head_dim=0, normalize=False, norm_eps=1e-3),
     "audeering": synthetic.AUDEERING,
 }
 BY_CASE = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in CASES]
