@@ -11,7 +11,6 @@ from html.parser import HTMLParser
 from importlib import import_module
 from pathlib import Path
 
-import librosa
 import numpy as np
 import pytest
 import soundfile
