@@ -424,7 +424,7 @@ def train(
             sampling_rate=SAMPLING_RATE,
             temperature=1.0,
             licence=licence or task.licence,
-            source=Source(repository="trained here", hub="local", revision="", file="", sha256=""),
+            source=Source(repository=out.resolve().name, hub="local", revision="", file="", sha256=""),
             converter=f"e2v-port {__version__}",
         )
         tensors = folded(student)
