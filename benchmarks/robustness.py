@@ -2,8 +2,8 @@
 
     python benchmarks/robustness.py --corpus ravdess=FOLDER --corpus nemo=FOLDER --unseen emodb=FOLDER
 
-Every clip is spoilt by the functions that training augments with, at a fixed strength, drawn anew for each clip by a fixed
-seed. The figure is the open UAR of `e2v evaluate`: of the test speakers of a corpus, of all speakers of an unseen one.
+Every clip is spoilt by the functions that training augments with, at a fixed strength, drawn anew for each clip by a
+fixed seed. The figure is the open UAR of `e2v evaluate`: of the test speakers of a corpus, of all of an unseen one.
 """
 
 import argparse
