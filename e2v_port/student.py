@@ -93,7 +93,7 @@ class Recipe:
     bands: int = 64
     lowest: float = 50.0
     highest: float = 8000.0
-    floor: float = 1e-4
+    floor: float = 1e-10
     band_norm: bool = False
     stages: tuple[tuple[int, ...], ...] = ((16,), (32, 32), (64, 64), (128, 128))
     residual: bool = True
