@@ -85,6 +85,7 @@ WAV2SMALL = Wav2smallConfig(
     window=64,
     step=32,
     bands=26,
+    floor=1e-10,
     band_norm=False,
     stages=((13,) * 3, (13,) * 4),
     residual=False,

@@ -109,6 +109,7 @@ def describe(
             window=window,
             step=hop,
             bands=bands,
+            floor=1e-10,
             band_norm=False,
             stages=(channels[: STAGES[0]], channels[STAGES[0] :]),
             residual=False,

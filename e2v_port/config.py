@@ -188,6 +188,8 @@ class Wav2smallConfig(Architecture):
         window: Samples of a Hann window of the spectrogram; clips shorter than it are filled up with zeros.
         step: Samples from one window to the next.
         bands: Mel bands.
+        floor: Least power in a band; what is below counts as this much. In float32 a spectrum has no digits left some
+            130 dB below its loudest part, so that runtimes would disagree on what lies there.
         band_norm: Whether each band is brought to zero mean over the clip, which takes away what a microphone, a line
             and a room do to all of it.
         stages: Channels of each 3 x 3 convolution, stage by stage; between two stages the map is halved in time and
@@ -203,6 +205,7 @@ class Wav2smallConfig(Architecture):
     window: int
     step: int
     bands: int
+    floor: float
     band_norm: bool
     stages: tuple[tuple[int, ...], ...]
     residual: bool
@@ -213,6 +216,8 @@ class Wav2smallConfig(Architecture):
         super().__post_init__()
         if not self.stages or not all(stage and all(map(_is_size, stage)) for stage in self.stages):
             raise ValueError(f"stages is {self.stages!r}")
+        if type(self.floor) is not float or not 0 < self.floor < 1:
+            raise ValueError(f"floor is {self.floor!r}")
         if self.pooling not in {"gram", "deviation"}:
             raise ValueError(f"pooling is {self.pooling!r}")
         wanted = self.width * (self.pooled_bands + self.width) if self.pooling == "gram" else 2 * self.width

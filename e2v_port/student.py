@@ -55,6 +55,7 @@ class Recipe:
         bands: Mel bands.
         lowest: Lower edge of the lowest band, in Hz.
         highest: Upper edge of the highest.
+        floor: Least power in a band.
         band_norm: Whether each band is relative to its mean.
         stages: Channels.
         residual: Whether convolutions add to what they were given.
@@ -92,6 +93,7 @@ class Recipe:
     bands: int = 64
     lowest: float = 50.0
     highest: float = 8000.0
+    floor: float = 1e-4
     band_norm: bool = False
     stages: tuple[tuple[int, ...], ...] = ((16,), (32, 32), (64, 64), (128, 128))
     residual: bool = True
@@ -115,7 +117,7 @@ class Recipe:
     decay: float = 0.05
     gradient: float = 5.0
     average: float = 0.005
-    patience: int = 40
+    patience: int = 25
 
     def architecture(self, outputs: int) -> Wav2smallConfig:
         """Returns the sizes of a network with so many outputs."""
@@ -131,6 +133,7 @@ class Recipe:
             window=self.window,
             step=self.step,
             bands=self.bands,
+            floor=self.floor,
             band_norm=self.band_norm,
             stages=self.stages,
             residual=self.residual,
@@ -424,7 +427,7 @@ def train(
             sampling_rate=SAMPLING_RATE,
             temperature=1.0,
             licence=licence or task.licence,
-            source=Source(repository="trained here", hub="local", revision="", file="", sha256=""),
+            source=Source(repository=out.resolve().name, hub="local", revision="", file="", sha256=""),
             converter=f"e2v-port {__version__}",
         )
         tensors = folded(student)

@@ -123,7 +123,7 @@ class Wav2small(nn.Module):
         x = x[:, mx.arange(time)[:, None] * step + at]  # [B, T, window]
         spectrum = mx.fft.rfft(x * (0.5 - 0.5 * mx.cos(2 * math.pi / window * at)))  # a Hann window
         power = mx.square(spectrum.real) + mx.square(spectrum.imag)
-        x = 10 * mx.log10(mx.maximum(power @ self.mel.astype(mx.float32).T, 1e-10))
+        x = 10 * mx.log10(mx.maximum(power @ self.mel.astype(mx.float32).T, self.config.floor))
         lengths = [self.config.windows(count) for count in samples]
         real = self._real(lengths, time)[:, :, None]
         if self.config.band_norm:

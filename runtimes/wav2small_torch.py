@@ -131,7 +131,7 @@ class Wav2small(nn.Module):
             x = x.unfold(1, window, step) * torch.hann_window(window, device=x.device)
             spectrum = torch.fft.rfft(x)
             power = spectrum.real.square() + spectrum.imag.square()
-            x = 10 * torch.log10((power @ self.mel.float().T).clamp_min(1e-10))
+            x = 10 * torch.log10((power @ self.mel.float().T).clamp_min(self.config.floor))
             lengths = [self.config.windows(count) for count in samples]
             real = self._real(lengths, x.shape[1], x)[:, :, None]
             if self.config.band_norm:

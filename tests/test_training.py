@@ -202,7 +202,7 @@ def test_the_report_has_the_figures_of_the_model(trained: tuple[Path, dict], tas
     assert report["recipe"] == asdict(SMALL)
     config = ModelConfig.read(out)
     assert config.licence == "trained on tones (licence not known here)"
-    assert (config.source.repository, config.source.hub) == ("trained here", "local")
+    assert (config.source.repository, config.source.hub) == (out.name, "local")
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_others(

@@ -56,6 +56,7 @@ DEVIATION = Wav2smallConfig(
     window=640,
     step=160,
     bands=19,
+    floor=1e-6,
     band_norm=True,
     stages=((6,), (8, 8), (9, 9, 12)),
     residual=True,

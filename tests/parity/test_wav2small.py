@@ -92,7 +92,7 @@ def by_scipy(config: Wav2smallConfig, weights: dict[str, np.ndarray], clip: np.n
     overlap = config.window - config.step
     _, _, spectrum = scipy.signal.stft(x, 1, hann, config.window, overlap, boundary=None, padded=False)
     power = np.abs(spectrum * hann.sum()) ** 2  # SciPy divides by the sum of the window
-    x = 10 * np.log10(np.maximum(power.T @ weights["mel"].T, 1e-10))
+    x = 10 * np.log10(np.maximum(power.T @ weights["mel"].T, config.floor))
     found["spectrogram"] = x = scipy.signal.detrend(x, axis=0, type="constant") if config.band_norm else x
     x = x[None]  # [channels, time, bands]
     layers = enumerate(chain.from_iterable(config.stages))
