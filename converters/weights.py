@@ -24,9 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e2v_port import __version__, catalog, layout
-from e2v_port.config import DTYPES, ModelConfig, Source
+from e2v_port.config import DTYPES, QUANTISED, ModelConfig, Source
 from e2v_port.errors import CheckpointError, E2VError
 from e2v_port.files import identity
+from e2v_port.quantisation import GROUP, pack
 
 from . import emotion2vec, wav2small, wav2vec2
 from .rules import Piece, plan
@@ -35,11 +36,18 @@ __all__ = ["may_replace", "store", "write"]
 
 ABOUT = "checkpoint.json"  # as written by the first half, which cannot be imported without torch
 SAMPLING_RATE = 16_000  # Hz, of every known model
-CODES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}  # safetensors' names
+SIZES = {"F32": 4, "F16": 2, "BF16": 2, "U32": 4}  # bytes, of the types as safetensors calls them
 
 
-def _stored(array: NDArray[Any], dtype: str) -> NDArray[Any]:
-    """Rounds to the stored type; bfloat16, which numpy lacks, comes as its bits."""
+def _stored(name: str, array: NDArray[Any], config: ModelConfig) -> dict[str, NDArray[Any]]:
+    """Returns what a tensor becomes in the file, by name: itself, rounded, or the three parts of a packed one."""
+    if config.dtype in QUANTISED and name in layout.packed(config.architecture):
+        return dict(zip(layout.parts(name), pack(array, QUANTISED[config.dtype]), strict=True))
+    return {name: _rounded(array, config.arithmetic)}
+
+
+def _rounded(array: NDArray[Any], dtype: str) -> NDArray[Any]:
+    """Rounds to a type of 32 or 16 bits; bfloat16, which numpy lacks, comes as its bits."""
     values = np.ascontiguousarray(array, dtype="<f4")
     if dtype == "float32":
         return values
@@ -146,12 +154,12 @@ def _write_tensors(path: Path, config: ModelConfig, arrays: Iterator[tuple[str, 
             found[name] = values.shape
             if values.shape != wanted.get(name):
                 continue
-            array = _stored(values, config.dtype)
-            finite = np.isfinite(array) if array.dtype.kind == "f" else (array & 0x7F80) != 0x7F80
-            if not finite.all():
+            parts = _stored(name, values, config)
+            if not all(map(_finite, parts.values())):
                 lost.append(name)
-            file.seek(len(header) + offsets[name])
-            file.write(array.data)
+            for part, array in parts.items():
+                file.seek(len(header) + offsets[part])
+                file.write(array.data)
         if problems := layout.differences(found, wanted):
             raise CheckpointError(f"the tensors do not fit the configuration: {'; '.join(problems)}")
         if lost:
@@ -162,19 +170,20 @@ def _write_tensors(path: Path, config: ModelConfig, arrays: Iterator[tuple[str, 
         _sync(file)
 
 
+def _finite(array: NDArray[Any]) -> bool:
+    if array.dtype.kind == "f":
+        return bool(np.isfinite(array).all())
+    return array.dtype.itemsize != 2 or bool(((array & 0x7F80) != 0x7F80).all())  # bfloat16, or packed numbers
+
+
 def _header(config: ModelConfig) -> tuple[bytes, dict[str, int]]:
-    size = np.dtype({"float32": "f4", "float16": "f2", "bfloat16": "u2"}[config.dtype]).itemsize
     entries: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
     offsets = {}
     end = 0
-    for name, shape in layout.tensors(config.architecture).items():
+    for name, (code, shape) in layout.stored(config.architecture, config.dtype).items():
         offsets[name] = end
-        end += size * int(np.prod(shape))
-        entries[name] = {
-            "dtype": CODES[config.dtype],
-            "shape": list(shape),
-            "data_offsets": [offsets[name], end],
-        }
+        end += SIZES[code] * int(np.prod(shape))
+        entries[name] = {"dtype": code, "shape": list(shape), "data_offsets": [offsets[name], end]}
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # tensors start at a multiple of eight bytes
     return len(text).to_bytes(8, "little") + text, offsets
@@ -187,10 +196,11 @@ def _compare(path: Path, config: ModelConfig, arrays: Iterator[tuple[str, NDArra
         length = int.from_bytes(file.read(8), "little")
         entries = json.loads(file.read(length))
         for name, values in arrays:
-            start, end = entries[name]["data_offsets"]
-            file.seek(8 + length + start)
-            if file.read(end - start) != _stored(values, config.dtype).tobytes():
-                raise CheckpointError(f"{path}: {name} did not survive writing; check the disk and convert again")
+            for part, array in _stored(name, values, config).items():
+                start, end = entries[part]["data_offsets"]
+                file.seek(8 + length + start)
+                if file.read(end - start) != array.tobytes():
+                    raise CheckpointError(f"{path}: {part} did not survive writing; check the disk and convert again")
 
 
 def _sync(file: BinaryIO) -> None:
@@ -211,7 +221,7 @@ def write(
     Args:
         npz: As written by the first half.
         folder: As for `store`.
-        dtype: `float32`, `float16` or `bfloat16`.
+        dtype: `float32`, `float16` or `bfloat16`; `q8` or `q4`, for 8 or 4 bits a number.
         keep_npz: Whether to move the npz into the folder, as model.npz.
         note: Told what was inferred rather than read.
 
@@ -220,7 +230,7 @@ def write(
 
     Raises:
         CheckpointError: The npz is damaged; tensors are unknown, missing, misshapen or not finite (all are named);
-            or the folder holds something else than a converted model.
+            the model has nothing that could be packed; or the folder holds something else than a converted model.
     """
     source = _Npz(npz)
     config, pieces = _configure(source, dtype, note)
@@ -244,13 +254,18 @@ def store(
         folder: What to write; a model that is already there is replaced.
         config: What config.json shall say.
         arrays: Gives name and values of every tensor of `layout.tensors(config.architecture)`, in any order. It is
-            called twice, for writing and for reading back, and the values are rounded to `config.dtype`.
+            called twice, for writing and for reading back, and the values are rounded to `config.dtype`, or packed.
         npz: A file to move into the folder, as model.npz.
 
     Raises:
-        CheckpointError: Tensors are unknown, missing, misshapen or not finite (all are named); or the folder holds
-            something else than a converted model.
+        CheckpointError: Tensors are unknown, missing, misshapen or not finite (all are named); the model has nothing
+            that could be packed; or the folder holds something else than a converted model.
     """
+    if config.dtype in QUANTISED and not layout.packed(config.architecture):
+        raise CheckpointError(
+            f"{config.source.repository} cannot be stored as {config.dtype}, which packs the matrices of transformers "
+            f"whose width is a multiple of {GROUP}: it has none; use {', '.join(DTYPES)}"
+        )
     if not may_replace(folder):
         raise CheckpointError(
             f"{folder} exists and is more than a converted model: name another folder, or move it away"
@@ -342,7 +357,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="e2v_port.converters.weights", description=__doc__.splitlines()[0])
     parser.add_argument("npz", type=Path, help="as written by python -m e2v_port.converters.checkpoint")
     parser.add_argument("folder", type=Path, help="the converted model to write")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--dtype", choices=[*DTYPES, *QUANTISED], default="float32")
     arguments = parser.parse_args()
     try:
         write(arguments.npz, arguments.folder, dtype=arguments.dtype, note=print)

@@ -199,6 +199,7 @@ class Options(TypedDict, total=False):
     model: str | Path | Model | None
     dimensional: str | Path | Model | None
     runtime: str
+    dtype: str | None
     segments: Sequence[GivenSegment] | str | Path | None
     whole: bool
     frames: bool
@@ -245,6 +246,7 @@ def each(
     model: str | Path | Model | None = None,
     dimensional: str | Path | Model | None = None,
     runtime: str = "auto",
+    dtype: str | None = None,
     segments: Sequence[GivenSegment] | str | Path | None = None,
     whole: bool = False,
     frames: bool = False,
@@ -265,6 +267,7 @@ def each(
         dimensional: Gives arousal, dominance and valence: likewise. One of the two may be left out; where both are,
             `model` is `bundled`, the small one in the package, and a line on stderr says so once.
         runtime: For models that are not loaded yet, as for `load`.
+        dtype: Likewise.
         segments: Of the one clip, instead of those found in it; or the file they are in.
         whole: Take each clip as one segment, however short or long; whether there is speech in it is not asked.
         frames: Also tell which emotion when, inside the segments, from the categorical model's frames.
@@ -294,11 +297,11 @@ def each(
             raise ValueError(f"segments= belong to one clip, not {len(clips)}: analyse them one at a time")
         given = read_segments(segments) if isinstance(segments, str | Path) else list(segments)
     if model is None and dimensional is None:
-        model = _bundled(runtime)
-    categorical = _loaded(model, runtime, offline)
+        model = _bundled(runtime, dtype)
+    categorical = _loaded(model, runtime, dtype, offline)
     if categorical:
         categorical.need_labels()
-    dimensional = _loaded(dimensional, runtime, offline)
+    dimensional = _loaded(dimensional, runtime, dtype, offline)
     if dimensional:
         dimensional.need_dimensions()
     chosen = AnalysisSettings(
@@ -310,16 +313,18 @@ def each(
     return _Analyzer(categorical, dimensional, chosen, given).each(clips, sampling_rate)
 
 
-def _loaded(model: str | Path | Model | None, runtime: str, offline: bool) -> Model | None:
-    return load(model, runtime=runtime, offline=offline) if isinstance(model, str | Path) else model
+def _loaded(model: str | Path | Model | None, runtime: str, dtype: str | None, offline: bool) -> Model | None:
+    if isinstance(model, str | Path):
+        return load(model, runtime=runtime, dtype=dtype, offline=offline)
+    return model
 
 
-def _bundled(runtime: str) -> Path:
+def _bundled(runtime: str, dtype: str | None) -> Path:
     """Returns the folder of the model in the package, after saying what it is: nobody has asked for it."""
     folder, known = catalog.find(catalog.BUNDLED), catalog.lookup(catalog.BUNDLED)
     if folder is None or known is None:
         raise ModelNotFound("no model is named, and the one of the package is not there: name one, see e2v models")
-    devices.choose(runtime)  # before the line is printed: an error stands alone
+    devices.choose(runtime, dtype)  # before the line is printed: an error stands alone
     config = ModelConfig.read(folder)
     size = f"{known.parameters / 1e6:.1f} M parameters"
     line = f"model {known.id} ({size}, {config.licence}); for the large ones: --model iic/emotion2vec_plus_base"
@@ -360,17 +365,15 @@ class _Analyzer:
     def each(self, clips: Iterable[Clip], sampling_rate: int | None) -> Iterator[Analysis | AudioError]:
         most = min(model.window_seconds for model in self.models.values())
         window: list[_Work | AudioError] = []
-        seconds = 0.0
         for clip in clips:
+            # No name but the window's for a clip, which would keep one of hours in memory while the next is read.
             try:
-                work = self._segmented(clip, sampling_rate)
-                window.append(work)
-                seconds += len(work.waveform) / SAMPLING_RATE
+                window.append(self._segmented(clip, sampling_rate))
             except AudioError as error:
                 window.append(error)
-            if seconds >= most:
+            if sum(len(item.waveform) for item in window if isinstance(item, _Work)) >= most * SAMPLING_RATE:
                 yield from self._finished(window)
-                window, seconds = [], 0.0
+                window = []
         yield from self._finished(window)
 
     def _segmented(self, clip: Clip, sampling_rate: int | None) -> _Work:
@@ -473,4 +476,4 @@ def _frame_scores(model: Model, output: Output) -> NDArray[np.float64]:
 
 def _used(kind: str, model: Model) -> UsedModel:
     config = model.config
-    return UsedModel(kind, config.source.repository, config.dtype, model.runtime, config.licence)
+    return UsedModel(kind, config.source.repository, model.dtype, model.runtime, config.licence)

@@ -3,9 +3,10 @@
 import io
 import math
 import os
-from collections.abc import Iterator
-from contextlib import suppress
-from typing import Any, BinaryIO, TypeAlias, cast
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from tempfile import SpooledTemporaryFile
+from typing import Any, BinaryIO, NamedTuple, Self, TypeAlias, cast
 
 import numpy as np
 import soundfile
@@ -14,7 +15,18 @@ from numpy.typing import NDArray
 
 from e2v_port.errors import AudioError
 
-__all__ = ["MIN_SAMPLES", "SAMPLING_RATE", "Clip", "Waveform", "clip_name", "load_audio", "mel_filters", "normalize"]
+__all__ = [
+    "MIN_SAMPLES",
+    "SAMPLING_RATE",
+    "AudioStream",
+    "Clip",
+    "Moments",
+    "Waveform",
+    "clip_name",
+    "load_audio",
+    "mel_filters",
+    "normalize",
+]
 
 Clip: TypeAlias = str | os.PathLike[str] | BinaryIO | NDArray[Any]
 Waveform: TypeAlias = NDArray[np.float32]
@@ -26,7 +38,8 @@ MIN_SAMPLES = 400  # 25 ms: the receptive field of the convolutions, below which
 _RATES = (1_000, 768_000)  # Hz; at 1 Hz, 500 samples would become 8 million
 _MAX_CHANNELS = 64
 _MAX_SECONDS = 6 * 3600  # 1.4 GB as a waveform; a FLAC of 7 MB can hold more
-_MAX_BYTES = 1 << 32  # of a stream held in memory: as long as a WAV can be
+_MAX_BYTES = 1 << 32  # of a pipe or file object: as long as a WAV can be
+_MAX_BYTES_HELD = 1 << 26  # of these in memory, beyond which they go to a temporary file
 # Full scale is 1. Recordings in floats go beyond it, but not by 40 dB: that is a clip in units of int16,
 # or garbage, whose square can overflow in a model's normalisation.
 _MAX_AMPLITUDE = 100.0
@@ -69,11 +82,60 @@ def load_audio(clip: Clip, sampling_rate: int | None = None) -> Waveform:
             outside 1 to 768 kHz; or is of another shape or type than above. The message is one line: which
             clip, what is wrong, what to do.
     """
+    data = bytearray()  # grows in place, where a list of blocks and what joins them would be held at once
+    with AudioStream(clip, sampling_rate) as blocks:
+        for block in blocks:
+            data += block.data
+    return np.frombuffer(data, np.float32)
+
+
+class AudioStream:
+    """A clip in blocks, decoded as they are asked for: memory does not grow with the clip.
+
+    Its blocks joined are what `load_audio` gives, bit for bit. It can be gone through any number of times, one after
+    the other, and decodes each time. To be closed, or used in a `with`.
+
+    Args:
+        clip: As for `load_audio`. A file object is read to its end at once, into a temporary file where it is longer
+            than 64 MiB.
+        sampling_rate: As for `load_audio`.
+
+    Raises:
+        AudioError: As `load_audio`; most of it as the blocks are asked for, behind those that were good.
+    """
+
+    def __init__(self, clip: Clip, sampling_rate: int | None = None) -> None:
+        self._clip, self._rate = clip, sampling_rate
+        self._file: BinaryIO | None = None
+        with _named(clip):
+            if not isinstance(clip, np.ndarray):
+                self._file = _open(clip)
+                if not self._file.seekable():
+                    with self._file as pipe:
+                        self._file = _drained(pipe)
+
+    def __iter__(self) -> Iterator[Waveform]:
+        """Gives blocks [samples] of at least one sample, float32, 16 kHz."""
+        with _named(self._clip):
+            if self._file is None:
+                yield from _from_array(cast(NDArray[Any], self._clip), self._rate)
+            else:
+                yield from _from_file(self._file)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file:
+            self._file.close()
+
+
+@contextmanager
+def _named(clip: Clip) -> Iterator[None]:
+    """Says which clip an error is about."""
     try:
-        if isinstance(clip, np.ndarray):
-            return _from_array(clip, sampling_rate)
-        with _open(clip) as file:
-            return _from_file(file)
+        yield
+        return
     except AudioError as error:
         why, cause = str(error), error.__cause__
     except OSError as error:
@@ -82,21 +144,47 @@ def load_audio(clip: Clip, sampling_rate: int | None = None) -> Waveform:
     raise AudioError(f"{name if name and name.isprintable() else ascii(name)}: {why}") from cause
 
 
-def normalize(waveform: Waveform, epsilon: float) -> Waveform:
+class Moments(NamedTuple):
+    """What a clip is normalised by.
+
+    Attributes:
+        samples: How many there are.
+        mean: Of all of them.
+        variance: Biased.
+    """
+
+    samples: int
+    mean: np.float64
+    variance: np.float64
+
+    @classmethod
+    def of(cls, blocks: Iterable[Waveform]) -> Self:
+        """Sums a clip's blocks in float64, by the update of Chan, Golub and LeVeque (1979), which loses no digits."""
+        samples, mean, squares = 0, np.float64(0), np.float64(0)  # squares of deviations from the mean
+        for block in blocks:
+            before, samples = samples, samples + len(block)
+            own = block.mean(dtype=np.float64)
+            deviation = block - own
+            step = own - mean
+            squares += (deviation * deviation).sum() + step * step * before * len(block) / samples
+            mean += step * len(block) / samples
+        return cls(samples, mean, squares / samples)
+
+
+def normalize(waveform: Waveform, epsilon: float, moments: Moments | None = None) -> Waveform:
     """Brings a clip to zero mean and unit variance: (x - mean) / sqrt(variance + epsilon).
 
     Args:
         waveform: [samples], float32.
         epsilon: Keeps silence finite.
+        moments: Of the whole clip, where `waveform` is a part of it.
 
     Returns:
         [samples], float32. Mean and biased variance are summed in float64, so that they are the same on every
         runtime and for every length.
     """
-    mean = waveform.mean(dtype=np.float64)
-    deviation = waveform - mean
-    scale = 1 / np.sqrt(np.mean(deviation * deviation) + epsilon)
-    normalized: Waveform = (deviation * scale).astype(np.float32)
+    _, mean, variance = moments or Moments.of([waveform])
+    normalized: Waveform = ((waveform - mean) * (1 / np.sqrt(variance + epsilon))).astype(np.float32)
     return normalized
 
 
@@ -144,7 +232,7 @@ def clip_name(clip: Clip) -> str:
     return name if isinstance(name, str) else type(clip).__name__
 
 
-def _from_array(array: NDArray[Any], sampling_rate: int | None) -> Waveform:
+def _from_array(array: NDArray[Any], sampling_rate: int | None) -> Iterator[Waveform]:
     if sampling_rate is None:
         raise AudioError("an array does not tell its rate: pass it, as in sampling_rate=16000")
     kind = array.dtype.str[1:]
@@ -167,15 +255,13 @@ def _from_array(array: NDArray[Any], sampling_rate: int | None) -> Waveform:
                 block -= 128
             yield block / np.float32(_FULL_SCALE.get(kind, 1))
 
-    return _waveform(blocks() if array.size else iter(()), sampling_rate)
+    yield from _checked(blocks() if array.size else iter(()), sampling_rate)
 
 
-def _from_file(file: BinaryIO) -> Waveform:
-    if not file.seekable():  # a named pipe
-        file = io.BytesIO(_drained(file))
-    source = _Source(_mended(file))
+def _from_file(file: BinaryIO) -> Iterator[Waveform]:
+    source = _Source(file)
     try:
-        return _decoded(source)
+        yield from _decoded(source)
     finally:
         if source.error:
             raise source.error
@@ -188,23 +274,33 @@ class _Source:
     """
 
     def __init__(self, file: BinaryIO) -> None:
+        file.seek(0)
         self.file = file
         self.tell = file.tell
+        self.missing = _missing_length(file)
         self.error: OSError | None = None
 
     def read(self, size: int) -> bytes:
         try:
-            return self.file.read(size)
+            start = self.file.tell()
+            data = self.file.read(size)
         except OSError as error:
             self.error = error
             return b""
+        if start >= self.missing.stop:
+            return data
+        mended = bytearray(data)
+        for at in self.missing:
+            if start <= at < start + len(data):
+                mended[at - start] = 0xFF  # all four of them: a length that libsndfile takes for unknown
+        return bytes(mended)
 
     def seek(self, offset: int, whence: int) -> None:
         with suppress(OSError, ValueError):  # a false header points before the start; tell() shows it failed
             self.file.seek(offset, whence)
 
 
-def _decoded(source: _Source) -> Waveform:
+def _decoded(source: _Source) -> Iterator[Waveform]:
     try:
         sound = soundfile.SoundFile(source)
     except soundfile.LibsndfileError as error:
@@ -227,13 +323,13 @@ def _decoded(source: _Source) -> Waveform:
                     why = "no length in the header, as in a FLAC from a pipe: write a file, or pipe WAV"
                 raise AudioError(why) from error
 
-        return _waveform(blocks(), rate)
+        yield from _checked(blocks(), rate)
 
 
-def _waveform(blocks: Iterator[Waveform], rate: int) -> Waveform:
-    """Joins blocks [frames, channels], of at least one frame each, into one waveform."""
+def _checked(blocks: Iterator[Waveform], rate: int) -> Iterator[Waveform]:
+    """Mixes down and resamples blocks [frames, channels] of at least one frame each."""
     stream = None if rate == SAMPLING_RATE else soxr.ResampleStream(rate, SAMPLING_RATE, 1, "float32", "HQ")
-    parts, frames = [], 0
+    frames = samples = 0
     for block in blocks:
         peak = max(abs(float(block.min())), abs(float(block.max())))  # NaN where any sample is
         if not peak <= _MAX_AMPLITUDE:
@@ -245,18 +341,19 @@ def _waveform(blocks: Iterator[Waveform], rate: int) -> Waveform:
         _check_size(rate, block.shape[1], frames)
         # The mean; block.mean(axis=1) takes three times as long, more than decoding.
         mono = np.einsum("fc->f", block) / block.shape[1]
-        parts.append(stream.resample_chunk(mono) if stream else mono)
+        if len(part := stream.resample_chunk(mono) if stream else mono):
+            samples += len(part)
+            yield part
     if not frames:
         raise AudioError("no samples: record or export it again")
-    if stream:
-        parts.append(stream.resample_chunk(np.empty(0, np.float32), last=True))
-    waveform: Waveform = np.concatenate(parts)
-    if len(waveform) < MIN_SAMPLES:
+    if stream and len(part := stream.resample_chunk(np.empty(0, np.float32), last=True)):
+        samples += len(part)
+        yield part
+    if samples < MIN_SAMPLES:
         raise AudioError(
-            f"too short at {len(waveform) / 16:.1f} ms ({len(waveform)} samples at 16 kHz): "
+            f"too short at {samples / 16:.1f} ms ({samples} samples at 16 kHz): "
             f"pass at least {MIN_SAMPLES / 16:.0f} ms ({MIN_SAMPLES} samples)"
         )
-    return waveform
 
 
 def _check_size(rate: int, channels: int, frames: int) -> None:
@@ -274,7 +371,7 @@ def _open(clip: Clip) -> BinaryIO:
         if isinstance(clip, str | os.PathLike):
             return open(clip, "rb")
         if hasattr(clip, "read"):
-            return io.BytesIO(_drained(cast(BinaryIO, clip)))
+            return _drained(cast(BinaryIO, clip))
     except io.UnsupportedOperation as error:
         raise OSError("not open for reading") from error
     except ValueError as error:  # a path with a null character, a closed file
@@ -285,27 +382,29 @@ def _open(clip: Clip) -> BinaryIO:
     )
 
 
-def _drained(file: BinaryIO) -> bytearray:
-    data = bytearray()
-    while chunk := file.read(1 << 20):
-        if not isinstance(chunk, bytes):
-            raise AudioError("opened as text: open it with mode 'rb'")
-        data += chunk
-        if len(data) > _MAX_BYTES:
-            raise AudioError(f"more than {_MAX_BYTES >> 30} GiB: cut it into parts")
-    if not data:
-        raise AudioError("no bytes to read: rewind it with .seek(0), or check what writes it")
-    return data
+def _drained(file: BinaryIO) -> BinaryIO:
+    with ExitStack() as failed:
+        copy = failed.enter_context(SpooledTemporaryFile(_MAX_BYTES_HELD))
+        while chunk := file.read(1 << 20):
+            if not isinstance(chunk, bytes):
+                raise AudioError("opened as text: open it with mode 'rb'")
+            copy.write(chunk)
+            if copy.tell() > _MAX_BYTES:
+                raise AudioError(f"more than {_MAX_BYTES >> 30} GiB: cut it into parts")
+        if not copy.tell():
+            raise AudioError("no bytes to read: rewind it with .seek(0), or check what writes it")
+        failed.pop_all()
+        return cast(BinaryIO, copy)
 
 
-def _mended(file: BinaryIO) -> BinaryIO:
-    """Gives a WAV from a pipe a length: libsndfile takes a data chunk of 0 bytes at its word."""
+def _missing_length(file: BinaryIO) -> range:
+    """Tells where a WAV from a pipe lacks its length: libsndfile takes a data chunk of 0 bytes at its word."""
     head = file.read(1 << 16)
     file.seek(0)
     if not head:
         raise AudioError("an empty file (0 bytes): record or export it again")
     if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
-        return file
+        return range(0)
     at = 12
     while at + 8 <= len(head) and head[at : at + 4] != b"data":
         size = int.from_bytes(head[at + 4 : at + 8], "little")
@@ -313,7 +412,5 @@ def _mended(file: BinaryIO) -> BinaryIO:
     riff = int.from_bytes(head[4:8], "little")
     # A closed file whose data is truly empty counts the chunks behind it, and those are not to be heard.
     if head[at : at + 8] != b"data\0\0\0\0" or at < riff < _STREAMED:
-        return file
-    data = _drained(file)
-    data[at + 4 : at + 8] = _STREAMED.to_bytes(4, "little")
-    return io.BytesIO(data)
+        return range(0)
+    return range(at + 4, at + 8)

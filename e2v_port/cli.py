@@ -47,6 +47,15 @@ MODEL_OPTION = typer.Option(
 )
 ModelName = Annotated[str, MODEL_OPTION]
 RuntimeName = Annotated[str, typer.Option("--runtime", "-r", metavar="NAME", help="auto, cuda, mlx, mps or cpu.")]
+DtypeName = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        metavar="NAME",
+        help="float32, bfloat16, float16 or auto, the fastest here; by default as stored.",
+        show_default=False,
+    ),
+]
 Offline = Annotated[bool, typer.Option("--offline", help="Never open a connection; so does E2V_OFFLINE=1.")]
 
 
@@ -109,10 +118,10 @@ def _progress(total: int, what: str = "analysing") -> Iterator[Any]:
         yield lambda: progress.advance(task)
 
 
-def _load(model: str, runtime: str, offline: bool) -> "Model":
+def _load(model: str, runtime: str, offline: bool, dtype: str | None = None) -> "Model":
     from e2v_port.model import load
 
-    return load(model, runtime=runtime, offline=offline)
+    return load(model, runtime=runtime, dtype=dtype, offline=offline)
 
 
 def _finish(total: int, failed: int) -> None:
@@ -144,6 +153,7 @@ def analyze(
         typer.Option("--dimensional", "-d", metavar="MODEL", help="Model of arousal, dominance and valence, likewise."),
     ] = None,
     runtime: RuntimeName = "auto",
+    dtype: DtypeName = None,
     segments: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Segments of the one file: RTTM, SRT, VTT, JSON of Whisper, CSV."),
@@ -179,6 +189,7 @@ def analyze(
         model=model,
         dimensional=dimensional,
         runtime=runtime,
+        dtype=dtype,
         segments=segments,
         whole=whole,
         frames=frames,
@@ -325,6 +336,7 @@ def embed(
         typer.Option(help="[dim] per file, or [frames, dim], 50 frames a second."),
     ] = "utterance",
     runtime: RuntimeName = "auto",
+    dtype: DtypeName = None,
     offline: Offline = False,
 ) -> None:
     """Write the embedding of each file to an .npz."""
@@ -335,7 +347,7 @@ def embed(
     from e2v_port import npz
 
     files = list(dict.fromkeys(files))  # a name can stand in the npz once
-    loaded = _load(model, runtime, offline)
+    loaded = _load(model, runtime, offline, dtype)
     failed = 0
     with npz.writing(out) as add, _progress(len(files)) as advance:
         for file, result in zip(files, loaded.each(files, frames=granularity == "frame"), strict=True):
@@ -362,7 +374,8 @@ def convert(
         str | None, typer.Option(metavar="NAME", help="Branch, tag or commit on the hub; by default its main branch.")
     ] = None,
     dtype: Annotated[
-        Literal["float32", "float16", "bfloat16"], typer.Option(help="Of the stored weights.")
+        Literal["float32", "float16", "bfloat16", "q8", "q4"],
+        typer.Option(help="Of the stored weights; q8 and q4 pack the large matrices, 8 or 4 bits a number."),
     ] = "float32",
     out: Annotated[
         Path | None,
@@ -625,6 +638,7 @@ def evaluate(
         bool, typer.Option("--calibrate", help="Fit a temperature on them, and store it with the model.")
     ] = False,
     runtime: RuntimeName = "auto",
+    dtype: DtypeName = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Where to write evaluation.json and a picture.")
     ] = None,
@@ -642,7 +656,7 @@ def evaluate(
     known = [corpora.read(spec) for spec in corpus]
     chosen = corpora.chosen(known, part)
     folder = _to_calibrate(model, offline) if calibrate else None
-    loaded = _load(model, runtime, offline)
+    loaded = _load(model, runtime, offline, dtype)
     if calibrate:
         loaded.need_labels()
     found: dict[str, evaluation.Evaluation] = {}
@@ -730,6 +744,56 @@ def _write_evaluation(result: dict[str, Any], found: "dict[str, evaluation.Evalu
 
     with replacing(out / "evaluation.png") as partial:
         plot_evaluations(found, partial)
+
+
+@app.command()
+def bench(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            help="Converted folder, known model or checkpoint; repeatable. By default models of full size are made, "
+            "with random weights.",
+            show_default=False,
+        ),
+    ] = None,
+    runtime: RuntimeName = "auto",
+    dtype: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="float32, bfloat16, float16 or auto; repeatable. By default float32, auto."),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Half a minute of clips, each measured once.")] = False,
+    long: Annotated[
+        bool, typer.Option("--long", help="Also an hour in one file, a thousand clips and the large model.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Where to write bench.json and bench.md.")
+    ] = None,
+    offline: Offline = False,
+) -> None:
+    """Measure how fast models are here, beside FunASR and transformers where they are installed."""
+    if out and not _writable(out if out.exists() else out.parent):
+        _fail(f"--out {out}: not a folder that can be written to")
+    from e2v_port import bench as bench_
+
+    def note(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    plan = bench_.QUICK if quick else bench_.FULL
+    result: dict[str, Any] = {}
+    for result in bench_.bench(
+        model or (),
+        runtime=runtime,
+        dtypes=dtype or ("float32", "auto"),
+        plan=plan.longer() if long else plan,
+        offline=offline,
+        note=note,
+    ):
+        if out:  # after each model, so that what was measured is kept
+            bench_.save(result, out)
+    print(bench_.render(result), end="")
 
 
 def _print_table(rows: Iterable[list[str]]) -> None:

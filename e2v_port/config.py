@@ -12,6 +12,7 @@ __all__ = [
     "ARCHITECTURES",
     "DIMENSIONS",
     "DTYPES",
+    "QUANTISED",
     "Architecture",
     "Emotion2vecConfig",
     "Label",
@@ -23,6 +24,7 @@ __all__ = [
 ]
 
 DTYPES = ("float32", "float16", "bfloat16")
+QUANTISED = {"q8": 8, "q4": 4}  # other ways to store weights, and to how many bits: see quantisation.py
 MAY_BE_ZERO = {"prenet_depth", "depth", "num_extra_tokens", "num_labels", "head_dim"}
 LARGEST = 1 << 16  # no size of a model comes near; a false one would cost time and memory before it is noticed
 
@@ -297,7 +299,8 @@ class ModelConfig:
         family: Which pair of runtimes runs it.
         architecture: Sizes.
         labels: One for each output of the head, in order; empty for a model without a head.
-        dtype: Type of every stored tensor, and of the arithmetic between waveform norm and pooling.
+        dtype: Type of every stored tensor, and of the arithmetic between waveform norm and pooling; or `q8` or `q4`:
+            the large matrices are packed, 8 or 4 bits a number, and all other tensors are float32.
         sampling_rate: Of the waveform the model expects, in Hz.
         temperature: What logits are divided by before the softmax, so that probabilities are as often right as they
             say (arXiv 1706.04599); 1 for a model that was not calibrated.
@@ -318,13 +321,19 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Raises ValueError for what no converted model says."""
-        if self.family not in ARCHITECTURES or self.dtype not in DTYPES:
-            raise ValueError(f"family {self.family!r} as {self.dtype!r}: {[*ARCHITECTURES]} and {DTYPES} are known")
+        if self.family not in ARCHITECTURES or self.dtype not in {*DTYPES, *QUANTISED}:
+            known = f"{[*ARCHITECTURES]} and {[*DTYPES, *QUANTISED]}"
+            raise ValueError(f"family {self.family!r} as {self.dtype!r}: {known} are known")
         if type(self.temperature) is not float or not (isfinite(self.temperature) and self.temperature > 0):
             raise ValueError(f"temperature is {self.temperature!r}")
         rows = self.architecture.num_labels
         if len(self.labels) != rows or len({label.name for label in self.labels}) != rows:
             raise ValueError(f"{rows} rows of the head, but the labels are {self.labels}")
+
+    @property
+    def arithmetic(self) -> str:
+        """The type that a model computes in, unless another is asked for."""
+        return "float32" if self.dtype in QUANTISED else self.dtype
 
     @property
     def dimensional(self) -> bool:

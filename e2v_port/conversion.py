@@ -36,7 +36,8 @@ def convert(
         model: A known model's name, `owner/name` on a hub, a checkpoint's folder or its .pt file.
         hub: Where to download from; `auto` tries one after the other.
         revision: Branch, tag or commit on the hub; needs `hub` to be named.
-        dtype: Of the stored tensors: `float32`, `float16` or `bfloat16`.
+        dtype: Of the stored tensors: `float32`, `float16` or `bfloat16`; or `q8` or `q4`, which packs the large
+            matrices, 8 or 4 bits a number, and leaves the rest in float32.
         out: The folder to write; by default where `e2v_port.load` finds it by the model's name.
         keep_npz: Whether to keep the npz between the two halves, as model.npz in that folder.
         offline: Never open a connection; so does `E2V_OFFLINE=1`.

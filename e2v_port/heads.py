@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from e2v_port import __version__, conversion, evaluation, npz, training_report
-from e2v_port.config import DIMENSIONS, Label, ModelConfig, Source
+from e2v_port.config import DIMENSIONS, QUANTISED, Label, ModelConfig, Source
 from e2v_port.corpora import Utterance
 from e2v_port.errors import AudioError, TrainingError
 from e2v_port.model import Model, load
@@ -91,12 +91,15 @@ def train(
         The report, as training.json holds it.
 
     Raises:
-        TrainingError: `out` is taken, another training was interrupted there, or no file can be read.
+        TrainingError: The model is stored packed, `out` is taken, another training was interrupted there, or no file
+            can be read.
         ModelNotFound, DownloadError, CheckpointError, RuntimeUnavailable: As for `e2v_port.load`.
         OSError: The disk is full.
     """
     folder = conversion.folder_of(model, offline=offline)
     old = ModelConfig.read(folder)
+    if old.dtype in QUANTISED:  # packed numbers, unpacked and packed again, are others
+        raise TrainingError(f"{folder} is stored as {old.dtype}: train on the model as float32, float16 or bfloat16")
     settings = {
         "kind": "head",
         **task.to_dict(),

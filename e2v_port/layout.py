@@ -4,18 +4,22 @@ from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 
-from e2v_port.config import Architecture, Emotion2vecConfig, Wav2smallConfig, Wav2vec2Config
+from e2v_port.config import QUANTISED, Architecture, Emotion2vecConfig, Wav2smallConfig, Wav2vec2Config
 from e2v_port.errors import CheckpointError
+from e2v_port.quantisation import GROUP
 
-__all__ = ["Shape", "check", "differences", "tensors"]
+__all__ = ["Shape", "check", "differences", "packed", "parts", "stored", "tensors"]
 
 Shape = tuple[int, ...]
 
-MAX_TENSORS = 10_000  # the largest known model has 259; a file with half a million empty ones would take seconds
+CODES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}  # safetensors' names
+MAX_TENSORS = (
+    10_000  # the largest known model has 403, packed; a file with half a million empty ones would take seconds
+)
 
 
 def tensors(config: Architecture) -> dict[str, Shape]:
-    """Returns name and shape of every stored tensor, in the order of the forward pass.
+    """Returns name and shape of every tensor, in the order of the forward pass.
 
     Convolutions are [out, kernel, in per group], linear layers [out, in].
     """
@@ -27,6 +31,47 @@ def tensors(config: Architecture) -> dict[str, Shape]:
         case Wav2smallConfig():
             return _wav2small(config)
     raise TypeError(f"no layout is known for {type(config).__name__}")
+
+
+def packed(config: Architecture) -> list[str]:
+    """Returns the names of the tensors that q8 and q4 pack, in the order of the forward pass; of some models none.
+
+    They are the matrices of the transformers' blocks, nine tenths of a model, whose rows are groups of 64 numbers. All
+    else is small, or, as a convolution, nothing that MLX multiplies without unpacking it.
+    """
+    found = tensors(config).items()
+    return [name for name, shape in found if "blocks." in name and len(shape) == 2 and shape[1] % GROUP == 0]
+
+
+def stored(config: Architecture, dtype: str) -> dict[str, tuple[str, Shape]]:
+    """Returns type and shape of every tensor in model.safetensors, in order.
+
+    Args:
+        config: Of the model.
+        dtype: As in `ModelConfig.dtype`.
+
+    Returns:
+        By name, the type as safetensors calls it. For a packed `NAME.weight` [out, in] those are its numbers, [out, in
+        * bits / 32], and `NAME.scales` and `NAME.biases`, [out, in / 64]: the names that MLX gives them.
+    """
+    if dtype not in QUANTISED:
+        return {name: (CODES[dtype], shape) for name, shape in tensors(config).items()}
+    small = set(packed(config))
+    found: dict[str, tuple[str, Shape]] = {}
+    for name, shape in tensors(config).items():
+        if name not in small:
+            found[name] = ("F32", shape)
+            continue
+        rows, width = shape
+        found[name] = ("U32", (rows, width * QUANTISED[dtype] // 32))
+        found |= dict.fromkeys(parts(name)[1:], ("F32", (rows, width // GROUP)))
+    return found
+
+
+def parts(name: str) -> tuple[str, str, str]:
+    """Returns the names of a packed tensor's numbers, scales and biases."""
+    layer = name.removesuffix("weight")
+    return name, f"{layer}scales", f"{layer}biases"
 
 
 def _emotion2vec(config: Emotion2vecConfig) -> dict[str, Shape]:
@@ -138,7 +183,7 @@ def check(weights: Path, config: Architecture, dtype: str) -> None:
     Args:
         weights: The file.
         config: What it must hold.
-        dtype: Type every tensor must have, e.g. `float32`.
+        dtype: How its tensors are stored, as in `ModelConfig.dtype`.
 
     Raises:
         CheckpointError: The file is damaged, or tensors are missing, unexpected, misshapen or of another type; all
@@ -147,18 +192,21 @@ def check(weights: Path, config: Architecture, dtype: str) -> None:
     # safe_open refuses overlapping and trailing data, which MLX's own reader would accept.
     from safetensors import SafetensorError, safe_open
 
-    stored = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}[dtype]
+    wanted = stored(config, dtype)
     try:
         with safe_open(weights, framework="np") as file:
             names = list(file.keys())
             if len(names) > MAX_TENSORS:
                 raise CheckpointError(f"{weights} holds {len(names)} tensors: not a model of this kind")
             slices = {name: file.get_slice(name) for name in names}
-            problems = differences({name: tuple(part.get_shape()) for name, part in slices.items()}, tensors(config))
+            problems = differences(
+                {name: tuple(part.get_shape()) for name, part in slices.items()},
+                {name: shape for name, (_, shape) in wanted.items()},
+            )
             problems += [
-                f"{name} is stored as {part.get_dtype()}, must be {stored}"
+                f"{name} is stored as {part.get_dtype()}, must be {wanted[name][0]}"
                 for name, part in slices.items()
-                if part.get_dtype() != stored
+                if name in wanted and part.get_dtype() != wanted[name][0]
             ]
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{weights} cannot be read ({error}): convert the checkpoint again") from error

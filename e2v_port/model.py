@@ -14,15 +14,17 @@ from numpy.typing import NDArray
 
 from e2v_port import conversion, devices, layout
 from e2v_port.audio import SAMPLING_RATE, Clip, Waveform, load_audio, normalize
-from e2v_port.config import ModelConfig
+from e2v_port.config import QUANTISED, ModelConfig, Transformer
 from e2v_port.emotions import Dimensions
-from e2v_port.errors import AudioError, NoLabels
+from e2v_port.errors import AudioError, E2VError, NoLabels
 from e2v_port.files import identity
+from e2v_port.windows import Joined, Piece, pieces
 
 __all__ = ["Model", "Output", "Prediction", "Runtime", "load", "tell_licence"]
 
 Vector = NDArray[np.float32]
 
+PADDING = 1 / 8  # of what a batch may hold: padding is computed for nothing, and no more of it is put together
 WINDOW_BATCHES = 8  # clips of this many batches are held and sorted by length, so that a batch pads little
 
 
@@ -52,6 +54,9 @@ class Runtime(Protocol):
 
     def run(self, batch: Waveform, samples: list[int], *, frames: bool) -> list[Output]:
         """Runs clips [B, longest], normalised and filled up with zeros, of so many samples each."""
+
+    def score(self, embedding: Vector) -> Vector:
+        """Applies the head to one embedding [dim]: logits [labels]."""
 
     def stages(self, waveform: Waveform) -> dict[str, Vector]:
         """Runs one clip [samples], normalised, and returns the value of every stage by name, in order."""
@@ -98,21 +103,23 @@ class Model:
     Attributes:
         config: What config.json says.
         runtime: `cuda`, `cpu`, `mps` or `mlx`.
+        dtype: Type of the arithmetic between waveform norm and pooling: `float32`, `float16` or `bfloat16`.
         labels: Names of the labels it gives, in order; empty for a model without a head.
         embed_dim: Length of an embedding.
         window_seconds: About how much audio `each` holds at a time.
     """
 
-    def __init__(self, config: ModelConfig, runtime: str, runner: Runtime) -> None:
+    def __init__(self, config: ModelConfig, runtime: str, dtype: str, runner: Runtime) -> None:
         self.config = config
         self.runtime = runtime
+        self.dtype = dtype
         self.labels = tuple(label.name for label in config.labels if not label.unused)
         self.embed_dim = config.architecture.embed_dim
         self.window_seconds = WINDOW_BATCHES * runner.batch_seconds
         self._runner = runner
 
     def __repr__(self) -> str:
-        return f"Model({self.config.source.repository}, {self.config.dtype}, on {self.runtime})"
+        return f"Model({self.config.source.repository}, {self.dtype}, on {self.runtime})"
 
     @overload
     def predict(self, clips: Clip, sampling_rate: int | None = None) -> Prediction: ...
@@ -217,7 +224,8 @@ class Model:
     ) -> Iterator[tuple[float, Output] | AudioError]:
         """Runs any number of clips in batches, and goes on where one of them cannot be used.
 
-        Clips are read as they are needed, so the iterable may be longer than memory.
+        Clips are read as they are needed, so the iterable may be longer than memory. So may a clip: beyond a minute it
+        goes through the model in windows, see `e2v_port.windows`.
 
         Args:
             clips: As for `predict`.
@@ -227,43 +235,70 @@ class Model:
         Yields:
             For each clip, in order: its duration in seconds and its output, or the AudioError that stopped it.
         """
-        window: list[Waveform | AudioError] = []
+        window: list[Piece | AudioError] = []
         seconds = 0.0
         for clip in clips:
-            try:
-                waveform = self._normalized(load_audio(clip, sampling_rate))
-                window.append(waveform)
-                seconds += len(waveform) / SAMPLING_RATE
-            except AudioError as error:
-                window.append(error)
-            if seconds >= self.window_seconds:
-                yield from self._run_window(window, frames)
-                window, seconds = [], 0.0
+            for piece in pieces(clip, sampling_rate, self.config.architecture, frames=frames):
+                window.append(piece)
+                if isinstance(piece, Piece):
+                    seconds += len(piece.waveform) / SAMPLING_RATE
+                if seconds >= self.window_seconds:
+                    yield from self._run_window(window, frames)
+                    window, seconds = [], 0.0
         yield from self._run_window(window, frames)
 
     def _run_window(
-        self, window: list[Waveform | AudioError], frames: bool
+        self, window: list[Piece | AudioError], frames: bool
     ) -> Iterator[tuple[float, Output] | AudioError]:
         results: dict[int, Output] = {}
-        waveforms = {i: item for i, item in enumerate(window) if not isinstance(item, AudioError)}
-        batch: list[int] = []
-        for i in [*sorted(waveforms, key=lambda i: len(waveforms[i])), None]:
-            # Sorted by length, so the newest clip is what the others would be filled up to.
-            samples = len(waveforms[i]) * (len(batch) + 1) if i is not None else math.inf
-            if batch and samples > self._runner.batch_seconds * SAMPLING_RATE:
-                outputs = self._run_batch([waveforms[j] for j in batch], frames)
-                results |= zip(batch, outputs, strict=True)
-                batch = []
-            if i is not None:
-                batch.append(i)
+        waveforms = {i: item.waveform for i, item in enumerate(window) if isinstance(item, Piece)}
+        # What is taken from the windows of a long clip, and what not, is told by frames.
+        need = frames or any(isinstance(item, Piece) and item.joined for item in window)
+        for batch in self._batches(waveforms):
+            results |= zip(batch, self._run_batch([waveforms[i] for i in batch], need), strict=True)
         for i, item in enumerate(window):
-            yield item if isinstance(item, AudioError) else (len(item) / SAMPLING_RATE, results[i])
+            if isinstance(item, AudioError):
+                yield item
+            elif item.joined is None:
+                output = results.pop(i)
+                yield item.duration, output if frames else Output(output.embedding, output.logits, None, None)
+            else:
+                item.joined.add(item.taken, item.at, results.pop(i))
+                if item.last:
+                    yield item.duration, self._join(item.joined)
+
+    def _batches(self, waveforms: Mapping[int, Waveform]) -> Iterator[list[int]]:
+        """Yields the numbers of the clips that run together: by length, so that little of a batch is padding."""
+        most = self._runner.batch_seconds * SAMPLING_RATE
+        batch: list[int] = []
+        own = 0
+        for i in sorted(waveforms, key=lambda i: len(waveforms[i])):
+            own += len(waveforms[i])
+            filled = len(waveforms[i]) * (len(batch) + 1)  # the newest clip is what the others would be filled up to
+            if batch and (filled > most or filled - own > PADDING * most):
+                yield batch
+                batch, own = [], len(waveforms[i])
+            batch.append(i)
+        if batch:
+            yield batch
+
+    def _join(self, joined: Joined) -> Output:
+        embedding = joined.embedding
+        logits = self._runner.score(embedding) if self.config.labels else None
+        return Output(embedding, logits, joined.frames, joined.frame_logits)
 
     def _run_batch(self, waveforms: list[Waveform], frames: bool) -> list[Output]:
         batch = np.zeros((len(waveforms), max(map(len, waveforms))), dtype=np.float32)
         for row, waveform in zip(batch, waveforms, strict=True):
             row[: len(waveform)] = waveform
-        return self._runner.run(batch, [len(waveform) for waveform in waveforms], frames=frames)
+        outputs = self._runner.run(batch, [len(waveform) for waveform in waveforms], frames=frames)
+        if not all(np.isfinite(output.embedding).all() for output in outputs):
+            remedy = "convert the checkpoint again" if self.dtype == "float32" else "load it with dtype float32"
+            raise E2VError(
+                f"{self.config.source.repository} gives numbers that are not finite in {self.dtype} on {self.runtime}: "
+                f"{remedy}"
+            )
+        return outputs
 
     def _normalized(self, waveform: Waveform) -> Waveform:
         architecture = self.config.architecture
@@ -332,7 +367,7 @@ def _ok(result: tuple[float, Output] | AudioError) -> tuple[float, Output]:
     return result
 
 
-def load(model: str | Path, *, runtime: str = "auto", offline: bool = False) -> Model:
+def load(model: str | Path, *, runtime: str = "auto", dtype: str | None = None, offline: bool = False) -> Model:
     """Loads a model.
 
     Args:
@@ -340,6 +375,9 @@ def load(model: str | Path, *, runtime: str = "auto", offline: bool = False) -> 
             converted folder; or an unconverted checkpoint (a folder or a .pt file). What is not converted yet is
             converted on first use, what is not on this machine is downloaded.
         runtime: `cuda`, `cpu`, `mps`, `mlx`; or `auto`, which takes CUDA, then MLX on Apple silicon, then the CPU.
+        dtype: What to compute in, `float32`, `bfloat16` or `float16`: the weights are cast as they are read. By default
+            as they are stored. `auto` takes what is fastest on this machine without moving a probability by more than
+            0.01, and says so on stderr; small networks on spectrograms stay as they are.
         offline: Never open a connection; so does `E2V_OFFLINE=1`.
 
     Raises:
@@ -348,12 +386,12 @@ def load(model: str | Path, *, runtime: str = "auto", offline: bool = False) -> 
         CheckpointError: The checkpoint or the converted folder is damaged or not of a known kind.
         RuntimeUnavailable: The runtime cannot run here.
     """
-    chosen = devices.choose(runtime)  # first, so that nothing is downloaded for a runtime that cannot run
+    chosen = devices.choose(runtime, dtype)  # first, so that nothing is downloaded for a runtime that cannot run
     folder = conversion.folder_of(model, offline=offline)
     while True:
         found = identity(folder)
         try:
-            loaded = _load(folder, chosen)
+            loaded = _load(folder, chosen, dtype)
         except Exception:
             if identity(folder) == found:
                 raise
@@ -363,13 +401,27 @@ def load(model: str | Path, *, runtime: str = "auto", offline: bool = False) -> 
         # A conversion has put another model there meanwhile: what was read may be of both.
 
 
-def _load(folder: Path, runtime: str) -> Model:
+def _load(folder: Path, runtime: str, dtype: str | None) -> Model:
     config = ModelConfig.read(folder)
     tell_licence(config)
     weights = folder / "model.safetensors"
     layout.check(weights, config.architecture, config.dtype)
     module = import_module(f"e2v_port.runtimes.{devices.RUNTIMES[runtime]}")
-    return Model(config, runtime, module.load(weights, config, runtime))
+    wanted = _auto(config, runtime) if dtype == "auto" else dtype
+    return Model(config, runtime, wanted or config.arithmetic, module.load(weights, config, runtime, wanted))
+
+
+def _auto(config: ModelConfig, runtime: str) -> str | None:
+    if not isinstance(config.architecture, Transformer):
+        return None  # a spectrogram in decibels is too much for 16 bits, and the network too small to gain
+    fastest = devices.fastest_dtype(runtime)
+    if runtime == "mlx" and config.dtype in QUANTISED and fastest == "bfloat16":
+        fastest = "float16"  # MLX rounds the scales of packed weights too, for which bfloat16 has too few digits
+    line = f"dtype auto: {fastest} on {runtime}"
+    if line not in _told:
+        _told.add(line)
+        print(line, file=sys.stderr)
+    return fastest
 
 
 def tell_licence(config: ModelConfig, line: str = "") -> None:

@@ -53,7 +53,7 @@ def plot(analysis: Analysis, waveform: Waveform, path: str | Path) -> None:
 
     times, low, high = _envelope(waveform)
     upper.fill_between(times, low, high, color="#343a40", linewidth=0, zorder=2)
-    limit = max(float(np.abs(waveform).max()), 1e-3) * 1.1
+    limit = max(float(high.max()), -float(low.min()), 1e-3) * 1.1
     upper.set(ylim=(-limit, limit), ylabel="waveform", yticks=[])
     shown: dict[str, Any] = {}
     for segment in analysis.segments:

@@ -16,7 +16,7 @@ from e2v_port import hubs
 from e2v_port.audio import SAMPLING_RATE, Waveform
 from e2v_port.errors import CheckpointError, RuntimeUnavailable
 
-__all__ = ["REFERENCES", "FunASR", "Reference", "Transformers", "Wav2small", "installed"]
+__all__ = ["REFERENCES", "FunASR", "Reference", "Transformers", "Wav2small", "installed", "quiet"]
 
 Stages = Mapping[str, NDArray[np.float32]]
 
@@ -70,7 +70,7 @@ class FunASR:
         settings = yaml.safe_load(checkpoint.config.read_text("utf-8"))
         settings["model_conf"]["norm_eps"] = float(settings["model_conf"]["norm_eps"])  # YAML reads 1e-05 as text
         tokens = checkpoint.tokens.read_text("utf-8").split() if checkpoint.tokens else []
-        with _quiet():
+        with quiet():
             try:
                 from funasr.models.emotion2vec.model import Emotion2vec
                 from funasr.train_utils.load_pretrained_model import load_pretrained_model
@@ -136,7 +136,7 @@ class Transformers:
         if checkpoint.config is None:
             raise CheckpointError(f"{checkpoint.repository}: transformers needs the config.json of the checkpoint")
         folder = checkpoint.weights.parent
-        with _quiet():
+        with quiet():
             try:
                 from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
             except ImportError as error:
@@ -251,7 +251,7 @@ def _tensors(checkpoint: hubs.Checkpoint) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keeps back a library's lines about every tensor, and its warnings about the libraries it imports."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -156,7 +156,7 @@ class Emotion2vec(nn.Module):
         bias = bias * mx.maximum(self.alibi_scale.astype(mx.float32), 0)[:, None, None]  # [H, T, T]
         extra = self.config.num_extra_tokens
         plain_heads = self.config.num_heads - self.config.num_alibi_heads
-        return mx.pad(bias, [(0, plain_heads), (extra, 0), (extra, 0)])[None].astype(like.dtype)
+        return mx.pad(bias.astype(like.dtype), [(0, plain_heads), (extra, 0), (extra, 0)])[None]
 
 
 def _slopes(heads: int) -> list[float]:

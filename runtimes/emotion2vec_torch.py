@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from e2v_port.config import Emotion2vecConfig
 
-from .layers_torch import Attention, Head, Mlp, Projection, Trace
+from .layers_torch import Attention, Head, Mlp, Projection, Trace, convolve
 
 __all__ = ["Emotion2vec"]
 
@@ -22,18 +22,12 @@ class ConvLayer(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, kernel: int, stride: int) -> None:
         super().__init__()
-        self.kernel, self.stride = kernel, stride
+        self.stride = stride
         self.weight = nn.Parameter(torch.empty(channels, kernel, in_channels))
         self.norm = nn.LayerNorm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, time, channels = x.shape
-        # A window of k frames is k * C neighbouring numbers: the convolution is one matrix product, no copy.
-        windows = x.as_strided(
-            (batch, (time - self.kernel) // self.stride + 1, self.kernel * channels),
-            (time * channels, self.stride * channels, 1),
-        )
-        return F.gelu(self.norm(F.linear(windows, self.weight.flatten(1))))
+        return convolve(x, self.weight, None, self.stride, lambda x: F.gelu(self.norm(x)))
 
 
 class PositionLayer(nn.Module):

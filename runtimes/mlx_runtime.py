@@ -5,45 +5,66 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 from numpy.typing import NDArray
 
+from e2v_port import layout
 from e2v_port.audio import Waveform
-from e2v_port.config import ModelConfig
+from e2v_port.config import QUANTISED, ModelConfig
 from e2v_port.model import Output
+from e2v_port.quantisation import GROUP
 
 __all__ = ["MlxRuntime", "load"]
 
 BATCH_SECONDS = 120.0
+# On a GPU, MLX keeps the memory of arrays that are gone for the next ones of about their size, up to all of the
+# machine's. Batches differ in length, so that much of it never fits again.
+CACHE_BYTES = 1 << 30
 
 
 class MlxRuntime:
     """One model on MLX's default device. May be called from several threads at once."""
 
-    def __init__(self, weights: Path, config: ModelConfig) -> None:
+    def __init__(self, weights: Path, config: ModelConfig, dtype: str | None) -> None:
         twin = import_module(f"e2v_port.runtimes.{config.family}_mlx")
         self.config = config.architecture
         self.batch_seconds = BATCH_SECONDS
         self.model = getattr(twin, config.family.capitalize())(config.architecture)
+        if config.dtype in QUANTISED:
+            packed = set(layout.packed(config.architecture))
+            bits = QUANTISED[config.dtype]
+            nn.quantize(self.model, GROUP, bits, class_predicate=lambda path, _: f"{path}.weight" in packed)
         self.model.load_weights(str(weights), strict=True)
+        if dtype is not None:
+            self.model.set_dtype(getattr(mx, dtype))  # packed numbers stay; what they are multiplied with is cast
         # Streams belong to a thread: what is evaluated here can be used in any other.
         mx.eval(self.model.parameters())
 
     def run(self, batch: Waveform, samples: list[int], *, frames: bool) -> list[Output]:
         """Runs one batch; see `e2v_port.model.Runtime`."""
         hidden, pooled, logits = self.model(mx.array(batch), samples)
-        scored = _numpy(self.model.score(hidden)) if frames and logits is not None else None
-        means = _numpy(pooled)
-        rows = None if logits is None else _numpy(logits)
+        scored = self.model.score(hidden) if frames and logits is not None else None
+        wanted = hidden.astype(mx.float32) if frames else None
+        mx.eval(pooled, logits, wanted, scored)  # all at once: what several need is computed once, and nothing waits
+        means = np.array(pooled)
+        rows, vectors, scores = (None if result is None else np.array(result) for result in (logits, wanted, scored))
+        if mx.get_cache_memory() > CACHE_BYTES:
+            mx.clear_cache()
         return [
             Output(
                 embedding=means[i],
                 logits=None if rows is None else rows[i],
-                frames=_numpy(hidden[i, :length]) if frames else None,
-                frame_logits=None if scored is None else scored[i, :length],
+                # Copies: a view would hold what is behind the ends of all clips.
+                frames=None if vectors is None else vectors[i, :length].copy(),
+                frame_logits=None if scores is None else scores[i, :length].copy(),
             )
             for i, length in enumerate(map(self.config.frames, samples))
         ]
+
+    def score(self, embedding: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Applies the head; see `e2v_port.model.Runtime`."""
+        return _numpy(self.model.score(mx.array(embedding[None]))[0])
 
     def stages(self, waveform: Waveform) -> dict[str, NDArray[np.float32]]:
         """Runs one clip; see `e2v_port.model.Runtime`."""
@@ -60,6 +81,6 @@ def _numpy(array: mx.array) -> NDArray[Any]:
     return np.array(array.astype(mx.float32))
 
 
-def load(weights: Path, config: ModelConfig, _device: str) -> MlxRuntime:
-    """Returns the model of a checked model.safetensors."""
-    return MlxRuntime(weights, config)
+def load(weights: Path, config: ModelConfig, _device: str, dtype: str | None = None) -> MlxRuntime:
+    """Returns the model of a checked model.safetensors, its weights cast to `dtype` or left as they are stored."""
+    return MlxRuntime(weights, config, dtype)

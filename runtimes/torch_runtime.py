@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import Tensor
 
-from e2v_port.audio import Waveform
-from e2v_port.config import ModelConfig
+from e2v_port import layout
+from e2v_port.audio import SAMPLING_RATE, Waveform
+from e2v_port.config import QUANTISED, ModelConfig
+from e2v_port.errors import RuntimeUnavailable
 from e2v_port.model import Output
+from e2v_port.quantisation import unpack
 
 __all__ = ["TorchRuntime", "load"]
 
@@ -23,14 +26,14 @@ BATCH_SECONDS = {"cpu": 16.0, "mps": 120.0, "cuda": 480.0}
 class TorchRuntime:
     """One model on one device. May be called from several threads at once."""
 
-    def __init__(self, weights: Path, config: ModelConfig, device: str) -> None:
+    def __init__(self, weights: Path, config: ModelConfig, device: str, dtype: str | None) -> None:
         twin = import_module(f"e2v_port.runtimes.{config.family}_torch")
         self.device = torch.device(device)
         self.config = config.architecture
         self.batch_seconds = BATCH_SECONDS[device]
         with torch.device("meta"):
             self.model = getattr(twin, config.family.capitalize())(config.architecture)
-        self.model.load_state_dict(load_file(weights, device=device), strict=True, assign=True)
+        self.model.load_state_dict(_tensors(weights, config, device, dtype), strict=True, assign=True)
         self.model.eval().requires_grad_(False)
         if device == "cuda":
             # Both default to a mantissa of ten bits somewhere in torch: not float32's numbers.
@@ -39,6 +42,15 @@ class TorchRuntime:
 
     def run(self, batch: Waveform, samples: list[int], *, frames: bool) -> list[Output]:
         """Runs one batch; see `e2v_port.model.Runtime`."""
+        try:
+            return self._run(batch, samples, frames)
+        except torch.OutOfMemoryError as error:
+            raise RuntimeUnavailable(
+                f"{self.device.type} has no memory left for {batch.size / SAMPLING_RATE:.0f} s of audio at once: end "
+                f"what else uses it, or use runtime='cpu'"
+            ) from error
+
+    def _run(self, batch: Waveform, samples: list[int], frames: bool) -> list[Output]:
         with torch.inference_mode():
             hidden, pooled, logits = self.model(self._tensor(batch), samples)
             scored = _numpy(self.model.score(hidden)) if frames and logits is not None else None
@@ -53,6 +65,11 @@ class TorchRuntime:
                 )
                 for i, length in enumerate(map(self.config.frames, samples))
             ]
+
+    def score(self, embedding: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Applies the head; see `e2v_port.model.Runtime`."""
+        with torch.inference_mode():
+            return _numpy(self.model.score(self._tensor(embedding[None]))[0])
 
     def stages(self, waveform: Waveform) -> dict[str, NDArray[np.float32]]:
         """Runs one clip; see `e2v_port.model.Runtime`."""
@@ -69,10 +86,28 @@ class TorchRuntime:
         return torch.from_numpy(batch).to(self.device)
 
 
+def _tensors(weights: Path, config: ModelConfig, device: str, dtype: str | None) -> dict[str, Tensor]:
+    """Reads the weights, one after the other, so that no more than one is held twice; the packed become float32."""
+    kind = getattr(torch, dtype or config.arithmetic)
+    packed = set(layout.packed(config.architecture)) if config.dtype in QUANTISED else set()
+    with safe_open(weights, framework="pt") as file:
+
+        def read(name: str) -> Tensor:
+            if name in packed:
+                return torch.from_numpy(unpack(*(file.get_tensor(part).numpy() for part in layout.parts(name))))
+            tensor: Tensor = file.get_tensor(name)
+            return tensor
+
+        return {name: read(name).to(device, kind) for name in layout.tensors(config.architecture)}
+
+
 def _numpy(tensor: Tensor) -> NDArray[Any]:
     return tensor.float().cpu().numpy()
 
 
-def load(weights: Path, config: ModelConfig, device: str) -> TorchRuntime:
-    """Returns the model of a checked model.safetensors on `cpu`, `cuda` or `mps`."""
-    return TorchRuntime(weights, config, device)
+def load(weights: Path, config: ModelConfig, device: str, dtype: str | None = None) -> TorchRuntime:
+    """Returns the model of a checked model.safetensors on `cpu`, `cuda` or `mps`.
+
+    Its weights are cast to `dtype`, or left as they are stored.
+    """
+    return TorchRuntime(weights, config, device, dtype)

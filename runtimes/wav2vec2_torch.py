@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from e2v_port.config import Wav2vec2Config
 
-from .layers_torch import Attention, Head, Mlp, Projection, Trace
+from .layers_torch import Attention, Head, Mlp, Projection, Trace, convolve
 
 __all__ = ["Wav2vec2"]
 
@@ -22,24 +22,17 @@ class ConvLayer(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, kernel: int, stride: int, bias: bool, norm: str) -> None:
         super().__init__()
-        self.kernel, self.stride, self.kind = kernel, stride, norm
+        self.stride, self.kind = stride, norm
         self.weight = nn.Parameter(torch.empty(channels, kernel, in_channels))
         self.bias = nn.Parameter(torch.empty(channels)) if bias else None
         self.norm = nn.LayerNorm(channels) if norm else None  # for `group`, its weights only
 
     def forward(self, x: Tensor, lengths: list[int]) -> Tensor:
-        batch, time, channels = x.shape
-        # A window of k frames is k * C neighbouring numbers: the convolution is one matrix product, no copy.
-        windows = x.as_strided(
-            (batch, (time - self.kernel) // self.stride + 1, self.kernel * channels),
-            (time * channels, self.stride * channels, 1),
-        )
-        x = F.linear(windows, self.weight.flatten(1), self.bias)
-        if self.kind == "layer" and self.norm:
-            x = self.norm(x)
-        elif self.kind == "group" and self.norm:
-            x = self.over_time(x, lengths) * self.norm.weight + self.norm.bias
-        return F.gelu(x)
+        if self.kind == "group" and self.norm:
+            x = convolve(x, self.weight, self.bias, self.stride, lambda x: x)
+            return F.gelu(self.over_time(x, lengths) * self.norm.weight + self.norm.bias)
+        norm = self.norm or nn.Identity()
+        return convolve(x, self.weight, self.bias, self.stride, lambda x: F.gelu(norm(x)))
 
     def over_time(self, x: Tensor, lengths: list[int]) -> Tensor:
         """Brings each channel of each clip to zero mean and unit variance over its own frames."""

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy.signal import resample_poly
 
 from e2v_port import audio
-from e2v_port.audio import MIN_SAMPLES, SAMPLING_RATE, clip_name, load_audio
+from e2v_port.audio import MIN_SAMPLES, SAMPLING_RATE, AudioStream, Moments, clip_name, load_audio
 from e2v_port.errors import AudioError
 
 
@@ -105,6 +105,43 @@ def test_a_long_clip_is_the_same_in_blocks() -> None:
     stereo = np.random.default_rng(0).uniform(-1, 1, (300_000, 2)).astype(np.float32)
     waveform = load_audio(io.BytesIO(encoded(stereo, SAMPLING_RATE, subtype="FLOAT")))
     np.testing.assert_allclose(waveform, stereo.mean(axis=1), atol=1e-7)
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100])
+def test_a_stream_gives_the_same_bits_as_often_as_asked(tmp_path: Path, rate: int) -> None:
+    clip = np.random.default_rng(0).uniform(-1, 1, (300_000, 2)).astype(np.float32)
+    data = encoded(clip, rate, subtype="FLOAT")
+    path = tmp_path / "clip.wav"
+    path.write_bytes(data)
+    expected = load_audio(path)
+    for form, sampling_rate in (path, None), (io.BytesIO(data), None), (Unseekable(data), None), (clip, rate):
+        with AudioStream(form, sampling_rate) as stream:
+            next(iter(stream))  # and no further
+            for _ in range(2):
+                blocks = list(stream)
+                assert len(blocks) > 1
+                assert min(map(len, blocks)) > 0
+                np.testing.assert_array_equal(np.concatenate(blocks), expected)
+
+
+def test_a_file_object_larger_than_memory_allows_goes_to_a_temporary_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = encoded(tone(44_100, 3), 44_100)
+    expected = load_audio(io.BytesIO(data))
+    monkeypatch.setattr(audio, "_MAX_BYTES_HELD", 1000)
+    np.testing.assert_array_equal(load_audio(io.BytesIO(data)), expected)
+    np.testing.assert_array_equal(load_audio(Unseekable(data)), expected)
+
+
+def test_the_moments_of_blocks_are_those_of_the_clip() -> None:
+    draw = np.random.default_rng(0)
+    clip = (50 + np.linspace(0, 1, 100_001) * draw.normal(0, 0.01, 100_001)).astype(np.float32)
+    for cuts in [], [1], [3, 500, 99_999], list(range(1000, 100_001, 1000)):
+        found = Moments.of(np.split(clip, cuts))
+        assert found.samples == len(clip)
+        assert found.mean == pytest.approx(clip.astype(np.float64).mean(), rel=1e-14)
+        assert found.variance == pytest.approx(clip.astype(np.float64).var(), rel=1e-12)
 
 
 def test_channels_are_averaged() -> None:

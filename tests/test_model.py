@@ -413,6 +413,77 @@ def test_smaller_types_give_nearly_the_same_scores(
     assert list(found.values()) == pytest.approx(list(wanted.values()), abs=0.01)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_a_dtype_is_cast_at_load_as_the_converter_casts(
+    tmp_path: Path, folders: dict[str, Path], runtime: str, dtype: str
+) -> None:
+    stored = load(
+        toys.convert(folders["one"].with_name("one checkpoint"), tmp_path / "model", dtype=dtype), runtime=runtime
+    )
+    cast = load(folders["one"], runtime=runtime, dtype=dtype)
+    assert cast.dtype == stored.dtype == dtype
+    assert f", {dtype}, on {runtime})" in repr(cast)
+    assert load(folders["one"], runtime=runtime).dtype == "float32"
+    clips = [noise(9000), noise(16_000, seed=1)]
+    assert cast.predict(clips, 16_000) == stored.predict(clips, 16_000)
+
+
+def test_auto_says_once_what_it_takes_and_leaves_spectrograms_alone(
+    tmp_path: Path, folders: dict[str, Path], runtime: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = load(folders["one"], runtime=runtime, dtype="auto")
+    assert model.dtype == devices.fastest_dtype(runtime)
+    assert model.dtype in {"float32", "bfloat16"}
+    load(folders["one"], runtime=runtime, dtype="auto")
+    assert capsys.readouterr().err.splitlines() == [f"dtype auto: {model.dtype} on {runtime}"]
+    small = load(toys.make_small(tmp_path / "small", toys.DEVIATION), runtime=runtime, dtype="auto")
+    assert small.dtype == "float32"
+    assert capsys.readouterr().err == ""
+
+
+def test_an_unknown_dtype_lists_the_known_ones() -> None:
+    message = message_of(RuntimeUnavailable, lambda: load("anything", dtype="int8"))
+    assert all(name in message for name in ("auto", "float32", "bfloat16", "float16"))
+
+
+def test_numbers_beyond_a_dtype_are_told(tmp_path: Path, folders: dict[str, Path]) -> None:
+    folder = Path(shutil.copytree(folders["one"], tmp_path / "model"))
+    rewritten(lambda t: t["blocks.0.mlp.fc1.weight"].mul_(1e6))(folder / "model.safetensors")
+    load(folder, runtime="cpu").predict(noise(8000), 16_000)
+    half = load(folder, runtime="cpu", dtype="float16")
+    assert "load it with dtype float32" in message_of(E2VError, lambda: half.predict(noise(8000), 16_000))
+
+
+def test_running_out_of_memory_says_what_to_do(folders: dict[str, Path]) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("out of memory\nin many lines")
+
+    model = load(folders["one"], runtime="cpu")
+    model._runner.model.register_forward_pre_hook(full)  # type: ignore[attr-defined]
+    message = message_of(RuntimeUnavailable, lambda: model.predict(noise(32_000), 16_000))
+    assert "2 s of audio" in message
+    assert "runtime='cpu'" in message
+
+
+def test_batches_keep_to_their_budget_and_pad_little(folders: dict[str, Path]) -> None:
+    model = load(folders["one"], runtime="cpu")
+    shapes: list[tuple[tuple[int, ...], int]] = []
+
+    def see(_: Any, given: tuple[torch.Tensor, list[int]]) -> None:
+        shapes.append((tuple(given[0].shape), sum(given[1])))
+
+    model._runner.model.register_forward_pre_hook(see)  # type: ignore[attr-defined]
+    seconds = np.random.default_rng(3).uniform(0.1, 9, 60)
+    clips = [noise(int(16_000 * each)) for each in [*seconds, 20]]
+    assert len(list(model.each(clips, 16_000))) == len(clips)
+    budget = 16_000 * model._runner.batch_seconds
+    assert sum(own for _, own in shapes) == sum(map(len, clips))
+    for (rows, longest), own in shapes:
+        assert rows == 1 or rows * longest <= budget
+        assert rows * longest - own <= budget / 8
+    assert len(shapes) < len(clips) / 2
+
+
 # --- runtimes
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import e2v_port
 from e2v_port import devices, verify
 
 RUNTIMES = [name for name in devices.RUNTIMES if devices.unavailable(name) is None]
@@ -33,6 +34,17 @@ def test_sixteen_bits_change_no_answer(runtime, dtype, loaded, clips, exact):
     assert clear.any()
     same = scores.argmax(axis=1) == rounded.argmax(axis=1)
     assert same[clear].mean() >= 0.995
+
+
+def test_a_batch_cast_at_load_changes_no_answer(folders, clips, exact, speech_folder):
+    """The way of `--dtype`: in bfloat16, alone and among clips of other lengths."""
+    model = e2v_port.load(folders("base")[1], runtime="cpu", dtype="bfloat16")
+    few = slice(None, None, 9)
+    long = speech_folder / "librivox_idle_hour_john_clare.flac"
+    scores = np.array([[*prediction.scores.values()] for prediction in exact[few]])
+    for found in (model.predict([long, *clips[few]])[1:], [model.predict(clip) for clip in clips[few]]):
+        rounded = np.array([[*prediction.scores.values()] for prediction in found])
+        assert 0 < np.abs(scores - rounded).max() <= verify.PROBABILITY_BAR
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
