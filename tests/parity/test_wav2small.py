@@ -134,7 +134,7 @@ def test_every_stage_equals_the_reference(name, clip, runtime, reference, loaded
     assert {stage: value.shape for stage, value in found.items()} == {
         stage: value.shape for stage, value in wanted.items()
     }
-    off = {stage: np.abs(found[stage] - value).max() for stage, value in wanted.items()}
+    off = {stage: float(np.abs(found[stage] - value).max()) for stage, value in wanted.items()}
     record_property("parity", (f"wav2small-{name}", runtime, clip, off))
     for stage, difference in off.items():
         # Decibels and the gram of a matrix have elements of some hundreds.
