@@ -94,19 +94,8 @@ def put_in_place(folder: Path, figures: dict[str, Any]) -> None:
     architecture = ModelConfig.read(folder).architecture
     manifest = json.loads((WEIGHTS / "manifest.json").read_text("utf-8"))
     (row,) = (row for row in manifest["models"] if row["id"] == "bundled")
-    row["embed_dim"], row["parameters"] = architecture.embed_dim, parameters(folder)
+    row["embed_dim"], row["parameters"] = architecture.embed_dim, layout.parameters(architecture)
     (WEIGHTS / "manifest.json").write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", "utf-8")
-
-
-def parameters(folder: Path) -> int:
-    """Counts the stored numbers of a model."""
-    total = 0
-    for shape in layout.tensors(ModelConfig.read(folder).architecture).values():
-        size = 1
-        for length in shape:
-            size *= length
-        total += size
-    return total
 
 
 def main() -> None:

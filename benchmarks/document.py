@@ -8,7 +8,7 @@ import json
 import re
 from pathlib import Path
 
-from e2v_port.bench import render
+from e2v_port.bench_report import render
 from e2v_port.files import replacing
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"

@@ -17,7 +17,7 @@ from e2v_port.config import ModelConfig
 from e2v_port.emotions import Dimensions
 from e2v_port.errors import AudioError, ModelNotFound
 from e2v_port.fusion import FusionSettings, Judgement, fuse
-from e2v_port.model import Model, Output, Prediction, load, tell_licence
+from e2v_port.model import Model, Output, Prediction, load, softmax, tell_licence
 from e2v_port.segments import GivenSegment, Quality, Segment, SegmentSettings
 from e2v_port.transcripts import read_segments
 
@@ -468,10 +468,7 @@ def _frame_scores(model: Model, output: Output) -> NDArray[np.float64]:
     """Probabilities of the used labels for each frame: [frames, labels]."""
     assert output.frame_logits is not None
     used = [not label.unused for label in model.config.labels]
-    logits = output.frame_logits[:, used].astype(np.float64) / model.config.temperature
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    scores: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
-    return scores
+    return softmax(output.frame_logits[:, used], model.config.temperature)
 
 
 def _used(kind: str, model: Model) -> UsedModel:

@@ -22,7 +22,6 @@ from datetime import date
 from functools import partial
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from itertools import chain, pairwise
 from math import prod
 from pathlib import Path
 from signal import Signals
@@ -35,12 +34,12 @@ from numpy.typing import NDArray
 
 from e2v_port import conversion, devices, references, verify
 from e2v_port.audio import SAMPLING_RATE, Waveform, load_audio
-from e2v_port.config import Architecture, Emotion2vecConfig, ModelConfig, Transformer, Wav2smallConfig, Wav2vec2Config
+from e2v_port.config import Architecture, ModelConfig, Transformer
 from e2v_port.errors import AudioError, E2VError, RuntimeUnavailable
-from e2v_port.files import replacing
+from e2v_port.flops import flops
 from e2v_port.model import Model, load
 
-__all__ = ["FULL", "QUICK", "Plan", "bench", "corpus", "flops", "flops_by_part", "ratio", "render", "save"]
+__all__ = ["FULL", "QUICK", "Plan", "bench", "corpus", "ratio"]
 
 Vector = NDArray[np.float32]
 Note = Callable[[str], None]
@@ -143,7 +142,7 @@ def bench(
         note: Told what is being measured, a line at a time.
 
     Yields:
-        All that was measured so far, after each model: what `save` writes and `render` shows.
+        All that was measured so far, after each model: what `bench_report.save` writes.
 
     Raises:
         ModelNotFound, DownloadError, CheckpointError, RuntimeUnavailable: As for `e2v_port.load`.
@@ -186,14 +185,6 @@ def _command(models: Sequence[str], runtime: str, dtypes: Sequence[str], plan: P
     options += ["--quick"] if plan.seconds == QUICK.seconds else []
     options += ["--long"] if 3600 in plan.long_files else []
     return f"e2v bench {' '.join(options)}"
-
-
-def save(result: Mapping[str, Any], folder: Path) -> None:
-    """Writes bench.json and bench.md, each whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in (("bench.json", json.dumps(result, indent=1) + "\n"), ("bench.md", render(result))):
-        with replacing(folder / name) as partial:
-            partial.write_text(text, "utf-8", newline="\n")
 
 
 # The clips
@@ -267,79 +258,6 @@ def _cut(pool: Waveform, samples: int, path: Path, draw: np.random.Generator) ->
 
 
 # Arithmetic
-
-
-def flops(config: Architecture, samples: int) -> int:
-    """Returns how many floating-point operations one clip of this many samples takes."""
-    return sum(flops_by_part(config, samples).values())
-
-
-def flops_by_part(config: Architecture, samples: int) -> dict[str, int]:
-    """Counts the operations of matrix products and convolutions, a multiplication and an addition each.
-
-    With T frames, D wide, E extra tokens, N = T + E and F inside the MLP:
-
-        a convolution of kernel k from C to C' channels in g groups, over T frames: 2 T k C C' / g
-        a linear layer from D to F, over T frames: 2 T D F
-        attention: 8 N D^2 for its four layers, 4 N^2 D for the products of queries, keys and values
-        an MLP: 4 N D F
-
-    A positional convolution with an even kernel makes a frame too many, which is counted. Norms, activations, softmax
-    and Fourier transforms are not.
-
-    Raises:
-        ValueError: An architecture of no known family.
-    """
-    if isinstance(config, Wav2smallConfig):
-        return _wav2small_flops(config, samples)
-    if isinstance(config, Emotion2vecConfig):
-        layers = config.conv_pos_depth
-        return _transformer_flops(config, samples, layers, config.prenet_depth + config.depth, config.num_extra_tokens)
-    if isinstance(config, Wav2vec2Config):
-        return _transformer_flops(config, samples, 1, config.depth, 0)
-    raise ValueError(f"no family has a {type(config).__name__}")
-
-
-def _transformer_flops(
-    config: Transformer, samples: int, position_layers: int, blocks: int, extra_tokens: int
-) -> dict[str, int]:
-    width, time, channels, convolutions = config.embed_dim, samples, 1, 0
-    for out, kernel, stride in config.conv_layers:
-        time = (time - kernel) // stride + 1
-        convolutions += 2 * time * kernel * channels * out
-        channels = out
-    even = 1 - config.conv_pos_kernel % 2
-    position = 2 * (time + even) * config.conv_pos_kernel * width * (width // config.conv_pos_groups)
-    tokens = time + extra_tokens
-    return {
-        "convolutions": convolutions,
-        "projection": 2 * time * channels * width,
-        "positions": position_layers * position,
-        "attention": blocks * (8 * tokens * width**2 + 4 * tokens**2 * width),
-        "MLP": blocks * 4 * tokens * width * config.ffn_dim,
-        "head": _head_flops(config),
-    }
-
-
-def _wav2small_flops(config: Wav2smallConfig, samples: int) -> dict[str, int]:
-    time, bands, channels, convolutions = config.windows(samples), config.bands, 1, 0
-    mel = 2 * time * (config.window // 2 + 1) * bands
-    for number, stage in enumerate(config.stages):
-        if number:
-            time, bands = (time + 1) // 2, (bands + 1) // 2
-        for before, out in pairwise((channels, *stage)):
-            convolutions += 2 * time * bands * 9 * before * out
-        channels = stage[-1]
-    if config.pooling == "gram":  # of every frame and of the whole
-        pooling = 4 * time * bands * channels * config.width + 2 * (time + 1) * config.width**2 * bands
-    else:
-        pooling = 2 * time * config.width * (channels * bands + config.width)
-    return {"spectrogram": mel, "convolutions": convolutions, "pooling": pooling, "head": _head_flops(config)}
-
-
-def _head_flops(config: Architecture) -> int:
-    widths = [config.embed_dim, *([config.head_dim] if config.head_dim else []), config.num_labels]
-    return sum(2 * before * after for before, after in pairwise(widths))
 
 
 def _peak(runtime: str, dtype: str) -> float:
@@ -937,124 +855,6 @@ def _machine(runtime: str, threads: int) -> dict[str, Any]:
         "threads": threads,
         "versions": versions,
     }
-
-
-# The page
-
-
-def render(result: Mapping[str, Any]) -> str:
-    """Returns what was measured as Markdown: a section of docs/benchmarks.md."""
-    machine, clips = result["machine"], result["corpus"]
-    lines = [
-        f"## `{result['command']}`",
-        "",
-        f"{result['date']}, runtime {result['runtime']}: {machine['device']}. {machine['processor']}, "
-        f"{machine['cores']} cores, {machine['memory_bytes'] / 1e9:.0f} GB, {machine['system']}; "
-        f"{', '.join(f'{name} {value}' for name, value in machine['versions'].items())}; "
-        f"{machine['threads']} threads for all contenders (FunASR is told so; in the cold start it takes its own 4).",
-        "",
-        f"Corpus: {clips['clips']} clips of {clips['shortest']:.1f} to {clips['longest']:.1f} s, "
-        f"{clips['seconds']:.0f} s in all, cut with seed {clips['seed']} from {clips['source']}.",
-        *chain.from_iterable(("", f"{note}.") for note in result["notes"]),
-    ]
-    rows = [[row["name"], f"{statistics.median(row['seconds']):.3f} s"] for row in result["start"]]
-    lines += ["", *_table(["fresh process", "median"], rows)]
-    for model in result["models"]:
-        lines += ["", *_render_model(model)]
-    return "\n".join(lines) + "\n"
-
-
-def _render_model(model: Mapping[str, Any]) -> list[str]:
-    weights = "random weights" if model["random_weights"] else model["source"]
-    lines = [
-        f"### {model['name']}",
-        "",
-        f"{model['family']}, {weights}; {model['parameters'] / 1e6:.1f} M parameters, "
-        f"{_megabytes(model['weights_bytes'])} stored.",
-        *chain.from_iterable(("", f"Note: {note}.") for note in model["notes"]),
-    ]
-    peer = model["peer"] or "library"
-    rows = [
-        [
-            row["name"],
-            f"{row['rate']:.1f}",
-            _times(row["ratio"]),
-            f"{row['flops_per_second'] / 1e9:.0f}",
-            "" if row["peak"] is None else f"{row['peak'] / 1e9:.0f}",
-            "" if row["of_peak"] is None else f"{row['of_peak']:.0%}",
-            "" if row["difference"] is None else f"{row['difference']:.1e} ({row['compared_with']})",
-        ]
-        for row in model["throughput"]
-    ]
-    head = ["corpus", "audio s per s", f"x {peer}", "GFLOP/s", "peak GFLOP/s", "of peak", "largest difference"]
-    lines += ["", *_table(head, rows)]
-    rows = [
-        [f"{row['clip']} s", row["name"], _milliseconds(row["seconds"]), _times(row["ratio"])]
-        for row in model["latency"]
-    ]
-    lines += ["", *_table(["one clip", "", "median", f"x {peer}"], rows)]
-    rows = [[row["name"], _milliseconds(row["seconds"])] for row in model["load"]]
-    lines += ["", *_table(["load, warm", "median"], rows)]
-    rows = [
-        [row["name"], row["failed"], ""]
-        if "failed" in row
-        else [row["name"], f"{statistics.median(row['seconds']):.2f} s", _times(row["ratio"])]
-        for row in model["cold_start"]
-    ]
-    lines += ["", *_table(["cold start, 4 s clip", "median", f"x {peer}"], rows)]
-    theirs = next((row.get("peak_bytes") for row in model["memory"] if row["name"] == model["peer"]), None)
-    rows = [
-        [
-            row["name"],
-            *_memory_cells(row),
-            _times(row["peak_bytes"] / theirs if theirs and "failed" not in row else None),
-        ]
-        for row in model["memory"]
-    ]
-    lines += ["", *_table(["memory, longest clips", "peak", "on the GPU", f"of {peer}'s"], rows)]
-    rows = [
-        [
-            f"{row['clip']} s",
-            row["name"],
-            "" if "failed" in row else f"{row['seconds']:.1f} s",
-            *_memory_cells(row),
-        ]
-        for row in model["long_files"]
-    ]
-    lines += ["", *_table(["one file", "", "time", "peak", "on the GPU"], rows)]
-    rows = [[row["name"], str(row["clips"]), f"{1000 * row['per_audio_second']:.1f} ms"] for row in model["growth"]]
-    lines += ["", *_table(["growth", f"clips of {GROWTH_SECONDS} s", "per audio second"], rows)]
-    if model["stages"]:
-        names = [*model["stages"][0]["stages"]]
-        rows = [
-            [row["name"], *(f"{row['stages'][name] / row['seconds']:.1%}" for name in names)] for row in model["stages"]
-        ]
-        lines += ["", *_table(["share of the time, from 44.1 kHz", *names], rows)]
-    return lines
-
-
-def _memory_cells(row: Mapping[str, Any]) -> list[str]:
-    if "failed" in row:
-        return [row["failed"], ""]
-    device = row["device_peak_bytes"]
-    return [_megabytes(row["peak_bytes"]), "" if device is None else _megabytes(device)]
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:.0f} MB"
-
-
-def _milliseconds(seconds: Sequence[float]) -> str:
-    return f"{1000 * statistics.median(seconds):.0f} ms"
-
-
-def _times(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
-
-
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    cells = [[cell.replace("|", "/") for cell in row] for row in rows]
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *cells)]
 
 
 if __name__ == "__main__":

@@ -514,8 +514,6 @@ def _millions(parameters: int) -> str:
 
 def _own_model(name: str) -> dict[str, Any]:
     """Returns the row of a converted model that is not in the manifest."""
-    from math import prod
-
     from e2v_port import catalog, layout
     from e2v_port.config import ModelConfig
 
@@ -524,7 +522,7 @@ def _own_model(name: str) -> dict[str, Any]:
     config = ModelConfig.read(folder)
     return {
         "id": name,
-        "parameters": sum(prod(shape) for shape in layout.tensors(config.architecture).values()),
+        "parameters": layout.parameters(config.architecture),
         "dimensions": config.architecture.embed_dim,
         "labels": [label.name for label in config.labels if not label.unused],
         "licence": config.licence,
@@ -577,7 +575,10 @@ def verify(
     ] = None,
     offline: Offline = False,
 ) -> None:
-    """Compare converted models, by default all, with FunASR."""
+    """Compare converted models, by default all, with their references.
+
+    These are FunASR and transformers, where they are installed, and published outputs.
+    """
     from e2v_port import catalog, devices
 
     if checkpoint and not model:
@@ -773,10 +774,14 @@ def bench(
     ] = None,
     offline: Offline = False,
 ) -> None:
-    """Measure how fast models are here, beside FunASR and transformers where they are installed."""
+    """Measure how fast models are here, beside FunASR.
+
+    And beside transformers; each where it is installed.
+    """
     if out and not _writable(out if out.exists() else out.parent):
         _fail(f"--out {out}: not a folder that can be written to")
     from e2v_port import bench as bench_
+    from e2v_port import bench_report
 
     def note(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
@@ -792,8 +797,8 @@ def bench(
         note=note,
     ):
         if out:  # after each model, so that what was measured is kept
-            bench_.save(result, out)
-    print(bench_.render(result), end="")
+            bench_report.save(result, out)
+    print(bench_report.render(result), end="")
 
 
 def _print_table(rows: Iterable[list[str]]) -> None:

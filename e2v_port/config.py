@@ -1,6 +1,7 @@
 """What a converted model is: its architecture, labels and origin, as kept in config.json."""
 
 import json
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, fields
 from math import isfinite, prod
 from pathlib import Path
@@ -32,7 +33,7 @@ FORMAT = 2  # of config.json and of the names in model.safetensors; a reader ref
 
 
 @dataclass(frozen=True, kw_only=True)
-class Architecture:
+class Architecture(ABC):
     """Sizes that every architecture has; all of them are read from its checkpoint.
 
     Attributes:
@@ -60,13 +61,13 @@ class Architecture:
                 raise ValueError(f"{field.name} is {value!r}")
 
     @property
+    @abstractmethod
     def hop(self) -> int:
         """Samples from one frame to the next."""
-        raise NotImplementedError
 
+    @abstractmethod
     def frames(self, samples: int) -> int:
         """Returns how many frames a clip of this many samples has."""
-        raise NotImplementedError
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:

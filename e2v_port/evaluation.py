@@ -1,6 +1,6 @@
 """How well a model does on a corpus: figures with their uncertainty, and the temperature that makes scores honest.
 
-docs/evaluation.md says how to read them. Metrics take a confusion matrix or a table of bins, and stacks of them.
+docs/evaluation.md says how to read them; the figures themselves are in `metrics`.
 """
 
 import math
@@ -8,56 +8,39 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from e2v_port import metrics
 from e2v_port.config import DIMENSIONS, ModelConfig
 from e2v_port.corpora import Utterance, label_of
 from e2v_port.emotions import Dimensions
 from e2v_port.errors import AudioError, CorpusError
 from e2v_port.files import replacing
-
-if TYPE_CHECKING:
-    from e2v_port.model import Model, Prediction
+from e2v_port.model import Model, Prediction, softmax
 
 __all__ = [
     "Clip",
     "Evaluation",
     "Figure",
     "Figures",
-    "ccc",
     "compare",
-    "confusion",
-    "ece",
     "evaluate",
-    "fit_temperature",
-    "macro_f1",
-    "mae",
     "mean",
-    "moments",
-    "nll",
-    "pearson",
     "plain",
-    "recalls",
-    "reliability",
     "report",
     "store_temperature",
     "temperature",
-    "uar",
-    "wa",
 ]
 
 Array: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
-Answer: TypeAlias = "Prediction | Dimensions | AudioError | None"
+Answer: TypeAlias = Prediction | Dimensions | AudioError | None
 
-BINS = 15  # of the calibration error: as in arXiv 1706.04599
 RESAMPLES = 1000  # more move the ends of an interval by less than they are printed with
 FEWEST_SPEAKERS = 5  # of which resampling says anything
-ROUNDING = 1e-14  # of squares of numbers from 0 to 1, in float64, with room
-COLDEST, HOTTEST = 0.1, 10.0  # temperatures: beyond, a clip's scores are all or nothing, or all the same
 
 
 @dataclass(frozen=True)
@@ -194,150 +177,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-# Labels: of a confusion matrix [..., references, answers].
-
-
-def confusion(truth: Integers, predicted: Integers, labels: int) -> Array:
-    """Counts clips: [labels, labels], a row for each reference, a column for each answer.
-
-    Args:
-        truth: [clips], indices of labels.
-        predicted: [clips], likewise.
-        labels: How many there are.
-    """
-    return np.bincount(truth * labels + predicted, minlength=labels**2).reshape(labels, labels).astype(np.float64)
-
-
-def recalls(matrix: Array) -> Array:
-    """Returns the share of each reference that is right; not a number for a label without references."""
-    right, references = np.diagonal(matrix, axis1=-2, axis2=-1), matrix.sum(-1)
-    return _divided(right, references)
-
-
-def uar(matrix: Array) -> Array:
-    """Returns the mean recall of the labels that have references; others do not count."""
-    return _mean_of_present(recalls(matrix), matrix)
-
-
-def wa(matrix: Array) -> Array:
-    """Returns the share of clips that are right."""
-    return np.asarray(np.trace(matrix, axis1=-2, axis2=-1) / matrix.sum((-2, -1)))
-
-
-def macro_f1(matrix: Array) -> Array:
-    """Returns the mean F1 of the labels that have references: 2 right / (references + answers)."""
-    right, both = np.diagonal(matrix, axis1=-2, axis2=-1), matrix.sum(-1) + matrix.sum(-2)
-    return _mean_of_present(np.divide(2 * right, both, out=np.zeros(right.shape), where=both > 0), matrix)
-
-
-def _mean_of_present(values: Array, matrix: Array) -> Array:
-    present = matrix.sum(-1) > 0
-    return np.asarray(np.where(present, values, 0).sum(-1) / present.sum(-1))
-
-
-# Confidences: of a table of bins [..., bins, (clips, sum of confidences, right)].
-
-
-def reliability(confidences: Array, right: NDArray[np.bool_], bins: int = BINS) -> Array:
-    """Sums clips up by confidence: [bins, 3], the number of clips, the sum of their confidences, how many are right.
-
-    Bins are of equal width, and the upper end of a bin belongs to it.
-    """
-    rows = _binned(confidences, right, bins)
-    return np.asarray(rows.sum(0))
-
-
-def _binned(confidences: Array, right: NDArray[np.bool_], bins: int = BINS) -> Array:
-    rows = np.zeros((len(confidences), bins, 3))
-    bin_of = np.clip(np.ceil(confidences * bins).astype(np.int64) - 1, 0, bins - 1)
-    rows[np.arange(len(rows)), bin_of] = np.stack([np.ones(len(rows)), confidences, right], axis=-1)
-    return rows
-
-
-def ece(table: Array) -> Array:
-    """Returns the expected calibration error: the mean distance of confidence and accuracy, bins weighted by clips.
-
-    Naeini et al. 2015, doi:10.1609/aaai.v29i1.9602; Guo et al. 2017, arXiv 1706.04599.
-    """
-    return np.asarray(np.abs(table[..., 1] - table[..., 2]).sum(-1) / table[..., 0].sum(-1))
-
-
-def nll(logits: Array, right: NDArray[np.bool_], temperature: float) -> float:
-    """Returns the mean negative logarithm of the probability of what is right.
-
-    Args:
-        logits: [clips, labels].
-        right: [clips, labels], the labels that count as right, one or more for each clip.
-        temperature: What logits are divided by before the softmax.
-    """
-    scaled = logits / temperature
-    scaled = scaled - scaled.max(-1, keepdims=True)
-    of_right = np.logaddexp.reduce(np.where(right, scaled, -np.inf), axis=-1)
-    return float(np.mean(np.logaddexp.reduce(scaled, axis=-1) - of_right))
-
-
-def fit_temperature(logits: Array, right: NDArray[np.bool_]) -> float:
-    """Finds the temperature of the smallest `nll`, between 0.1 and 10, by golden-section search of its logarithm.
-
-    There is one such temperature: nll is convex in 1 / temperature if one label is right for each clip. Guo et al.
-    2017, arXiv 1706.04599.
-    """
-    golden = (math.sqrt(5) - 1) / 2
-    low, high = math.log(COLDEST), math.log(HOTTEST)
-    while high - low > 1e-7:
-        a, b = high - golden * (high - low), low + golden * (high - low)
-        if nll(logits, right, math.exp(a)) < nll(logits, right, math.exp(b)):
-            high = b
-        else:
-            low = a
-    return math.exp((low + high) / 2)
-
-
-# Dimensions: of moments [..., (clips, x, y, x², y², xy, |x - y|)], each a sum over clips.
-
-
-def moments(truth: Array, measured: Array) -> Array:
-    """Returns the sums over clips that the three below are made of: [7]."""
-    return np.asarray(_moments(truth, measured).sum(0))
-
-
-def _moments(x: Array, y: Array) -> Array:
-    return np.stack([np.ones(len(x)), x, y, x * x, y * y, x * y, np.abs(x - y)], axis=-1)
-
-
-def ccc(sums: Array) -> Array:
-    """Returns the concordance correlation: 2 s_xy / (s_x² + s_y² + (mean x - mean y)²), variances over n.
-
-    Lin 1989, doi:10.2307/2532051. It is 1 for equal values, and unlike Pearson's less for a wrong scale or offset.
-    """
-    x, y, xx, yy, xy = _central(sums)
-    return _divided(2 * xy, xx + yy + (x - y) ** 2)
-
-
-def pearson(sums: Array) -> Array:
-    """Returns Pearson's correlation; not a number where one side never changes."""
-    _, _, xx, yy, xy = _central(sums)
-    return _divided(xy, np.sqrt(xx * yy))
-
-
-def mae(sums: Array) -> Array:
-    """Returns the mean absolute error."""
-    return np.asarray(sums[..., 6] / sums[..., 0])
-
-
-def _central(sums: Array) -> tuple[Array, Array, Array, Array, Array]:
-    """Means, variances and covariance; what rounding leaves of the variance of equal numbers is 0."""
-    n, x, y, xx, yy, xy, _ = np.moveaxis(sums, -1, 0)
-    x, y = x / n, y / n
-    xx, yy = xx / n - x * x, yy / n - y * y
-    return x, y, np.where(xx > ROUNDING, xx, 0), np.where(yy > ROUNDING, yy, 0), xy / n - x * y
-
-
-def _divided(upper: Array, lower: Array) -> Array:
-    """Not a number where there is nothing to divide by."""
-    return np.asarray(np.divide(upper, lower, out=np.full(np.shape(upper), np.nan), where=lower > 0))
 
 
 class _Bootstrap:
@@ -517,9 +356,9 @@ def _dimension_figures(judged: list[Clip], bootstrap: _Bootstrap) -> dict[str, d
     for name in DIMENSIONS:
         truth = np.array([clip.dimensions[name] for clip in judged if clip.dimensions])
         measured = np.array([clip.logits[name] for clip in judged if clip.logits])
-        draws, whole = bootstrap.draws(_moments(truth, measured)), moments(truth, measured)
-        metrics = {"ccc": ccc, "pearson": pearson, "mae": mae}
-        figures[name] = {key: bootstrap.figure(metric, whole, draws) for key, metric in metrics.items()}
+        draws, whole = bootstrap.draws(metrics.each_moment(truth, measured)), metrics.moments(truth, measured)
+        agreements = {"ccc": metrics.ccc, "pearson": metrics.pearson, "mae": metrics.mae}
+        figures[name] = {key: bootstrap.figure(metric, whole, draws) for key, metric in agreements.items()}
     return figures
 
 
@@ -533,23 +372,23 @@ def _label_figures(
     answers = scores.argmax(-1)
     open_, matrix = _figures(truth, answers, labels, labels, bootstrap)
     closed, _ = _figures(truth, np.where(there, scores, -1).argmax(-1), labels, _present(labels, there), bootstrap)
-    binned = _binned(scores.max(-1), answers == truth)
-    scaled = _binned(*_scaled(judged, outputs, labels, truth, bootstrap))
+    binned = metrics.binned(scores.max(-1), answers == truth)
+    scaled = metrics.binned(*_scaled(judged, outputs, labels, truth, bootstrap))
     groups: dict[str, dict[str, tuple[int, float]]] = {}
     for name, of in (("by_speaker", [clip.speaker for clip in judged]), ("by_sex", [clip.sex for clip in judged])):
         groups[name] = {}
         for group in sorted({value for value in of if value}):
             mine = np.array([value == group for value in of])
-            recall = float(uar(confusion(truth[mine], answers[mine], len(labels))))
+            recall = float(metrics.uar(metrics.confusion(truth[mine], answers[mine], len(labels))))
             groups[name][group] = (int(mine.sum()), recall)
     kinds = int(there.sum())
     return {
         "open": open_,
         "closed": closed,
-        "ece": bootstrap.figure(ece, binned.sum(0), bootstrap.draws(binned)),
-        "ece_scaled": bootstrap.figure(ece, scaled.sum(0), bootstrap.draws(scaled)),
+        "ece": bootstrap.figure(metrics.ece, binned.sum(0), bootstrap.draws(binned)),
+        "ece_scaled": bootstrap.figure(metrics.ece, scaled.sum(0), bootstrap.draws(scaled)),
         "reliability": tuple(map(tuple, binned.sum(0).tolist())),
-        "uar_with_impossible": float(uar(matrix)) * kinds / (kinds + len(impossible)) if impossible else None,
+        "uar_with_impossible": float(metrics.uar(matrix)) * kinds / (kinds + len(impossible)) if impossible else None,
         **groups,
     }
 
@@ -567,13 +406,15 @@ def _figures(
     one_hot[np.arange(len(truth)), index[truth], index[answers]] = 1
     matrix, draws = one_hot.sum(0), bootstrap.draws(one_hot)
     figures = Figures(
-        uar=bootstrap.figure(uar, matrix, draws),
-        wa=bootstrap.figure(wa, matrix, draws),
-        macro_f1=bootstrap.figure(macro_f1, matrix, draws),
+        uar=bootstrap.figure(metrics.uar, matrix, draws),
+        wa=bootstrap.figure(metrics.wa, matrix, draws),
+        macro_f1=bootstrap.figure(metrics.macro_f1, matrix, draws),
         labels=kept,
         confusion=tuple(tuple(int(count) for count in row) for row in matrix),
         recalls={
-            label: float(recall) for label, recall in zip(kept, recalls(matrix), strict=True) if np.isfinite(recall)
+            label: float(recall)
+            for label, recall in zip(kept, metrics.recalls(matrix), strict=True)
+            if np.isfinite(recall)
         },
     )
     return figures, matrix
@@ -588,9 +429,8 @@ def _scaled(
     scores = np.zeros((len(judged), len(labels)))
     for half in (0, 1):
         mine = bootstrap.units % 2 == half
-        hot = fit_temperature(logits[~mine], right[~mine]) if mine.any() and not mine.all() else 1.0
-        powers = np.exp((logits[mine] - logits[mine].max(-1, keepdims=True)) / hot)
-        scores[mine] = powers @ belongs / powers.sum(-1, keepdims=True)
+        hot = metrics.fit_temperature(logits[~mine], right[~mine]) if mine.any() and not mine.all() else 1.0
+        scores[mine] = softmax(logits[mine], hot) @ belongs
     return scores.max(-1), scores.argmax(-1) == truth
 
 
@@ -628,9 +468,9 @@ def temperature(evaluations: Sequence[Evaluation]) -> tuple[float, float, float]
         logits.append(values)
         right.append(marks)
     all_logits, all_right = np.concatenate(logits), np.concatenate(right)
-    found = fit_temperature(all_logits, all_right)
-    before = nll(all_logits, all_right, evaluations[0].temperature)
-    return found, before, nll(all_logits, all_right, found)
+    found = metrics.fit_temperature(all_logits, all_right)
+    before = metrics.nll(all_logits, all_right, evaluations[0].temperature)
+    return found, before, metrics.nll(all_logits, all_right, found)
 
 
 def store_temperature(folder: Path, value: float) -> None:

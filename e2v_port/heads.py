@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from e2v_port import __version__, conversion, evaluation, npz, training_report
+from e2v_port import __version__, conversion, metrics, npz, training_report
 from e2v_port.config import DIMENSIONS, QUANTISED, Label, ModelConfig, Source
 from e2v_port.corpora import Utterance
 from e2v_port.errors import AudioError, TrainingError
@@ -50,7 +50,7 @@ class HeadRecipe:
 
 
 def ccc_loss(outputs: Tensor, truth: Tensor) -> Tensor:
-    """Returns 1 - CCC summed over the dimensions, of [B, dimensions]; `evaluation.ccc` says what CCC is."""
+    """Returns 1 - CCC summed over the dimensions, of [B, dimensions]; `metrics.ccc` says what CCC is."""
     mean, wanted = outputs.mean(0), truth.mean(0)
     covariance = ((outputs - mean) * (truth - wanted)).mean(0)
     spread = (outputs - mean).square().mean(0) + (truth - wanted).square().mean(0) + (mean - wanted).square()
@@ -128,7 +128,7 @@ def train(
             if not name.startswith("head.")
         }
         import_module("e2v_port.converters.weights").store(out, config, lambda: iter((backbone | head).items()))
-        outputs = _applied(head, sets["dev"].embeddings)
+        outputs = _applied(head, sets["dev"].embeddings, config)
         score = "CCC" if task.dimensional else "UAR"
         progress.say(f"best epoch {best} of {len(curve)}: dev {score} {curve[best - 1]['score']:.3f}")
         report = {
@@ -230,7 +230,7 @@ def _fit(
             optimizer.step()
             losses.append(loss.item())
         folded = _folded(head, mean, deviation, config)
-        judged = _development(task, dev, _applied(folded, dev.embeddings))
+        judged = _development(task, dev, _applied(folded, dev.embeddings, config))
         curve.append({"epoch": len(curve) + 1, "loss": float(np.mean(losses)), **judged})
         if best == 0 or judged["score"] > curve[best - 1]["score"]:
             best, best_head = len(curve), folded
@@ -253,13 +253,13 @@ def _folded(head: nn.Module, mean: NDArray[Any], deviation: NDArray[Any], config
     return {name: value.float().to(dtype).float().numpy() for name, value in tensors.items()}
 
 
-def _applied(head: Mapping[str, Array], embeddings: Array) -> Array:
+def _applied(head: Mapping[str, Array], embeddings: Array, config: ModelConfig) -> Array:
     """Returns what a stored head makes of embeddings: [clips, outputs]."""
-    x = embeddings
-    if "head.dense.weight" in head:
-        x = np.tanh(x @ head["head.dense.weight"].T + head["head.dense.bias"])
-    last = "head.out" if "head.dense.weight" in head else "head"
-    return np.asarray(x @ head[f"{last}.weight"].T + head[f"{last}.bias"], dtype=np.float32)
+    stored = import_module("e2v_port.runtimes.layers_torch").Head(config.architecture)
+    stored.load_state_dict({name.removeprefix("head."): torch.from_numpy(value) for name, value in head.items()})
+    with torch.inference_mode():
+        outputs: Array = stored(torch.from_numpy(embeddings)).numpy()
+    return outputs
 
 
 def _development(task: Task, dev: _Set, outputs: Array) -> dict[str, Any]:
@@ -287,5 +287,5 @@ def _judged(task: Task, dev: _Set, outputs: Array) -> dict[str, dict[str, Any]]:
 
 def _ccc(truth: NDArray[Any], outputs: Array) -> dict[str, float]:
     pairs = zip(DIMENSIONS, truth.T.astype(np.float64), outputs.T.astype(np.float64), strict=True)
-    found = {name: float(evaluation.ccc(evaluation.moments(wanted, given))) for name, wanted, given in pairs}
+    found = {name: float(metrics.ccc(metrics.moments(wanted, given))) for name, wanted, given in pairs}
     return {name: value if np.isfinite(value) else 0.0 for name, value in found.items()}

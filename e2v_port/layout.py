@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from itertools import chain
+from math import prod
 from pathlib import Path
 
 from e2v_port.config import QUANTISED, Architecture, Emotion2vecConfig, Wav2smallConfig, Wav2vec2Config
@@ -16,6 +17,11 @@ CODES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}  # safetensors'
 MAX_TENSORS = (
     10_000  # the largest known model has 403, packed; a file with half a million empty ones would take seconds
 )
+
+
+def parameters(config: Architecture) -> int:
+    """Returns how many numbers a model has, as they are before any packing."""
+    return sum(prod(shape) for shape in tensors(config).values())
 
 
 def tensors(config: Architecture) -> dict[str, Shape]:

@@ -1,6 +1,5 @@
 """Load a converted model and ask it: predictions and embeddings of clips, one or many."""
 
-import math
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,7 +19,7 @@ from e2v_port.errors import AudioError, E2VError, NoLabels
 from e2v_port.files import identity
 from e2v_port.windows import Joined, Piece, pieces
 
-__all__ = ["Model", "Output", "Prediction", "Runtime", "load", "tell_licence"]
+__all__ = ["Model", "Output", "Prediction", "Runtime", "load", "softmax", "tell_licence"]
 
 Vector = NDArray[np.float32]
 
@@ -315,10 +314,8 @@ class Model:
         assert output.logits is not None
         pairs = zip(self.config.labels, output.logits.tolist(), strict=True)
         logits = {label.name: logit for label, logit in pairs if not label.unused}
-        highest = max(logits.values())
-        powers = {name: math.exp((logit - highest) / self.config.temperature) for name, logit in logits.items()}
-        total = sum(powers.values())
-        scores = {name: power / total for name, power in powers.items()}
+        probabilities = softmax(np.array([*logits.values()]), self.config.temperature)
+        scores = dict(zip(logits, probabilities.tolist(), strict=True))
         label = max(scores, key=scores.__getitem__)
         return Prediction(label, scores[label], scores, logits, duration)
 
@@ -359,6 +356,14 @@ class Model:
                 f"{self.config.source.repository} gives no arousal, dominance and valence; use "
                 f"audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim"
             )
+
+
+def softmax(logits: NDArray[Any], temperature: float) -> NDArray[np.float64]:
+    """Returns probabilities, in float64, of logits [..., labels] divided by a temperature."""
+    scaled = logits.astype(np.float64) / temperature
+    powers = np.exp(scaled - scaled.max(-1, keepdims=True))
+    probabilities: NDArray[np.float64] = powers / powers.sum(-1, keepdims=True)
+    return probabilities
 
 
 def _ok(result: tuple[float, Output] | AudioError) -> tuple[float, Output]:

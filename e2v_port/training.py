@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from e2v_port import catalog, evaluation
+from e2v_port import catalog, metrics
 from e2v_port.config import DIMENSIONS
 from e2v_port.corpora import SPLITS, Corpus, Utterance, split
 from e2v_port.emotions import labels
@@ -250,6 +250,6 @@ def by_corpus(
     found = {}
     for name in dict.fromkeys(corpora):
         own = np.array([corpus == name for corpus in corpora])
-        matrix = evaluation.confusion(truth[own], predicted[own], labels)
-        found[name] = {"uar": float(evaluation.uar(matrix)), "confusion": matrix.astype(int).tolist()}
+        matrix = metrics.confusion(truth[own], predicted[own], labels)
+        found[name] = {"uar": float(metrics.uar(matrix)), "confusion": matrix.astype(int).tolist()}
     return found

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,7 @@ from e2v_port import catalog, hubs, references
 from e2v_port.audio import SAMPLING_RATE, Waveform, load_audio
 from e2v_port.config import ModelConfig, Source
 from e2v_port.errors import E2VError, ModelNotFound, RuntimeUnavailable
-from e2v_port.model import Model
+from e2v_port.model import Model, softmax
 
 __all__ = [
     "Check",
@@ -136,15 +135,9 @@ def compare(model: Model, reference: Stages, found: Stages) -> list[Check]:
         rows["dimensions"] = rows.pop("logits")
     elif model.labels:
         used = [i for i, label in enumerate(model.config.labels) if not label.unused]
-        probabilities = [_softmax(stages["logits"][used] / model.config.temperature) for stages in (reference, found)]
+        probabilities = [softmax(stages["logits"][used], model.config.temperature) for stages in (reference, found)]
         rows["probabilities"] = float(np.abs(probabilities[0] - probabilities[1]).max())
     return [Check(name, difference, bar(name, model.runtime, model.config)) for name, difference in rows.items()]
-
-
-def _softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
-    powers = np.exp(logits.astype(np.float64) - logits.max())
-    normalised: NDArray[np.float64] = powers / powers.sum()
-    return normalised
 
 
 def checkpoint_of(config: ModelConfig, given: Path | None) -> hubs.Checkpoint:
@@ -209,7 +202,7 @@ def published(model: Model, output: catalog.Published, signal: Waveform) -> Chec
         return Check(name, float(difference), max(output.tolerance, lowest))
     logits = np.array([*model.predict(signal, SAMPLING_RATE).logits.values()])
     if model.config.dtype != "float32":
-        return Check(name, float(np.abs(_softmax(logits) - _softmax(expected)).max()), PROBABILITY_BAR)
+        return Check(name, float(np.abs(softmax(logits, 1.0) - softmax(expected, 1.0)).max()), PROBABILITY_BAR)
     return Check(name, float(np.abs(logits - logits[0] - expected).max()), output.tolerance)
 
 

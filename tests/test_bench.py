@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from e2v_port import bench, load, references
+from e2v_port import bench, bench_report, flops, load, references
 from e2v_port.config import ModelConfig
 from e2v_port.converters import synthetic
 from e2v_port.hubs import local
@@ -57,7 +57,7 @@ def counted(run) -> int:
 def test_operations_of_emotion2vec_are_those_that_torch_counts_in_funasr(tmp_path, kernel):
     config = replace(toys.TOY, conv_pos_kernel=kernel)
     reference = references.FunASR(local(toys.make(tmp_path / "checkpoint", config)))
-    assert bench.flops(config, SAMPLES) == counted(lambda: reference.stages(np.ones(SAMPLES, np.float32)))
+    assert flops.flops(config, SAMPLES) == counted(lambda: reference.stages(np.ones(SAMPLES, np.float32)))
 
 
 @pytest.mark.parametrize("config", [synthetic.BASE, synthetic.LARGE], ids=["base", "large"])
@@ -65,7 +65,7 @@ def test_operations_of_full_size_emotion2vec(config):
     with FakeTensorMode():
         model = emotion2vec_torch.Emotion2vec(config)
         clip = torch.zeros(1, 5 * 16_000)
-        assert bench.flops(config, 5 * 16_000) == counted(lambda: model(clip, [5 * 16_000]))
+        assert flops.flops(config, 5 * 16_000) == counted(lambda: model(clip, [5 * 16_000]))
 
 
 @pytest.mark.parametrize("config", [toys.DIMENSIONAL, synthetic.AUDEERING], ids=["toy", "audeering"])
@@ -89,7 +89,7 @@ def test_operations_of_wav2vec2_are_those_that_torch_counts_in_transformers(conf
     with torch.device("meta"):
         model = transformers.Wav2Vec2Model(settings).eval()
         clip = torch.zeros(1, SAMPLES)
-    parts = bench.flops_by_part(config, SAMPLES)
+    parts = flops.flops_by_part(config, SAMPLES)
     assert sum(parts.values()) - parts["head"] == counted(lambda: model(clip))
     assert parts["head"] == 2 * config.head_dim * (config.embed_dim + config.num_labels)
 
@@ -97,7 +97,7 @@ def test_operations_of_wav2vec2_are_those_that_torch_counts_in_transformers(conf
 @pytest.mark.parametrize("config", [toys.DEVIATION, toys.GRAM, synthetic.WAV2SMALL], ids=["deviation", "gram", "full"])
 def test_operations_of_wav2small(config):
     model = wav2small_torch.Wav2small(config)
-    assert bench.flops(config, SAMPLES) == counted(lambda: model(torch.zeros(1, SAMPLES), [SAMPLES]))
+    assert flops.flops(config, SAMPLES) == counted(lambda: model(torch.zeros(1, SAMPLES), [SAMPLES]))
 
 
 # The corpus
@@ -192,10 +192,10 @@ def test_nothing_is_left_out(result):
 
 
 def test_the_page_shows_every_figure(result, tmp_path):
-    bench.save(result, tmp_path / "new")
+    bench_report.save(result, tmp_path / "new")
     assert json.loads((tmp_path / "new" / "bench.json").read_text("utf-8")) == result
     page = (tmp_path / "new" / "bench.md").read_text("utf-8")
-    assert page == bench.render(result)
+    assert page == bench_report.render(result)
     (model,) = result["models"]
     for row in model["throughput"]:
         assert re.search(rf"^\| {row['name']} \| {row['rate']:.1f} \|", page, re.M)
@@ -216,7 +216,7 @@ def test_what_failed_is_told_on_the_page(result):
     for part in ("cold_start", "memory"):
         row = broken["models"][0][part][0]
         broken["models"][0][part][0] = {"name": row["name"], "failed": f"no {part} | today"}
-    page = bench.render(broken)
+    page = bench_report.render(broken)
     for part in ("cold_start", "memory"):
         assert f"no {part} / today" in page
 
@@ -240,7 +240,7 @@ def test_a_model_that_no_library_has_is_measured_alone(monkeypatch):
     assert [row["name"] for row in model["throughput"]] == ["e2v float32"]
     assert "no library has wav2small" in " ".join(model["notes"])
     assert "auto is float32 here" in " ".join(model["notes"])
-    assert "no library has wav2small" in bench.render(found)
+    assert "no library has wav2small" in bench_report.render(found)
     (long,) = model["long_files"]
     assert (long["clip"], long["name"]) == (3, "e2v float32")
     assert 1e7 < long["peak_bytes"] < 8e9

@@ -23,6 +23,7 @@ import toys
 
 import e2v_port
 from e2v_port import evaluation as ev
+from e2v_port import metrics
 from e2v_port.config import DIMENSIONS, ModelConfig
 from e2v_port.corpora import Utterance, read
 from e2v_port.emotions import Dimensions
@@ -48,27 +49,27 @@ def answers(request: pytest.FixtureRequest) -> tuple[np.ndarray, np.ndarray, int
 
 def test_labels_are_scored_as_elsewhere(answers: tuple[np.ndarray, np.ndarray, int]) -> None:
     truth, predicted, labels = answers
-    matrix = ev.confusion(truth, predicted, labels)
+    matrix = metrics.confusion(truth, predicted, labels)
     present = np.unique(truth)
     assert np.array_equal(matrix, sklearn.metrics.confusion_matrix(truth, predicted, labels=range(labels)))
     others = audmetric.recall_per_class(truth, predicted)
-    assert ev.uar(matrix) == pytest.approx(np.mean([others[label] for label in present]))
-    assert ev.uar(matrix) == pytest.approx(
+    assert metrics.uar(matrix) == pytest.approx(np.mean([others[label] for label in present]))
+    assert metrics.uar(matrix) == pytest.approx(
         sklearn.metrics.recall_score(truth, predicted, labels=present, average="macro")
     )
-    assert ev.wa(matrix) == pytest.approx(sklearn.metrics.accuracy_score(truth, predicted))
-    assert ev.macro_f1(matrix) == pytest.approx(
+    assert metrics.wa(matrix) == pytest.approx(sklearn.metrics.accuracy_score(truth, predicted))
+    assert metrics.macro_f1(matrix) == pytest.approx(
         sklearn.metrics.f1_score(truth, predicted, labels=present, average="macro", zero_division=0)
     )
     expected = sklearn.metrics.recall_score(truth, predicted, labels=present, average=None)
-    assert ev.recalls(matrix)[present] == pytest.approx(expected)
-    assert np.isnan(np.delete(ev.recalls(matrix), present)).all()
+    assert metrics.recalls(matrix)[present] == pytest.approx(expected)
+    assert np.isnan(np.delete(metrics.recalls(matrix), present)).all()
 
 
 def test_a_stack_of_matrices_is_scored_one_by_one(answers: tuple[np.ndarray, np.ndarray, int]) -> None:
     truth, predicted, labels = answers
-    matrices = np.stack([ev.confusion(truth[i:], predicted[i:], labels) for i in range(min(len(truth), 5))])
-    for metric in (ev.uar, ev.wa, ev.macro_f1):
+    matrices = np.stack([metrics.confusion(truth[i:], predicted[i:], labels) for i in range(min(len(truth), 5))])
+    for metric in (metrics.uar, metrics.wa, metrics.macro_f1):
         assert metric(matrices) == pytest.approx([float(metric(matrix)) for matrix in matrices])
 
 
@@ -77,17 +78,17 @@ def test_the_calibration_error(bins: int) -> None:
     draw = np.random.default_rng(3)
     confidences = np.concatenate([draw.random(500) ** 0.5, np.arange(1, bins + 1) / bins])  # ends of bins too
     right = draw.random(len(confidences)) < confidences**2
-    table = ev.reliability(confidences, right, bins)
+    table = metrics.reliability(confidences, right, bins)
     accuracy, confidence = sklearn.calibration.calibration_curve(right, confidences, n_bins=bins)
     filled = table[:, 0] > 0
     assert table[filled, 2] / table[filled, 0] == pytest.approx(accuracy)
     assert table[filled, 1] / table[filled, 0] == pytest.approx(confidence)
     weights = table[filled, 0] / len(confidences)
-    assert ev.ece(table) == pytest.approx(np.sum(weights * np.abs(accuracy - confidence)))
+    assert metrics.ece(table) == pytest.approx(np.sum(weights * np.abs(accuracy - confidence)))
 
 
 def test_a_confidence_that_is_certain_or_nothing_has_a_bin() -> None:
-    table = ev.reliability(np.array([0.0, 1.0]), np.array([True, True]))
+    table = metrics.reliability(np.array([0.0, 1.0]), np.array([True, True]))
     assert table[[0, -1], 0].tolist() == [1, 1]
 
 
@@ -102,10 +103,10 @@ def test_temperatures_are_those_of_another_optimiser(true: float) -> None:
     def loss(log_temperature: float) -> float:
         return float(sklearn.metrics.log_loss(truth, scipy.special.softmax(logits / np.exp(log_temperature), axis=-1)))
 
-    found = ev.fit_temperature(logits, right)
+    found = metrics.fit_temperature(logits, right)
     best = scipy.optimize.minimize_scalar(loss, bounds=(-3, 3), method="bounded", options={"xatol": 1e-9})
     assert found == pytest.approx(np.exp(best.x), rel=1e-4)
-    assert ev.nll(logits, right, found) == pytest.approx(best.fun)
+    assert metrics.nll(logits, right, found) == pytest.approx(best.fun)
     assert found == pytest.approx(true, rel=0.15)
 
 
@@ -114,12 +115,12 @@ def test_several_labels_may_be_right() -> None:
     logits, right = draw.normal(size=(50, 5)), draw.random((50, 5)) < 0.5
     right[:, 0] |= ~right.any(-1)
     shares = (scipy.special.softmax(logits / 2, axis=-1) * right).sum(-1)
-    assert ev.nll(logits, right, 2.0) == pytest.approx(-np.log(shares).mean())
+    assert metrics.nll(logits, right, 2.0) == pytest.approx(-np.log(shares).mean())
 
 
 @pytest.mark.parametrize("logits", [np.eye(4) * 50, -np.eye(4) * 50])
 def test_temperatures_have_ends(logits: np.ndarray) -> None:
-    assert 0.1 <= ev.fit_temperature(logits, np.eye(4, dtype=bool)) <= 10.001
+    assert 0.1 <= metrics.fit_temperature(logits, np.eye(4, dtype=bool)) <= 10.001
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -127,18 +128,18 @@ def test_dimensions_are_scored_as_elsewhere(seed: int) -> None:
     draw = np.random.default_rng(seed)
     truth = draw.random(40)
     measured = 0.5 * truth + 0.3 * draw.random(40) + 0.1 * seed
-    sums = ev.moments(truth, measured)
-    assert ev.ccc(sums) == pytest.approx(audmetric.concordance_cc(truth, measured))
-    assert ev.pearson(sums) == pytest.approx(scipy.stats.pearsonr(truth, measured).statistic)
-    assert ev.mae(sums) == pytest.approx(sklearn.metrics.mean_absolute_error(truth, measured))
-    assert ev.ccc(ev.moments(truth, truth)) == pytest.approx(1)
+    sums = metrics.moments(truth, measured)
+    assert metrics.ccc(sums) == pytest.approx(audmetric.concordance_cc(truth, measured))
+    assert metrics.pearson(sums) == pytest.approx(scipy.stats.pearsonr(truth, measured).statistic)
+    assert metrics.mae(sums) == pytest.approx(sklearn.metrics.mean_absolute_error(truth, measured))
+    assert metrics.ccc(metrics.moments(truth, truth)) == pytest.approx(1)
 
 
 def test_what_never_changes_has_no_correlation() -> None:
     constant = np.full(10, 0.3)
-    assert np.isnan(ev.pearson(ev.moments(np.linspace(0, 1, 10), constant)))
-    assert ev.ccc(ev.moments(np.linspace(0, 1, 10), constant)) == pytest.approx(0)
-    assert np.isnan(ev.ccc(ev.moments(constant, constant)))
+    assert np.isnan(metrics.pearson(metrics.moments(np.linspace(0, 1, 10), constant)))
+    assert metrics.ccc(metrics.moments(np.linspace(0, 1, 10), constant)) == pytest.approx(0)
+    assert np.isnan(metrics.ccc(metrics.moments(constant, constant)))
 
 
 # ---- what was said compared with what is known
@@ -196,7 +197,7 @@ def test_figures_of_an_evaluation() -> None:
     confidences = np.array([answer.confidence for answer in answers])
     right = np.array(truth) == np.array(predicted)
     assert found.ece
-    assert found.ece.value == pytest.approx(float(ev.ece(ev.reliability(confidences, right))))
+    assert found.ece.value == pytest.approx(float(metrics.ece(metrics.reliability(confidences, right))))
     assert sum(row[2] for row in found.reliability) == sum(right)
 
 
@@ -322,7 +323,7 @@ def test_scaling_is_fitted_on_others() -> None:
 
         hot = np.exp(scipy.optimize.minimize_scalar(loss, bounds=(-2, 2), method="bounded").x)
         confidences[~others] = scipy.special.softmax(logits[~others] / hot, axis=-1).max(-1)
-    expected = float(ev.ece(ev.reliability(confidences, logits.argmax(-1) == truth)))
+    expected = float(metrics.ece(metrics.reliability(confidences, logits.argmax(-1) == truth)))
     assert found.ece_scaled
     assert found.ece_scaled.value == pytest.approx(expected, abs=0.005)
 

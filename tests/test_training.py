@@ -20,7 +20,7 @@ from safetensors.numpy import load_file
 from sklearn.utils.class_weight import compute_class_weight
 
 import e2v_port
-from e2v_port import cli, corpora, evaluation, heads, student, training, training_report
+from e2v_port import cli, corpora, heads, metrics, student, training, training_report
 from e2v_port.augmentation import Augmentation
 from e2v_port.config import DIMENSIONS, ModelConfig
 from e2v_port.errors import CorpusError, TrainingError
@@ -180,7 +180,7 @@ def test_it_learns_and_loads(trained: tuple[Path, dict], task: training.Task) ->
         [LABELS.index(label) for label in labels]
         for labels in ([one.label for one in test], [one.label for one in predictions])
     )
-    assert evaluation.uar(evaluation.confusion(np.array(truth), np.array(found), 3)) > 0.9
+    assert metrics.uar(metrics.confusion(np.array(truth), np.array(found), 3)) > 0.9
 
 
 def test_the_report_has_the_figures_of_the_model(trained: tuple[Path, dict], task: training.Task) -> None:
@@ -509,7 +509,7 @@ def test_a_head_has_its_backbone_and_the_trained_outputs(
     model = model_of(out)
     dev = task.parts["dev"]
     predictions = model.predict([one.file for one in dev])
-    matrix = evaluation.confusion(
+    matrix = metrics.confusion(
         np.array([LABELS.index(one.label) for one in dev]), np.array([LABELS.index(p.label) for p in predictions]), 3
     )
     assert report["dev"]["tones"]["confusion"] == matrix.tolist()
@@ -541,7 +541,7 @@ def test_the_folded_head_is_the_trained_one(trained: tuple[Path, dict], hidden: 
     head = import_module("e2v_port.runtimes.layers_torch").Head(config.architecture)
     with torch.inference_mode():
         wanted = head(torch.from_numpy((embeddings - mean) / deviation)).numpy()
-    found = heads._applied(heads._folded(head, mean, deviation, config), embeddings)
+    found = heads._applied(heads._folded(head, mean, deviation, config), embeddings, config)
     assert np.abs(found - wanted).max() < 1e-5
 
 
@@ -580,7 +580,7 @@ def test_the_loss_of_dimensions_is_one_minus_ccc() -> None:
     rng = np.random.default_rng(0)
     truth = rng.random((30, 3))
     given = 0.7 * truth + 0.1 * rng.random((30, 3))
-    wanted = sum(1 - float(evaluation.ccc(evaluation.moments(truth[:, i], given[:, i]))) for i in range(3))
+    wanted = sum(1 - float(metrics.ccc(metrics.moments(truth[:, i], given[:, i]))) for i in range(3))
     assert heads.ccc_loss(torch.from_numpy(given), torch.from_numpy(truth)).item() == pytest.approx(wanted, abs=1e-5)
 
 
