@@ -166,7 +166,6 @@ def bench(
         clips, about = corpus(folder, plan.seconds)
         result["corpus"] = about
         result["start"] = _start(clips[0], plan.repeats)
-        peaks: dict[str, float] = {}
         for given in models or plan.sizes:
             place = folder / "model"
             if not models:
@@ -174,7 +173,7 @@ def bench(
                 _make(given, place)
             converted = conversion.folder_of(place / "model" if not models else given, offline=offline)
             bed = _Bed(given, converted, not models, runtime, plan, folder, clips, note)
-            result["models"].append(bed.measure(list(dtypes), peaks, with_peer=not preloaded))
+            result["models"].append(bed.measure(list(dtypes), with_peer=not preloaded))
             shutil.rmtree(place, ignore_errors=True)
             yield result
 
@@ -422,12 +421,11 @@ class _Bed:
     clips: list[str]
     note: Note
 
-    def measure(self, dtypes: list[str], peaks: dict[str, float], *, with_peer: bool) -> dict[str, Any]:
+    def measure(self, dtypes: list[str], *, with_peer: bool) -> dict[str, Any]:
         """Measures all there is to say of the model.
 
         Args:
             dtypes: Of ours.
-            peaks: Operations per second by dtype; what is missing is measured and added.
             with_peer: Whether to compare with the library the model comes from.
         """
         config = ModelConfig.read(self.folder)
@@ -457,9 +455,6 @@ class _Bed:
         specs: dict[str, dict[str, Any]] = {contender.name: {"dtype": dtype} for dtype, contender in ours.items()}
         if peer:
             specs[peer] = {"peer": device}
-        for dtype in {model.dtype for model in models.values()} - peaks.keys():
-            self.note(f"matrix products in {dtype}")
-            peaks[dtype] = _peak(self.runtime, dtype)
         found = {
             "name": self.name,
             "source": config.source.repository if not self.random else "made for this, with random weights",
@@ -469,7 +464,7 @@ class _Bed:
             "weights_bytes": (self.folder / "model.safetensors").stat().st_size,
             "peer": peer,
             "notes": notes,
-            "throughput": self._throughput(contenders, config, peaks),
+            "throughput": self._throughput(contenders, config),
             "latency": self._latency(contenders),
             "load": self._load([*models], config if peer else None, device),
             "stages": self._stages(models),
@@ -491,24 +486,29 @@ class _Bed:
         with safe_open(self.folder / "model.safetensors", "np") as stored:
             return sum(prod(stored.get_slice(name).get_shape()) for name in stored.keys())  # noqa: SIM118 (not a dict)
 
-    def _throughput(
-        self, contenders: list[Contender], config: ModelConfig, peaks: Mapping[str, float]
-    ) -> list[dict[str, Any]]:
+    def _throughput(self, contenders: list[Contender], config: ModelConfig) -> list[dict[str, Any]]:
         self.note(f"{self.name}: throughput")
         answers: dict[str, list[Vector]] = {}
+        peaks: dict[str, list[float]] = {contender.dtype: [] for contender in contenders if not contender.peer}
 
         def task(contender: Contender) -> Callable[[], object]:
             return lambda: answers.update({contender.name: contender.answer(self.clips)})
 
+        def multiply() -> None:  # in every round, as a machine that others use has another peak every minute
+            for dtype, found in peaks.items():
+                found.append(_peak(self.runtime, dtype))
+
         for contender in contenders:
             contender.answer(self.clips[:2])
-        seconds = _take_turns({contender.name: task(contender) for contender in contenders}, self.plan.repeats)
+        tasks = {contender.name: task(contender) for contender in contenders}
+        seconds = _take_turns(tasks | {"products": multiply}, self.plan.repeats)
         samples = [soundfile.info(clip).frames for clip in self.clips]
         operations = sum(flops(config.architecture, count) for count in samples)
         reference = contenders[-1].name if contenders[-1].peer else contenders[0].name
         rows = []
         for contender in contenders:
             median = statistics.median(seconds[contender.name])
+            peak = None if contender.peer else statistics.median(peaks[contender.dtype])
             pairs = [*zip(answers[contender.name], answers[reference], strict=True)]
             alone = contender.name == reference
             rows.append(
@@ -520,8 +520,8 @@ class _Bed:
                     "ratio": self._ratio(contenders, contender, seconds),
                     "flops": operations,
                     "flops_per_second": operations / median,
-                    "peak": None if contender.peer else peaks[contender.dtype],
-                    "of_peak": None if contender.peer else operations / median / peaks[contender.dtype],
+                    "peak": peak,
+                    "of_peak": operations / median / peak if peak else None,
                     "compared_with": None if alone else reference,
                     "difference": None if alone else max(float(np.abs(a - b).max()) for a, b in pairs),
                 }
@@ -595,7 +595,7 @@ class _Bed:
         return rows
 
     def _stages(self, models: Mapping[str, Model]) -> list[dict[str, Any]]:
-        """Times the parts of the way from a file at 44.1 kHz to the answer, with torch; elsewhere nothing."""
+        """Times the parts of the way from a file at 44.1 kHz to its answer, with torch; elsewhere nothing."""
         if self.runtime == "mlx":
             return []
         self.note(f"{self.name}: stages")
@@ -622,8 +622,9 @@ class _Bed:
         for model in models.values():
             with _timed_modules(model, self.runtime) as parts:
                 start = time.perf_counter()
-                for _ in model.each(paths):
-                    pass
+                for path in paths:  # one by one: batches would run at the same time
+                    for _ in model.each([path]):
+                        pass
                 whole = time.perf_counter() - start
             seconds = {"decode": decoded, "resample": max(resampled, 0.0), **parts}
             seconds["rest"] = max(whole - sum(seconds.values()), 0.0)

@@ -2,11 +2,13 @@
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, Protocol, overload
+from typing import Any, Literal, Protocol, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +24,13 @@ from e2v_port.windows import Joined, Piece, pieces
 __all__ = ["Model", "Output", "Prediction", "Runtime", "load", "softmax", "tell_licence"]
 
 Vector = NDArray[np.float32]
+# Pieces of clips, and for each batch of them their numbers and what gives their outputs.
+_Window: TypeAlias = tuple[list[Piece | AudioError], list[tuple[list[int], Callable[[], list["Output"]]]]]
 
 PADDING = 1 / 8  # of what a batch may hold: padding is computed for nothing, and no more of it is put together
-WINDOW_BATCHES = 8  # clips of this many batches are held and sorted by length, so that a batch pads little
+# Clips of this many batches, and of two minutes at least, are held and sorted by length, so that a batch pads little.
+WINDOW_BATCHES = 8
+WINDOW_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,9 @@ class Runtime(Protocol):
     """What model.py needs of a runtime in runtimes/."""
 
     batch_seconds: float
+
+    def pool(self) -> Executor:
+        """Returns the threads for batches of one call: as many as are to run at the same time."""
 
     def run(self, batch: Waveform, samples: list[int], *, frames: bool) -> list[Output]:
         """Runs clips [B, longest], normalised and filled up with zeros, of so many samples each."""
@@ -105,7 +114,7 @@ class Model:
         dtype: Type of the arithmetic between waveform norm and pooling: `float32`, `float16` or `bfloat16`.
         labels: Names of the labels it gives, in order; empty for a model without a head.
         embed_dim: Length of an embedding.
-        window_seconds: About how much audio `each` holds at a time.
+        window_seconds: About how much audio `each` sorts at a time; it holds twice as much, to read while it computes.
     """
 
     def __init__(self, config: ModelConfig, runtime: str, dtype: str, runner: Runtime) -> None:
@@ -114,7 +123,7 @@ class Model:
         self.dtype = dtype
         self.labels = tuple(label.name for label in config.labels if not label.unused)
         self.embed_dim = config.architecture.embed_dim
-        self.window_seconds = WINDOW_BATCHES * runner.batch_seconds
+        self.window_seconds = max(WINDOW_BATCHES * runner.batch_seconds, WINDOW_SECONDS)
         self._runner = runner
 
     def __repr__(self) -> str:
@@ -234,6 +243,23 @@ class Model:
         Yields:
             For each clip, in order: its duration in seconds and its output, or the AudioError that stopped it.
         """
+        pool = self._runner.pool()
+        before: _Window | None = None
+        try:
+            for window in self._windows(clips, sampling_rate, frames):
+                # While one window runs, the next is read.
+                running = self._started(window, frames, pool, alone=before is None)
+                if before:
+                    yield from self._finished(before, frames)
+                before = running
+            if before:
+                yield from self._finished(before, frames)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _windows(
+        self, clips: Iterable[Clip], sampling_rate: int | None, frames: bool
+    ) -> Iterator[list[Piece | AudioError]]:
         window: list[Piece | AudioError] = []
         seconds = 0.0
         for clip in clips:
@@ -242,19 +268,26 @@ class Model:
                 if isinstance(piece, Piece):
                     seconds += len(piece.waveform) / SAMPLING_RATE
                 if seconds >= self.window_seconds:
-                    yield from self._run_window(window, frames)
+                    yield window
                     window, seconds = [], 0.0
-        yield from self._run_window(window, frames)
+        yield window
 
-    def _run_window(
-        self, window: list[Piece | AudioError], frames: bool
-    ) -> Iterator[tuple[float, Output] | AudioError]:
-        results: dict[int, Output] = {}
+    def _started(self, window: list[Piece | AudioError], frames: bool, pool: Executor, *, alone: bool) -> "_Window":
         waveforms = {i: item.waveform for i, item in enumerate(window) if isinstance(item, Piece)}
         # What is taken from the windows of a long clip, and what not, is told by frames.
         need = frames or any(isinstance(item, Piece) and item.joined for item in window)
-        for batch in self._batches(waveforms):
-            results |= zip(batch, self._run_batch([waveforms[i] for i in batch], need), strict=True)
+        # The longest first, so that no thread begins with it when the others are done.
+        batches = [*self._batches(waveforms)][::-1]
+        calls = [partial(self._run_batch, [waveforms[i] for i in batch], need) for batch in batches]
+        if alone and len(batches) == 1:
+            return window, [(batches[0], calls[0])]  # by itself it has all threads, here
+        return window, [(batch, pool.submit(call).result) for batch, call in zip(batches, calls, strict=True)]
+
+    def _finished(self, running: "_Window", frames: bool) -> Iterator[tuple[float, Output] | AudioError]:
+        window, calls = running
+        results: dict[int, Output] = {}
+        for batch, call in calls:
+            results |= zip(batch, call(), strict=True)
         for i, item in enumerate(window):
             if isinstance(item, AudioError):
                 yield item

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from e2v_port.config import Architecture
 
-__all__ = ["Attention", "Head", "Mlp", "Projection", "Trace", "convolve"]
+__all__ = ["Attention", "Head", "Linear", "Mlp", "Projection", "Trace", "convolve"]
 
 Trace = Callable[[str, Tensor], None]  # is told name and value of every stage
 
 ROWS = 2048  # frames that a CPU convolves at a time: 2 MB of 512 channels in 16 bits, which its caches keep
+PACKED_ROWS = 512  # the number of frames that oneDNN is told to expect: 10 s
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, finish: Callable[[Tensor], Tensor]) -> Tensor:
@@ -48,13 +49,37 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, finish
     return result
 
 
+class Linear(nn.Linear):
+    """A linear layer, and an exact GELU behind it where one is asked for.
+
+    Once packed, its weight lies in the order in which oneDNN multiplies in bfloat16, and oneDNN applies the GELU before
+    it rounds: a tenth less time for a whole model on a CPU with AMX.
+    """
+
+    packed: Tensor | None = None
+
+    def pack(self) -> None:
+        """Puts the weight into that order, for good."""
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), PACKED_ROWS)
+        self.register_parameter("weight", None)
+
+    def forward(self, x: Tensor, gelu: bool = False) -> Tensor:
+        if self.packed is None:
+            x = super().forward(x)
+            return F.gelu(x) if gelu else x
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(
+            x, self.packed, self.bias, "gelu" if gelu else "none", [], "none"
+        )
+        return out
+
+
 class Projection(nn.Module):
     """From the channels of the convolutions to the width of the transformer."""
 
     def __init__(self, channels: int, dim: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(channels, eps=eps)
-        self.linear = nn.Linear(channels, dim)
+        self.linear = Linear(channels, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.linear(self.norm(x))
@@ -67,10 +92,10 @@ class Attention(nn.Module):
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.q_proj = nn.Linear(dim, dim)
-        self.k_proj = nn.Linear(dim, dim)
-        self.v_proj = nn.Linear(dim, dim)
-        self.out_proj = nn.Linear(dim, dim)
+        self.q_proj = Linear(dim, dim)
+        self.k_proj = Linear(dim, dim)
+        self.v_proj = Linear(dim, dim)
+        self.out_proj = Linear(dim, dim)
 
     def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
         q = self.q_proj(x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # [B, H, T, D/H]
@@ -86,11 +111,11 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.fc2 = nn.Linear(hidden, dim)
+        self.fc1 = Linear(dim, hidden)
+        self.fc2 = Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        out: Tensor = self.fc2(self.fc1(x, gelu=True))
         return out
 
 

@@ -1,5 +1,6 @@
 """Runs a converted model with MLX: loading, batches."""
 
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,10 @@ class MlxRuntime:
             self.model.set_dtype(getattr(mx, dtype))  # packed numbers stay; what they are multiplied with is cast
         # Streams belong to a thread: what is evaluated here can be used in any other.
         mx.eval(self.model.parameters())
+
+    def pool(self) -> ThreadPoolExecutor:
+        """Returns one thread; see `e2v_port.model.Runtime`."""
+        return ThreadPoolExecutor(1)
 
     def run(self, batch: Waveform, samples: list[int], *, frames: bool) -> list[Output]:
         """Runs one batch; see `e2v_port.model.Runtime`."""

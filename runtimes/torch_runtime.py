@@ -1,7 +1,10 @@
 """Runs a converted model with torch: devices, loading, batches."""
 
+import platform
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -17,10 +20,15 @@ from e2v_port.errors import RuntimeUnavailable
 from e2v_port.model import Output
 from e2v_port.quantisation import unpack
 
+from .layers_torch import Linear
+
 __all__ = ["TorchRuntime", "load"]
 
-# Padding of a batch is computed for nothing: on a CPU, which one clip keeps busy, batches stay small.
-BATCH_SECONDS = {"cpu": 16.0, "mps": 120.0, "cuda": 480.0}
+# Padding of a batch is computed for nothing: on a CPU, a core of which one clip keeps busy, batches stay small.
+BATCH_SECONDS = {"cpu": 8.0, "mps": 120.0, "cuda": 480.0}
+# Batches that a CPU runs at the same time: with a core for each, two of them give a fifth more than one after the
+# other on both (docs/benchmarks.md). Each takes memory for what is between its layers, so there are no more of them.
+CPU_WORKERS = 4
 
 
 class TorchRuntime:
@@ -35,10 +43,20 @@ class TorchRuntime:
             self.model = getattr(twin, config.family.capitalize())(config.architecture)
         self.model.load_state_dict(_tensors(weights, config, device, dtype), strict=True, assign=True)
         self.model.eval().requires_grad_(False)
+        if device == "cpu" and (dtype or config.arithmetic) == "bfloat16" and _packs():
+            for module in self.model.modules():
+                if isinstance(module, Linear):
+                    module.pack()
         if device == "cuda":
             # Both default to a mantissa of ten bits somewhere in torch: not float32's numbers.
             torch.backends.cudnn.allow_tf32 = False
             torch.backends.cuda.matmul.allow_tf32 = False
+
+    def pool(self) -> ThreadPoolExecutor:
+        """Returns one thread for a GPU; on a CPU some that share its cores; see `e2v_port.model.Runtime`."""
+        threads = torch.get_num_threads() if self.device.type == "cpu" else 1
+        workers = min(threads, CPU_WORKERS)
+        return ThreadPoolExecutor(workers, initializer=_take, initargs=(threads // workers, threads))
 
     def run(self, batch: Waveform, samples: list[int], *, frames: bool) -> list[Output]:
         """Runs one batch; see `e2v_port.model.Runtime`."""
@@ -99,6 +117,26 @@ def _tensors(weights: Path, config: ModelConfig, device: str, dtype: str | None)
             return tensor
 
         return {name: read(name).to(device, kind) for name in layout.tensors(config.architecture)}
+
+
+def _packs() -> bool:
+    """Tells whether oneDNN is here with products in bfloat16, in the form that torch's compiler uses for x86."""
+    if platform.machine() not in {"x86_64", "AMD64"} or not torch._C._has_mkldnn:
+        return False
+    names = ("_is_mkldnn_bf16_supported", "_reorder_linear_weight", "_linear_pointwise")
+    return all(hasattr(torch.ops.mkldnn, name) for name in names) and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def _take(threads: int, rest: int) -> None:
+    """Lets the calling thread compute with so many threads, and all that are yet to come with `rest`.
+
+    torch keeps the number for each thread, and the one told last for those that have not computed yet.
+    """
+    torch.get_num_threads()  # or the first product would take the number for new threads
+    torch.set_num_threads(threads)
+    other = Thread(target=torch.set_num_threads, args=(rest,))
+    other.start()
+    other.join()
 
 
 def _numpy(tensor: Tensor) -> NDArray[Any]:

@@ -26,6 +26,9 @@ from e2v_port.hubs import local
 from e2v_port.runtimes import emotion2vec_torch, wav2small_torch
 
 PLAN = bench.Plan(seconds=6, repeats=1, long_files=(), counts=(1, 2), sizes=())
+# One worker makes what several tests look at.
+pytestmark = pytest.mark.xdist_group("bench")
+
 SAMPLES = 16_123  # an odd number of frames, and samples left over
 
 

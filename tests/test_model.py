@@ -8,8 +8,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import cycle, islice
@@ -381,6 +382,62 @@ def test_each_reads_clips_as_they_are_needed(folders: dict[str, Path]) -> None:
     assert [duration for duration, _ in found] == [10.0] * 3
 
 
+def test_each_reads_no_more_than_one_window_ahead(folders: dict[str, Path]) -> None:
+    model = load(folders["one"], runtime="cpu")
+    read = 0
+
+    def clips() -> Iterator[np.ndarray]:
+        nonlocal read
+        while True:
+            read += 1
+            yield noise(160_000)
+
+    results = model.each(clips(), 16_000)
+    for given in range(1, 30):
+        next(results)
+        assert read <= given + 2 * math.ceil(model.window_seconds / 10)
+    results.close()
+
+
+def test_batches_that_run_at_once_leave_the_threads_as_they_were(folders: dict[str, Path]) -> None:
+    model = load(folders["one"], runtime="cpu")
+    clips = [noise(160_000, seed=i) for i in range(6)]
+    before, running = torch.get_num_threads(), threading.active_count()
+    torch.set_num_threads(2)
+    try:
+        used: set[int] = set()
+        model._runner.model.register_forward_pre_hook(  # type: ignore[attr-defined]
+            lambda *_: used.add(threading.get_ident())
+        )
+        model.predict(clips, 16_000)
+        assert len(used) == 2
+        assert threading.get_ident() not in used
+        with ThreadPoolExecutor(1) as pool:
+            assert torch.get_num_threads() == pool.submit(torch.get_num_threads).result() == 2
+        for _ in model.each(clips, 16_000):
+            break  # and is closed
+        assert threading.active_count() == running
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_an_error_in_one_batch_ends_the_call(tmp_path: Path, folders: dict[str, Path]) -> None:
+    model = load(folders["one"], runtime="cpu")
+    batches = 0
+
+    def fail_at_the_third(*_: Any) -> None:
+        nonlocal batches
+        batches += 1
+        if batches == 3:
+            raise torch.OutOfMemoryError("no more")
+
+    model._runner.model.register_forward_pre_hook(fail_at_the_third)  # type: ignore[attr-defined]
+    running = threading.active_count()
+    assert "no memory left" in message_of(RuntimeUnavailable, lambda: model.predict([noise(160_000)] * 12, 16_000))
+    assert batches < 12
+    assert threading.active_count() == running
+
+
 def test_a_model_without_a_head_embeds_and_says_why_it_does_not_predict(headless: Model) -> None:
     clip = noise(8000)
     assert headless.labels == ()
@@ -473,7 +530,7 @@ def test_batches_keep_to_their_budget_and_pad_little(folders: dict[str, Path]) -
         shapes.append((tuple(given[0].shape), sum(given[1])))
 
     model._runner.model.register_forward_pre_hook(see)  # type: ignore[attr-defined]
-    seconds = np.random.default_rng(3).uniform(0.1, 9, 60)
+    seconds = np.random.default_rng(3).uniform(0.1, 4, 60)
     clips = [noise(int(16_000 * each)) for each in [*seconds, 20]]
     assert len(list(model.each(clips, 16_000))) == len(clips)
     budget = 16_000 * model._runner.batch_seconds
