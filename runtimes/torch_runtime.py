@@ -27,8 +27,8 @@ __all__ = ["TorchRuntime", "load"]
 # Padding of a batch is computed for nothing: on a CPU, a core of which one clip keeps busy, batches stay small.
 BATCH_SECONDS = {"cpu": 8.0, "mps": 120.0, "cuda": 480.0}
 # Batches that a CPU runs at the same time: with a core for each, two of them give a fifth more than one after the
-# other on both (docs/benchmarks.md). Each takes memory for what is between its layers, so there are no more of them.
-CPU_WORKERS = 4
+# other on both. Each takes memory for what is between its layers, so there are no more of them.
+CPU_WORKERS = 2
 
 
 class TorchRuntime:
