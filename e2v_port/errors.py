@@ -6,10 +6,13 @@ __all__ = [
     "CorpusError",
     "DownloadError",
     "E2VError",
+    "HistoryError",
     "ModelNotFound",
     "NoLabels",
     "RuntimeUnavailable",
     "SegmentError",
+    "ServiceError",
+    "ServiceUnavailable",
     "TrainingError",
 ]
 
@@ -38,6 +41,10 @@ class CorpusError(E2VError):
     """A corpus is not where it should be, its table cannot be used, or its speakers cannot be divided."""
 
 
+class HistoryError(E2VError):
+    """The history cannot be opened, read or written, or is something else."""
+
+
 class RuntimeUnavailable(E2VError):
     """The runtime asked for cannot run on this machine."""
 
@@ -48,6 +55,14 @@ class NoLabels(E2VError):
 
 class SegmentError(E2VError):
     """Given segments cannot be read, overlap, or lie outside the clip."""
+
+
+class ServiceError(E2VError):
+    """The service refuses a question of its client: a missing token, parameters that make no sense."""
+
+
+class ServiceUnavailable(E2VError):
+    """The service is down, busy, too slow or answers nonsense."""
 
 
 class TrainingError(E2VError):

@@ -4,9 +4,10 @@ import math
 import threading
 import warnings
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
+from itertools import pairwise
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -23,10 +24,18 @@ __all__ = [
     "Quality",
     "Segment",
     "SegmentSettings",
+    "Span",
+    "SpeechProbabilities",
+    "SpeechRule",
+    "cut",
     "detect",
     "from_given",
     "from_probabilities",
+    "mark",
+    "part_bounds",
+    "part_starts",
     "speech_probabilities",
+    "to_samples",
 ]
 
 Quality: TypeAlias = Literal["normal", "low_confidence", "too_short", "no_speech"]
@@ -35,15 +44,15 @@ FRAME_SAMPLES = 512  # 32 ms: what silero judges at a time
 _CONTEXT = 64  # samples before them that it is shown as well
 _BLOCK = 512 * FRAME_SAMPLES  # samples run at once: 16 s, so that memory does not grow with the clip
 
-# silero's own defaults, written down so that a later version of it finds the same segments.
-_RULE = {"min_silence_duration_ms": 100, "min_speech_duration_ms": 250, "speech_pad_ms": 30}
+# silero's own defaults: samples of 100 ms, 250 ms and 30 ms, and a difference of probabilities.
+_MIN_SILENCE, _MIN_SPEECH, _PAD = 1600, 4000, 480
 _HYSTERESIS = 0.15
 
 _WINDOW, _HOP = 800, 160  # samples: 50 ms every 10 ms, to find a quiet point between two sounds
 # s: Whisper's times are multiples of it, and other formats round by less.
 _ROUNDING = 0.02
 
-_Span: TypeAlias = tuple[int, int]  # samples, the end excluded
+Span: TypeAlias = tuple[int, int]  # samples, the end excluded
 
 
 @dataclass(frozen=True)
@@ -152,7 +161,12 @@ class Segment:
     @property
     def samples(self) -> slice:
         """Its place in the waveform: `waveform[segment.samples]`."""
-        return slice(_samples(self.start), _samples(self.end))
+        return slice(to_samples(self.start), to_samples(self.end))
+
+
+def to_samples(seconds: float) -> int:
+    """Returns the whole sample nearest to a time."""
+    return round(seconds * SAMPLING_RATE)
 
 
 def detect(waveform: Waveform, settings: SegmentSettings = DEFAULTS) -> list[Segment]:
@@ -196,8 +210,8 @@ def from_probabilities(
     """
     stretches = _stretches(probabilities, waveform, settings)
     return [
-        _segment(part, stretches, settings)
-        for group in _grouped(stretches, _samples(settings.merge_gap))
+        mark(part, stretches, settings)
+        for group in _grouped(stretches, to_samples(settings.merge_gap))
         for part in _parts(group, waveform, settings)
     ]
 
@@ -228,11 +242,11 @@ def from_given(
             no speaker is known: any other without one).
     """
     stretches = _stretches(speech_probabilities(waveform), waveform, settings)
-    tolerance = _samples(_ROUNDING)
+    tolerance = to_samples(_ROUNDING)
     segments: list[Segment] = []
     last: dict[str | None, int] = {}
     for item in sorted(given, key=lambda item: (item.start, item.end)):
-        start, end = _samples(item.start), _samples(item.end)
+        start, end = to_samples(item.start), to_samples(item.end)
         who = "" if item.speaker is None else f" of speaker {item.speaker!r}"
         where = f"the segment from {item.start:.3f} to {item.end:.3f} s{who}"
         if end > len(waveform) + tolerance:
@@ -254,7 +268,7 @@ def from_given(
         spoken[-1] = (spoken[-1][0], end)
         parts = _parts(spoken, waveform, settings)
         text = item.text if len(parts) == 1 else None
-        segments += [_segment(part, stretches, settings, item.speaker, text) for part in parts]
+        segments += [mark(part, stretches, settings, item.speaker, text) for part in parts]
     return sorted(segments, key=lambda segment: (segment.start, segment.end))
 
 
@@ -269,7 +283,93 @@ def speech_probabilities(waveform: Waveform) -> NDArray[np.float32]:
     Returns:
         [ceil(samples / 512)], float32, 0 to 1: frame i begins at sample 512 i; the last one is filled up with zeros.
     """
-    return _silero().probabilities(waveform)
+    source = SpeechProbabilities()
+    blocks = (waveform[at : at + _BLOCK] for at in range(0, len(waveform), _BLOCK))
+    return np.concatenate([np.empty(0, np.float32), *map(source.push, blocks)])
+
+
+class SpeechProbabilities:
+    """What `speech_probabilities` gives, of a waveform that comes in parts.
+
+    How long the parts are may change the last bits, by less than 1e-5.
+    """
+
+    def __init__(self) -> None:
+        self._silero = _silero()
+        self._context = np.zeros(_CONTEXT, np.float32)
+        self._state: Any = None
+
+    def push(self, waveform: Waveform) -> NDArray[np.float32]:
+        """Goes on with the next part.
+
+        Args:
+            waveform: [samples], float32, 16 kHz; whole frames of 512 samples, but for the last part, which is filled
+                up with zeros.
+
+        Returns:
+            [ceil(samples / 512)], float32, 0 to 1.
+        """
+        samples = np.concatenate([self._context, waveform, np.zeros(-len(waveform) % FRAME_SAMPLES, np.float32)])
+        self._context = samples[-_CONTEXT:]
+        probabilities, self._state = self._silero.probabilities(samples, self._state)
+        return probabilities
+
+
+class SpeechRule:
+    """silero's rule from probabilities to stretches of speech: `get_speech_timestamps_from_probs`, frame by frame.
+
+    A stretch begins where the probability reaches the threshold and ends where it falls 0.15 below, if it stays below
+    the threshold for 100 ms more. One of 250 ms or less is none. Each is widened by 30 ms on both sides.
+
+    Args:
+        threshold: `SegmentSettings.speech_threshold`.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        self._threshold, self._fall = threshold, max(threshold - _HYSTERESIS, 0.01)
+        self._frames = 0
+        self._start: int | None = None  # of the stretch that has begun
+        self._silence: int | None = None  # where it ends, if it stays silent
+
+    def push(self, probabilities: Iterable[float]) -> list[Span]:
+        """Returns the stretches that end with the next frames, in order, with pauses between them."""
+        found = []
+        for probability in probabilities:
+            at = self._frames * FRAME_SAMPLES
+            self._frames += 1
+            if probability >= self._threshold:
+                self._silence = None
+                if self._start is None:
+                    self._start = at
+                    continue
+            if probability < self._fall and self._start is not None:
+                if self._silence is None:
+                    self._silence = at
+                if at - self._silence >= _MIN_SILENCE:
+                    if self._silence - self._start > _MIN_SPEECH:
+                        found.append((self.next_start, self._silence + _PAD))
+                    self._start = self._silence = None
+        return found
+
+    def finish(self, samples: int) -> list[Span]:
+        """Returns the stretch that the end of the clip ends, if one has begun."""
+        if self._start is None or samples - self._start <= _MIN_SPEECH:
+            return []
+        return [(self.next_start, samples)]
+
+    @property
+    def next_start(self) -> int:
+        """Where the next stretch begins, or before which it does not; samples."""
+        begun = self._frames * FRAME_SAMPLES if self._start is None else self._start
+        return max(begun - _PAD, 0)
+
+    @property
+    def open_end(self) -> int | None:
+        """Before which sample the stretch that has begun does not end; None while it may still turn out to be none."""
+        if self._start is None:
+            return None
+        end = self._frames * FRAME_SAMPLES if self._silence is None else self._silence
+        return end if end - self._start > _MIN_SPEECH else None
 
 
 _loading = threading.Lock()
@@ -281,7 +381,7 @@ def _silero() -> "_Silero":
 
 
 class _Silero:
-    """silero-vad: its network, and its rule from probabilities to stretches of speech.
+    """silero-vad's network.
 
     The network's own call goes from frame to frame and keeps a state between calls. Here the same modules with the
     same weights take all frames of a block at once, which is ten times as fast and needs no lock.
@@ -295,7 +395,6 @@ class _Silero:
             import silero_vad  # sets the number of threads to 1, for the whole process
         finally:
             torch.set_num_threads(threads)
-        self.stretches: Callable[..., list[dict[str, int]]] = silero_vad.get_speech_timestamps_from_probs
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit.load, in which silero's weights come
             self._model: Any = silero_vad.load_silero_vad()._model
@@ -309,45 +408,28 @@ class _Silero:
     def load(cls) -> "_Silero":
         return cls()
 
-    def probabilities(self, waveform: Waveform) -> NDArray[np.float32]:
+    def probabilities(self, samples: Waveform, state: Any) -> tuple[NDArray[np.float32], Any]:
+        """Goes on from a state: 64 samples of context and whole frames give a probability for each frame."""
         import torch
 
-        probabilities = [np.empty(0, np.float32)]
-        state = None
         with torch.inference_mode(), torch.autocast("cpu", enabled=False):
-            for at in range(0, len(waveform), _BLOCK):
-                block = waveform[max(at - _CONTEXT, 0) : at + _BLOCK]
-                before = 0 if at else _CONTEXT
-                after = -(before + len(block) - _CONTEXT) % FRAME_SAMPLES
-                samples = torch.from_numpy(np.pad(block, (before, after)))
-                frames = samples.unfold(0, _CONTEXT + FRAME_SAMPLES, FRAME_SAMPLES)  # [T, 576]
-                features = self._model.encoder(self._model.run_extractors(frames)).squeeze(-1)  # [T, 128]
-                hidden, state = self._lstm(features, state)
-                probabilities.append(self._model.decoder.decoder(hidden[..., None])[:, 0, 0].numpy())
-        return np.concatenate(probabilities)
+            frames = torch.from_numpy(samples).unfold(0, _CONTEXT + FRAME_SAMPLES, FRAME_SAMPLES)  # [T, 576]
+            features = self._model.encoder(self._model.run_extractors(frames)).squeeze(-1)  # [T, 128]
+            hidden, state = self._lstm(features, state)
+            return self._model.decoder.decoder(hidden[..., None])[:, 0, 0].numpy(), state
 
 
-def _samples(seconds: float) -> int:
-    return round(seconds * SAMPLING_RATE)
-
-
-def _stretches(probabilities: NDArray[np.float32], waveform: Waveform, settings: SegmentSettings) -> list[_Span]:
+def _stretches(probabilities: NDArray[np.float32], waveform: Waveform, settings: SegmentSettings) -> list[Span]:
     """Where silero hears speech: in order, with pauses between them."""
     if probabilities.shape != (-(-len(waveform) // FRAME_SAMPLES),):
         raise ValueError(f"{probabilities.shape} probabilities do not fit {len(waveform)} samples")
-    found = _silero().stretches(
-        probabilities.tolist(),
-        threshold=settings.speech_threshold,
-        neg_threshold=max(settings.speech_threshold - _HYSTERESIS, 0.01),
-        audio_length_samples=len(waveform),
-        **_RULE,
-    )
-    return [(stretch["start"], stretch["end"]) for stretch in found]
+    rule = SpeechRule(settings.speech_threshold)
+    return rule.push(probabilities.tolist()) + rule.finish(len(waveform))
 
 
-def _grouped(stretches: list[_Span], pause: int) -> list[list[_Span]]:
+def _grouped(stretches: list[Span], pause: int) -> list[list[Span]]:
     """Puts together what shorter pauses separate."""
-    groups: list[list[_Span]] = []
+    groups: list[list[Span]] = []
     for stretch in stretches:
         if groups and stretch[0] - groups[-1][-1][1] < pause:
             groups[-1].append(stretch)
@@ -356,37 +438,61 @@ def _grouped(stretches: list[_Span], pause: int) -> list[list[_Span]]:
     return groups
 
 
-def _overlapping(stretches: list[_Span], start: int, end: int) -> list[_Span]:
+def _overlapping(stretches: list[Span], start: int, end: int) -> list[Span]:
     first = bisect_right(stretches, start, key=lambda stretch: stretch[1])
     return stretches[first : bisect_left(stretches, end, key=lambda stretch: stretch[0])]
 
 
-def _segment(
-    part: _Span,
-    stretches: list[_Span],
+def mark(
+    part: Span,
+    stretches: list[Span],
     settings: SegmentSettings,
     speaker: str | None = None,
     text: str | None = None,
 ) -> Segment:
+    """Makes a segment of a part of a clip and says how far a judgement of it can be trusted.
+
+    Args:
+        part: Where it is.
+        stretches: Of speech, in order.
+        settings: Lengths.
+        speaker: Who speaks.
+        text: What is said.
+    """
     start, end = part
     quality: Quality = "normal"
-    if end - start < _samples(settings.min_duration):
+    if end - start < to_samples(settings.min_duration):
         quality = "too_short"
     elif not _overlapping(stretches, start, end):
         quality = "no_speech"
-    elif end - start < _samples(settings.low_confidence):
+    elif end - start < to_samples(settings.low_confidence):
         quality = "low_confidence"
     return Segment(start / SAMPLING_RATE, end / SAMPLING_RATE, quality, speaker, text)
 
 
-def _parts(stretches: list[_Span], waveform: Waveform, settings: SegmentSettings) -> list[_Span]:
+def _parts(stretches: list[Span], waveform: Waveform, settings: SegmentSettings) -> list[Span]:
     """Splits one segment, if it is too long."""
-    longest = _samples(settings.max_duration)
+    longest = to_samples(settings.max_duration)
     if stretches[-1][1] - stretches[0][0] <= longest:
         return [(stretches[0][0], stretches[-1][1])]
-    units = [(group[0][0], group[-1][1]) for group in _grouped(stretches, _samples(settings.split_pause))]
-    pieces = [piece for unit in units for piece in _cut(*unit, waveform, settings)]
+    units = [(group[0][0], group[-1][1]) for group in _grouped(stretches, to_samples(settings.split_pause))]
+    pieces = [piece for unit in units for piece in cut(unit, lambda low, high: waveform[low:high], settings)]
+    bounds = part_bounds(part_starts(pieces, settings), len(pieces))
+    return [(pieces[i][0], pieces[j - 1][1]) for i, j in pairwise(bounds)]
 
+
+def part_starts(pieces: Sequence[Span], settings: SegmentSettings) -> list[int]:
+    """Finds the best way to put the pieces of a segment that is too long together to parts.
+
+    Args:
+        pieces: In order, none longer than `max_duration`.
+        settings: Lengths.
+
+    Returns:
+        For the first 0, 1, 2 ... pieces by themselves: the number of the piece that the last of their parts begins
+        with. It does not depend on the pieces behind them.
+    """
+    longest = to_samples(settings.max_duration)
     # The best way to make parts of the first j pieces: its cost, and the piece that the last part begins with.
     best = [((0, 0, 0), 0)]
     for j, (_, end) in enumerate(pieces, 1):
@@ -395,27 +501,43 @@ def _parts(stretches: list[_Span], waveform: Waveform, settings: SegmentSettings
             length = end - pieces[i][0]
             if length > longest:
                 break
-            doubtful = (length < _samples(settings.min_duration)) + (length < _samples(settings.low_confidence))
+            doubtful = (length < to_samples(settings.min_duration)) + (length < to_samples(settings.low_confidence))
             short, count, squares = best[i][0]
             ways.append(((short + doubtful, count + 1, squares + length**2), i))
         best.append(min(ways))
-    parts = []
-    j = len(pieces)
-    while j:
-        i = best[j][1]
-        parts.append((pieces[i][0], pieces[j - 1][1]))
-        j = i
-    return parts[::-1]
+    return [i for _, i in best]
 
 
-def _cut(start: int, end: int, waveform: Waveform, settings: SegmentSettings) -> list[_Span]:
-    """Cuts speech without pauses at its quietest points, if it is too long."""
-    longest = _samples(settings.max_duration)
+def part_bounds(starts: Sequence[int], pieces: int) -> list[int]:
+    """Returns where parts begin, and after them the end: follows what `part_starts` gives from so many pieces back."""
+    bounds = [pieces]
+    while bounds[-1]:
+        bounds.append(starts[bounds[-1]])
+    return bounds[::-1]
+
+
+def cut(
+    span: Span, read: Callable[[int, int], Waveform], settings: SegmentSettings, *, ended: bool = True
+) -> list[Span]:
+    """Cuts speech without pauses at its quietest points, if it is too long.
+
+    Args:
+        span: Where it is.
+        read: Gives the waveform between two samples.
+        settings: Lengths.
+        ended: False for speech that goes on: only the cuts that do not depend on its end are made, and the last
+            piece is what may still be cut.
+
+    Returns:
+        Pieces in order, with nothing between them.
+    """
+    start, end = span
+    longest, rest = to_samples(settings.max_duration), to_samples(settings.low_confidence)
     pieces = []
-    while end - start > longest:
+    while end - start > (longest if ended else longest + rest):
         # Neither bound is nearer than half a window to the ends, since min_duration is at least as long.
-        low, high = start + longest // 2, min(start + longest, end - _samples(settings.low_confidence))
-        squares = waveform[low - _WINDOW // 2 : high + _WINDOW // 2].astype(np.float64) ** 2
+        low, high = start + longest // 2, min(start + longest, end - rest)
+        squares = read(low - _WINDOW // 2, high + _WINDOW // 2).astype(np.float64) ** 2
         energies = sliding_window_view(squares, _WINDOW)[::_HOP].sum(axis=1)
         at = low + _HOP * int(energies.argmin())
         pieces.append((start, at))

@@ -9,13 +9,14 @@ import re
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from e2v_port.errors import SegmentError
 from e2v_port.segments import GivenSegment
 
-__all__ = ["FORMATS", "Span", "align", "read_segments"]
+__all__ = ["FORMATS", "Span", "align", "parse_segments", "read_segments"]
 
 _MAX_BYTES = 1 << 28  # far beyond six hours of words with their times
 
@@ -66,13 +67,35 @@ def read_segments(path: str | os.PathLike[str]) -> list[GivenSegment]:
             which file, where in it, what is wrong, what to do.
     """
     name = os.fsdecode(path)
+    with _named(name):
+        return _parsed(name, _content(Path(name)))
+
+
+def parse_segments(data: bytes, name: str = "segments") -> list[GivenSegment]:
+    """Does what `read_segments` does, with the bytes of a file that was read already; `name` is what it is called.
+
+    Raises:
+        SegmentError: As there.
+    """
+    with _named(name):
+        return _parsed(name, data)
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Says which file an error is about."""
     try:
-        text = _text(Path(name))
-        reader = FORMATS.get(Path(name).suffix.lower()) or FORMATS[_guess(text)]
-        return [_given(*row) for row in reader(text)]
+        yield
+        return
     except SegmentError as error:
         why, cause = error, error.__cause__
     raise SegmentError(f"{name if name and name.isprintable() else ascii(name)}: {why}") from cause
+
+
+def _parsed(name: str, data: bytes) -> list[GivenSegment]:
+    text = _text(data)
+    reader = FORMATS.get(Path(name).suffix.lower()) or FORMATS[_guess(text)]
+    return [_given(*row) for row in reader(text)]
 
 
 def align(emotions: Sequence[Span], transcript: Sequence[Span]) -> list[int | None]:
@@ -106,13 +129,16 @@ def align(emotions: Sequence[Span], transcript: Sequence[Span]) -> list[int | No
     return found
 
 
-def _text(path: Path) -> str:
+def _content(path: Path) -> bytes:
     try:
         with open(path, "rb") as file:
-            data = file.read(_MAX_BYTES + 1)
+            return file.read(_MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise SegmentError(f"cannot be read ({why}): pass a readable file") from error
+
+
+def _text(data: bytes) -> str:
     if len(data) > _MAX_BYTES:
         raise SegmentError(f"more than {_MAX_BYTES >> 20} MiB is no transcript of one clip: pass its segments alone")
     encoding = "utf-16" if data[:2] in {b"\xff\xfe", b"\xfe\xff"} else "utf-8-sig"

@@ -1,0 +1,72 @@
+// The microphone as blocks of samples, and those as 16-bit PCM, which needs no codec on either side.
+
+const BLOCK_SECONDS = 0.05; // short enough for a level that moves with the voice
+
+const REASONS = {
+  NotAllowedError: "The microphone is not allowed for this page: allow it in the browser's address bar, then try again",
+  NotFoundError: "No microphone is there: connect one, then try again",
+  NotReadableError: "The microphone cannot be read: another program may be using it",
+};
+
+/** Calls `onBlock` with a Float32Array of samples, -1 to 1, every 50 ms, and `onEnd` if the microphone goes away. */
+export async function openMicrophone(onBlock, onEnd) {
+  if (!navigator.mediaDevices) {
+    throw new Error("A browser gives the microphone to pages from localhost or over https only: open this page that way");
+  }
+  // The browser's clean-up is made for calls; it changes how a voice sounds.
+  const audio = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
+  const stream = await navigator.mediaDevices.getUserMedia({ audio }).catch((error) => {
+    throw new Error(REASONS[error.name] ?? `The microphone cannot be used: ${error.message}`);
+  });
+  const context = new AudioContext();
+  const stop = () => {
+    for (const track of stream.getTracks()) track.stop();
+    if (context.state !== "closed") context.close();
+  };
+  try {
+    await context.audioWorklet.addModule("/page/microphone-worklet.js");
+    await context.resume();
+    const samples = Math.round(context.sampleRate * BLOCK_SECONDS);
+    const recorder = new AudioWorkletNode(context, "recorder", { numberOfOutputs: 0, processorOptions: { samples } });
+    recorder.port.onmessage = ({ data }) => onBlock(data);
+    context.createMediaStreamSource(stream).connect(recorder);
+  } catch (error) {
+    stop();
+    throw error;
+  }
+  for (const track of stream.getTracks()) track.onended = onEnd;
+  return { samplingRate: context.sampleRate, stop };
+}
+
+export function peak(samples) {
+  let most = 0;
+  for (const sample of samples) most = Math.max(most, Math.abs(sample));
+  return most;
+}
+
+export function pcm(samples) {
+  const bytes = new DataView(new ArrayBuffer(2 * samples.length));
+  samples.forEach((sample, i) => bytes.setInt16(2 * i, Math.round(32767 * Math.max(-1, Math.min(1, sample))), true));
+  return bytes.buffer;
+}
+
+/** A wav file of one channel. */
+export function wav(blocks, samplingRate) {
+  const parts = blocks.map(pcm);
+  const size = parts.reduce((sum, part) => sum + part.byteLength, 0);
+  const head = new DataView(new ArrayBuffer(44));
+  const text = (at, word) => [...word].forEach((letter, i) => head.setUint8(at + i, letter.charCodeAt(0)));
+  text(0, "RIFF");
+  head.setUint32(4, 36 + size, true);
+  text(8, "WAVEfmt ");
+  head.setUint32(16, 16, true); // bytes of the format
+  head.setUint16(20, 1, true); // PCM
+  head.setUint16(22, 1, true); // channels
+  head.setUint32(24, samplingRate, true);
+  head.setUint32(28, 2 * samplingRate, true); // bytes per second
+  head.setUint16(32, 2, true); // bytes per sample
+  head.setUint16(34, 16, true); // bits per sample
+  text(36, "data");
+  head.setUint32(40, size, true);
+  return new File([head, ...parts], "recording.wav", { type: "audio/wav" });
+}

@@ -1,0 +1,146 @@
+"""Clips of several requests in one batch: who waits for whom, and what one of them can do to the others."""
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+
+import e2v_port
+from e2v_port.batching import WAIT, BatchedModel, Batcher, Job, Stopped
+from e2v_port.errors import E2VError
+
+
+class Slow:
+    """The runtime of a real model, which can be held up, and which a clip of 16 001 samples makes give nonsense."""
+
+    def __init__(self, runtime: Any) -> None:
+        self.runtime = runtime
+        self.batch_seconds = runtime.batch_seconds
+        self.going = threading.Event()
+        self.started = threading.Event()
+        self.going.set()
+        self.batches: list[list[int]] = []
+
+    def run(self, batch: np.ndarray, samples: list[int], *, frames: bool) -> Any:
+        self.started.set()
+        self.going.wait()
+        self.batches.append(samples)
+        outputs = self.runtime.run(batch, samples, frames=frames)
+        for output, length in zip(outputs, samples, strict=True):
+            if length == 16_001:
+                output.embedding[:] = np.nan
+        return outputs
+
+    def pool(self) -> Any:
+        return self.runtime.pool()
+
+    def score(self, embedding: np.ndarray) -> np.ndarray:
+        return self.runtime.score(embedding)
+
+
+@pytest.fixture
+def slow() -> Slow:
+    return Slow(e2v_port.load("bundled", runtime="cpu")._runner)
+
+
+@pytest.fixture
+def batcher(slow: Slow) -> Iterator[Batcher]:
+    model = e2v_port.load("bundled", runtime="cpu")
+    yield Batcher(
+        e2v_port.Model(model.config, model.runtime, model.dtype, slow), lambda: 1, lambda clips, seconds: None
+    )
+    slow.going.set()
+
+
+def clip(samples: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 0.1, samples).astype(np.float32)
+
+
+def test_what_waits_is_one_batch_with_the_same_results(batcher: Batcher, slow: Slow) -> None:
+    clips = [clip(16_000 + 100 * i, i) for i in range(2, 8)]
+    wanted = e2v_port.load("bundled", runtime="cpu").predict(clips, 16_000)
+    slow.going.clear()
+    with ThreadPoolExecutor(9) as pool:
+        first = pool.submit(BatchedModel(batcher, Job()).predict, clip(16_000), 16_000)
+        slow.started.wait(5)
+        found = [pool.submit(BatchedModel(batcher, Job()).predict, each, 16_000) for each in clips]
+        time.sleep(0.2)
+        slow.going.set()
+        first.result()
+        for one, other in zip(found, wanted, strict=True):
+            assert one.result().label == other.label
+            assert one.result().scores == pytest.approx(other.scores, abs=2e-5)
+    assert [len(batch) for batch in slow.batches] == [1, 6]
+
+
+def test_a_bad_clip_fails_alone(batcher: Batcher, slow: Slow) -> None:
+    slow.going.clear()
+    with ThreadPoolExecutor(9) as pool:
+        first = pool.submit(BatchedModel(batcher, Job()).predict, clip(16_000), 16_000)
+        slow.started.wait(5)
+        found = [pool.submit(BatchedModel(batcher, Job()).predict, clip(16_001 + i), 16_000) for i in range(6)]
+        time.sleep(0.2)
+        slow.going.set()
+        first.result()
+        with pytest.raises(E2VError, match="not finite"):
+            found[0].result()
+        assert all(each.result().label for each in found[1:])
+
+
+def test_a_long_recording_keeps_nobody_waiting(batcher: Batcher, slow: Slow) -> None:
+    many = [clip(11 * 16_000, i) for i in range(40)]
+    slow.going.clear()
+    with ThreadPoolExecutor(2) as pool:
+        long = pool.submit(BatchedModel(batcher, Job()).predict, many, 16_000)
+        slow.started.wait(5)
+        short = pool.submit(BatchedModel(batcher, Job()).predict, clip(32_000), 16_000)
+        time.sleep(0.2)
+        slow.going.set()
+        short.result()
+        long.result()
+    place = next(i for i, batch in enumerate(slow.batches) if 32_000 in batch)
+    assert place <= 5 < len(slow.batches) - 10
+
+
+def test_what_is_cancelled_or_switched_off_does_not_run(batcher: Batcher, slow: Slow) -> None:
+    slow.going.clear()
+    job = Job()
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(BatchedModel(batcher, Job()).predict, clip(16_000), 16_000)
+        slow.started.wait(5)
+        gone = pool.submit(BatchedModel(batcher, job).predict, clip(20_000), 16_000)
+        time.sleep(0.2)
+        batcher.cancel(job)
+        with pytest.raises(Stopped):
+            gone.result(1)
+        with pytest.raises(Stopped):
+            BatchedModel(batcher, job).predict(clip(20_000), 16_000)
+        waiting = pool.submit(BatchedModel(batcher, Job()).predict, clip(21_000), 16_000)
+        time.sleep(0.2)
+        batcher.switch(False)
+        with pytest.raises(Stopped):
+            waiting.result(1)
+        slow.going.set()
+        assert first.result()
+        batcher.switch(True)
+        assert BatchedModel(batcher, Job()).predict(clip(22_000), 16_000)
+    assert slow.batches == [[16_000], [22_000]]
+
+
+def test_a_single_request_does_not_wait_for_company(slow: Slow) -> None:
+    model = e2v_port.load("bundled", runtime="cpu")
+    alone = Batcher(model, lambda: 1, lambda clips, seconds: None)
+    expecting = Batcher(model, lambda: 2, lambda clips, seconds: None)
+    least = []
+    for batcher in alone, expecting:
+        taken = []
+        for _ in range(20):
+            started = time.perf_counter()
+            BatchedModel(batcher, Job()).predict(clip(400), 16_000)
+            taken.append(time.perf_counter() - started)
+        least.append(min(taken))
+    assert least[0] + 0.75 * WAIT < least[1]

@@ -1,0 +1,476 @@
+"""The service, in its own process, against the library: what it says, of whom, and to whom."""
+
+import io
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import soundfile
+import toys
+from served import Served, close, said, wanted
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+
+import e2v_port
+from e2v_port import formats
+from e2v_port.audio import load_audio
+from e2v_port.segments import GivenSegment
+
+pytestmark = [
+    pytest.mark.xdist_group("service"),
+    pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc"),
+]
+CLIPS = Path(__file__).parents[1] / "benchmarks" / "speech"
+
+
+@pytest.fixture(scope="module")
+def dimensional(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dimensional")
+    return toys.convert(toys.make_dimensional(folder / "checkpoint"), folder / "model")
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Served]:
+    with Served() as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def models(dimensional: Path) -> dict[str, Any]:
+    return {
+        "model": e2v_port.load("bundled", runtime="cpu"),
+        "dimensional": e2v_port.load(dimensional, runtime="cpu"),
+    }
+
+
+@pytest.fixture(scope="module")
+def both(dimensional: Path) -> Iterator[Served]:
+    with Served("--model", "bundled", "--dimensional", str(dimensional), "--speakers", "ann,bob") as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def dialogue(speech_folder: Path) -> bytes:
+    """A WAV of 30 s: 5 recordings with pauses of 2 s between them."""
+    pause = np.zeros(2 * 16_000, np.float32)
+    parts = [load_audio(CLIPS / f"{name}.flac") for name in ("bright", "calm", "low", "quick")]
+    parts.insert(2, load_audio(speech_folder / "jfk.flac"))
+    waveform = np.concatenate([piece for part in parts for piece in (part, pause)])
+    return wav(waveform, subtype="PCM_16")
+
+
+@pytest.fixture(scope="module")
+def samples(dialogue: bytes) -> np.ndarray:
+    return soundfile.read(io.BytesIO(dialogue), dtype="int16")[0]
+
+
+def wav(waveform: np.ndarray, **options: Any) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, waveform, 16_000, format="WAV", **{"subtype": "FLOAT", **options})
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("granularity", ["segment", "clip", "frame"])
+@pytest.mark.parametrize("how", ["raw", "form"])
+def test_it_says_what_the_library_says(
+    service: Served, models: dict[str, Any], dialogue: bytes, granularity: str, how: str
+) -> None:
+    options = {"clip": {"whole": True}, "frame": {"frames": True}}.get(granularity, {})
+    expected = wanted(e2v_port.analyze(io.BytesIO(dialogue), model=models["model"], **options))
+    if how == "raw":
+        answer = service.analyze(dialogue, granularity=granularity)
+    else:
+        answer = service.client.post(
+            "/v1/analyze", files={"file": ("d.wav", dialogue)}, params={"granularity": granularity}
+        ).json()
+    assert answer["file"] == {"raw": "clip", "form": "d.wav"}[how]
+    assert len(expected["segments"]) == (1 if granularity == "clip" else 5)
+    assert (expected["boundaries"] is None) == (granularity != "frame")
+    assert close(said(answer), expected)
+    assert {"queue", "decode", "speech", "categorical", "fusion", "total"} <= answer["timings"].keys()
+    assert answer["history"] == "off"
+
+
+def test_every_recording_is_heard_as_by_the_library(
+    service: Served, models: dict[str, Any], speech_folder: Path
+) -> None:
+    clips = sorted(path for path in speech_folder.iterdir() if path.suffix in {".flac", ".wav"})[::4]
+    expected = e2v_port.analyze([*clips], model=models["model"])
+    for clip, analysis in zip(clips, expected, strict=True):
+        assert close(said(service.analyze(clip)), wanted(analysis)), clip.name
+
+
+def test_two_models(both: Served, models: dict[str, Any], dialogue: bytes) -> None:
+    given = [GivenSegment(0.0, 4.0, "ann", "first"), GivenSegment(6.0, 9.0, "bob")]
+    expected = wanted(e2v_port.analyze(io.BytesIO(dialogue), segments=given, **models))
+    segments = json.dumps(
+        [{"start": 0, "end": 4, "speaker": "ann", "text": "first"}, {"start": 6, "end": 9, "speaker": "bob"}]
+    )
+    form = {"file": ("d.wav", dialogue), "segments": (None, segments)}
+    answer = both.client.post("/v1/analyze", files=form).json()
+    assert close(said(answer), expected)
+    assert answer["segments"][0]["emotion"]["avd_from"] == "model"
+    assert [model["kind"] for model in both.client.get("/v1/models").json()] == ["categorical", "dimensional"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("s.rttm", "SPEAKER d 1 0.0 4.0 <NA> <NA> ann <NA> <NA>\n"),
+        ("s.srt", "1\n00:00:00,000 --> 00:00:04,000\n[ann]: good morning\n"),
+        ("s.vtt", "WEBVTT\n\n00:00.000 --> 00:04.000\n<v ann>good morning\n"),
+        ("s.json", '{"segments": [{"start": 0.0, "end": 4.0, "speaker": "ann"}]}'),
+        ("s.csv", "start,end,speaker\n0,4,ann\n"),
+    ],
+)
+def test_segments_in_any_format(service: Served, dialogue: bytes, name: str, text: str) -> None:
+    for part in (None, text), (name, text.encode()):
+        form = {"file": ("d.wav", dialogue), "segments": part}
+        (segment,) = service.client.post("/v1/analyze", files=form).json()["segments"]
+        assert (segment["start"], segment["end"], segment["speaker"]) == (0.0, 4.0, "ann")
+        assert segment["emotion"]["primary"]
+
+
+@pytest.mark.parametrize("form", [name for name in formats.FORMATS if name not in {"json", "jsonl", "csv"}])
+def test_other_formats(service: Served, models: dict[str, Any], dialogue: bytes, form: str) -> None:
+    answer = service.client.post("/v1/analyze", content=dialogue, params={"format": form, "name": "clip"})
+    analysis = e2v_port.analyze(io.BytesIO(dialogue), model=models["model"])
+    expected = formats.FORMATS[form]([analysis]).replace("_Body", "clip").replace("BytesIO", "clip")
+    assert answer.text == expected
+    assert answer.headers["content-type"].startswith("text/")
+
+
+def test_embeddings(service: Served, models: dict[str, Any]) -> None:
+    clip = CLIPS / "calm.flac"
+    for granularity in "utterance", "frame":
+        answer = service.client.post("/v1/embed", content=clip.read_bytes(), params={"granularity": granularity}).json()
+        expected = models["model"].embed(clip, granularity=granularity)
+        assert np.abs(np.array(answer["embedding"]) - expected).max() <= 1e-4
+        assert answer["dim"] == expected.shape[-1]
+
+
+def test_requests_at_the_same_time_go_through_the_model_together(
+    service: Served, models: dict[str, Any], speech_folder: Path
+) -> None:
+    clips = sorted(speech_folder.glob("emodb_*.flac"))[:24]
+    expected = [wanted(analysis) for analysis in e2v_port.analyze([*clips], model=models["model"])]
+    count, total = (service.metric(f"e2v_batch_clips_{what}") for what in ("count", "sum"))
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(service.analyze, clips * 3))
+    for answer, analysis in zip(answers, expected * 3, strict=True):
+        assert close(said(answer), analysis)
+    clips_run = service.metric("e2v_batch_clips_sum") - total
+    assert clips_run == 3 * sum(segment["emotion"] is not None for answer in expected for segment in answer["segments"])
+    assert clips_run / (service.metric("e2v_batch_clips_count") - count) > 1.5
+
+
+# Who is heard
+
+
+def test_strangers_reach_no_model(both: Served, dialogue: bytes) -> None:
+    segments = [
+        {"start": 0, "end": 4, "speaker": "other"},
+        {"start": 4, "end": 6, "speaker": "Speaker_Unknown"},
+        {"start": 6, "end": 9, "speaker": "ann", "text": "hello"},
+        {"start": 9, "end": 12, "speaker": "carl", "text": "secret"},
+        {"start": 12, "end": 14},
+    ]
+    before = both.metric("e2v_judged_audio_seconds_total")
+    form = {"file": ("d.wav", dialogue), "segments": (None, json.dumps(segments))}
+    answer = both.client.post("/v1/analyze", files=form).json()
+    assert [segment["emotion"] is not None for segment in answer["segments"]] == [False, False, True, False, False]
+    assert [segment["speaker"] for segment in answer["segments"]] == [s.get("speaker") for s in segments]
+    assert answer["segments"][0]["quality"] == "not_enrolled"
+    assert both.metric("e2v_judged_audio_seconds_total") - before == pytest.approx(2 * 3.0)  # two models
+
+    before = both.metric("e2v_judged_audio_seconds_total")
+    for parameters in {}, {"speaker": "carl"}, {"speaker": "OTHER"}, {"speaker": "carl", "granularity": "clip"}:
+        answer = both.analyze(dialogue, **parameters)
+        assert [segment["emotion"] for segment in answer["segments"]] == [None]
+        assert answer["reason"] == "nothing is said by an enrolled speaker"
+        assert answer["context"] == ""
+        embedded = both.client.post("/v1/embed", content=dialogue, params=parameters | {"granularity": "utterance"})
+        assert embedded.json()["embedding"] is None
+    assert both.metric("e2v_judged_audio_seconds_total") == before
+    answer = both.analyze(dialogue, speaker="bob")
+    assert {segment["speaker"] for segment in answer["segments"]} == {"bob"}
+    assert answer["segments"][0]["emotion"]
+
+
+def test_the_switch(service: Served, dialogue: bytes) -> None:
+    assert service.client.get("/v1/config/emotion").json() == {"enabled": True}
+    before = service.analyze(dialogue)
+    try:
+        assert service.client.put("/v1/config/emotion", json={"enabled": False}).json() == {"enabled": False}
+        judged = service.metric("e2v_judged_audio_seconds_total")
+        off = service.analyze(dialogue)
+        assert off["emotion_enabled"] is False
+        assert "switched off" in off["reason"]
+        assert [segment["emotion"] for segment in off["segments"]] == [None] * len(before["segments"])
+        assert [segment["start"] for segment in off["segments"]] == [s["start"] for s in before["segments"]]
+        assert service.client.post("/v1/embed", content=dialogue).json()["embedding"] is None
+        text = service.client.post("/v1/analyze", content=dialogue, params={"format": "csv"}).text
+        assert before["segments"][0]["emotion"]["primary"] not in text
+        assert service.metric("e2v_judged_audio_seconds_total") == judged
+    finally:
+        service.client.put("/v1/config/emotion", json={"enabled": True})
+    assert close(said(service.analyze(dialogue)), said(before))
+
+
+def test_switching_off_stops_what_is_in_flight(speech_folder: Path) -> None:
+    long = wav(np.tile(load_audio(speech_folder / "jfk.flac"), 60))  # 11 minutes
+    with Served() as service, ThreadPoolExecutor(6) as pool:
+        answers = [pool.submit(service.analyze, long) for _ in range(6)]
+        while service.metric("e2v_judged_audio_seconds_total") < 60:
+            time.sleep(0.02)
+        service.client.put("/v1/config/emotion", json={"enabled": False})
+        judged = service.metric("e2v_judged_audio_seconds_total")
+        for answer in answers:
+            found = answer.result()
+            assert not any(segment["emotion"] for segment in found["segments"])
+            assert len(found["segments"]) > 50
+        # No more than the batch that was running.
+        assert service.metric("e2v_judged_audio_seconds_total") - judged <= 16
+        assert judged < 6 * 600
+
+
+# To whom
+
+
+def test_a_token(tmp_path: Path) -> None:
+    clip = (CLIPS / "calm.flac").read_bytes()
+    with Served(token="seven of nine") as service:
+        for path in "/healthz", "/readyz", "/", "/page/page.css":
+            assert service.client.get(path).status_code == 200, path
+        for path in "/v1/models", "/metrics", "/docs", "/openapi.json", "/v1/history", "/v1/taxonomy", "/nowhere":
+            answer = service.client.get(path)
+            assert (answer.status_code, answer.json()["error"]["kind"]) == (401, "token"), path
+        for header in "Bearer", "Bearer seven", "Basic seven of nine", "seven of nine":
+            assert (
+                service.client.post("/v1/analyze", content=clip, headers={"Authorization": header}).status_code == 401
+            )
+        right = {"Authorization": "Bearer seven of nine"}
+        assert service.client.post("/v1/analyze", content=clip, headers=right).status_code == 200
+        address = service.url.replace("http", "ws") + "/v1/stream"
+        with pytest.raises(InvalidStatus) as refused:
+            connect(address)
+        assert refused.value.response.status_code == 401
+        for options in {"uri": f"{address}?token=seven%20of%20nine"}, {"uri": address, "additional_headers": right}:
+            with connect(**options) as socket:
+                socket.send('{"type": "start", "sampling_rate": 16000}')
+                assert json.loads(socket.recv(timeout=10))["type"] == "ready"
+        service.stop()
+        assert not any("seven" in line for line in service.lines)
+
+
+def test_other_sites_may_not_ask(service: Served) -> None:
+    own = service.url
+    for origin in "https://evil.example", "null", "http://localhost:1":
+        assert service.client.get("/v1/models", headers={"Origin": origin}).status_code == 403, origin
+    assert service.client.get("/v1/models", headers={"Origin": own}).status_code == 200
+    for host in "evil.example", f"evil.example:{service.port}", "169.254.169.254", "localhost.evil.example":
+        answer = service.client.get("/v1/models", headers={"Host": host})
+        assert (answer.status_code, answer.json()["error"]["kind"]) == (403, "host"), host
+    for host in "localhost", f"127.0.0.1:{service.port}", "[::1]:80", "e2v.localhost:9101":
+        assert service.client.get("/v1/models", headers={"Host": host}).status_code == 200, host
+    with pytest.raises(InvalidStatus) as refused:
+        connect(own.replace("http", "ws") + "/v1/stream", origin="https://evil.example")
+    assert refused.value.response.status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--host", "0.0.0.0"], "--token"),
+        (["--model", "nobody/nothing", "--offline"], "nobody/nothing"),
+        (["--runtime", "abacus"], "abacus"),
+        (["--port", "99999"], "--port"),
+        (["--max-body", "65"], "--max-body"),
+        (["--history", "/nowhere/h.sqlite"], "/nowhere/h.sqlite"),
+    ],
+)
+def test_what_cannot_start_says_so_in_one_line(options: list[str], told: str) -> None:
+    command = [sys.executable, "-m", "e2v_port", "serve", "--port", "0", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert told in line
+
+
+def test_a_taken_port(service: Served) -> None:
+    command = [sys.executable, "-m", "e2v_port", "serve", "--port", str(service.port)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "--port 0" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_port_of_all_addresses_is_open_with_a_token() -> None:
+    with Served("--host", "0.0.0.0", "--token", "t") as service:
+        answer = httpx.get(
+            f"http://127.0.0.1:{service.port}/v1/models", headers={"Authorization": "Bearer t", "Host": "spark"}
+        )
+        assert answer.status_code == 200
+
+
+# Streams
+
+
+def converse(service: Served, pcm: bytes, block: int = 3200, **start: Any) -> list[dict[str, Any]]:
+    """Sends a stream as fast as it is taken and returns what came back."""
+    found: list[dict[str, Any]] = []
+    with connect(service.url.replace("http", "ws") + "/v1/stream") as socket:
+        socket.send(json.dumps({"type": "start", "sampling_rate": 16_000, "format": "s16le", "channels": 1, **start}))
+
+        def send() -> None:
+            for at in range(0, len(pcm), block):
+                socket.send(pcm[at : at + block])
+            socket.send('{"type": "end"}')
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        try:
+            found += (json.loads(message) for message in socket)
+        except ConnectionClosed as closed:
+            found.append({"type": "closed", "code": closed.rcvd and closed.rcvd.code})
+        else:
+            found.append({"type": "closed", "code": socket.close_code})
+        sender.join()
+    return found
+
+
+def test_a_stream_is_judged_as_the_file_is(
+    service: Served, models: dict[str, Any], dialogue: bytes, samples: np.ndarray
+) -> None:
+    expected = wanted(e2v_port.analyze(io.BytesIO(dialogue), model=models["model"]))
+    events = converse(service, samples.tobytes())
+    assert events[0]["type"] == "ready"
+    assert events[-2] == {"type": "done", "duration": len(samples) / 16_000}
+    assert events[-1] == {"type": "closed", "code": 1000}
+    finals = [event["segment"] for event in events if event["type"] == "final"]
+    assert all(segment.pop("final") for segment in finals)
+    assert len(finals) == 5
+    assert close(finals, expected["segments"])
+    acknowledged = [event["samples"] for event in events if event["type"] == "ack"]
+    assert acknowledged == sorted(acknowledged)
+    assert acknowledged[-1] == len(samples)
+    assert any(event["type"] == "partial" for event in events)
+
+
+def test_streams_of_strangers(both: Served, samples: np.ndarray) -> None:
+    before = both.metric("e2v_judged_audio_seconds_total")
+    finals = [event["segment"] for event in converse(both, samples[:160_000].tobytes()) if event["type"] == "final"]
+    assert finals
+    assert not any(segment["emotion"] for segment in finals)
+    assert both.metric("e2v_judged_audio_seconds_total") == before
+    finals = [e["segment"] for e in converse(both, samples[:160_000].tobytes(), speaker="ann") if e["type"] == "final"]
+    assert all(segment["emotion"] for segment in finals if segment["quality"] == "normal")
+    assert both.metric("e2v_judged_audio_seconds_total") > before
+
+
+@pytest.mark.parametrize(
+    ("messages", "kind", "code"),
+    [
+        (["no json"], "stream", 1003),
+        (["[1]"], "stream", 1003),
+        ([b"\0\0"], "stream", 1003),
+        (['{"type": "start"}'], "stream", 1003),
+        (['{"type": "start", "sampling_rate": 1e99}'], "stream", 1003),
+        (['{"type": "start", "sampling_rate": 16000}', '{"type": "more"}'], "stream", 1003),
+        (['{"type": "start", "sampling_rate": 16000, "format": "f32le"}', np.float32(np.nan).tobytes()], "audio", 1003),
+    ],
+)
+def test_a_stream_that_makes_no_sense(service: Served, messages: list[Any], kind: str, code: int) -> None:
+    with connect(service.url.replace("http", "ws") + "/v1/stream") as socket:
+        for message in messages:
+            socket.send(message)
+        answers = []
+        with suppress(ConnectionClosed):
+            while True:
+                answers.append(json.loads(socket.recv(timeout=10)))
+        assert answers[-1]["error"]["kind"] == kind
+        assert "\n" not in answers[-1]["error"]["message"]
+        assert socket.close_code == code
+
+
+# Its own state
+
+
+def test_what_it_tells_of_itself(service: Served) -> None:
+    (model,) = service.client.get("/v1/models").json()
+    assert (model["kind"], model["runtime"], model["dtype"]) == ("categorical", "cpu", "float32")
+    assert "non-commercial" in model["licence"] or "not for commercial" in model["licence"]
+    taxonomy = service.client.get("/v1/taxonomy").json()
+    assert len(taxonomy["emotions"]["emotions"]) == 26
+    text = service.client.get("/metrics").text
+    for name in (
+        "e2v_request_seconds_bucket",
+        "e2v_queue_seconds_sum",
+        "e2v_batch_clips_bucket",
+        "e2v_audio_seconds_total",
+    ):
+        assert name in text
+    docs = service.client.get("/docs").text
+    assert "/v1/analyze" in docs
+    assert "http://" not in docs
+    assert "https://" not in docs
+    schema = service.client.get("/openapi.json").json()
+    assert {"application/octet-stream", "multipart/form-data"} <= schema["paths"]["/v1/analyze"]["post"]["requestBody"][
+        "content"
+    ].keys()
+
+
+def test_the_log_tells_nothing_of_what_was_said(service: Served, dialogue: bytes) -> None:
+    form = {
+        "file": ("my diary.wav", dialogue),
+        "segments": (None, '[{"start": 0, "end": 4, "speaker": "ann", "text": "secret"}]'),
+    }
+    answer = service.client.post("/v1/analyze", files=form, params={"name": "my diary"})
+    (line,) = [line for line in service.lines if answer.json()["request_id"] in line]
+    assert answer.headers["x-request-id"] in line
+    assert "POST /v1/analyze 200" in line
+    for word in "diary", "secret", "ann", answer.json()["segments"][0]["emotion"]["primary"]:
+        assert word not in line
+
+
+def test_history(tmp_path: Path, dialogue: bytes, samples: np.ndarray) -> None:
+    path = tmp_path / "history.sqlite"
+    with Served("--history", str(path)) as service:
+        answer = service.analyze(dialogue, recorded_at="2026-01-31T12:00:00Z", speaker="ann")
+        assert answer["history"] == "stored"
+        rows = service.client.get("/v1/history").json()["rows"]
+        assert [row["primary"] for row in rows] == [s["emotion"]["primary"] for s in answer["segments"] if s["emotion"]]
+        assert rows[0]["start"].startswith("2026-01-31T12:00:00")
+        table = service.client.get("/v1/history", params={"format": "csv"}).text.splitlines()
+        assert len(table) == 1 + len(rows)
+        assert service.client.get("/v1/history/audit").json()["tables"]["segments"]["rows"] == len(rows)
+        assert service.client.get("/v1/history", params={"from": "2026-02-01T00:00:00Z"}).json()["rows"] == []
+        assert service.client.delete("/v1/history").status_code == 422
+        assert service.client.delete("/v1/history", params={"speaker": "ann"}).json() == {"deleted": len(rows)}
+        finals = [event for event in converse(service, samples[:160_000].tobytes()) if event["type"] == "final"]
+        stored = service.client.get("/v1/history").json()["rows"]
+        assert len(stored) == sum(event["segment"]["emotion"] is not None for event in finals) > 0
+        service.client.put("/v1/config/emotion", json={"enabled": False})
+    assert service.process.returncode == 0
+    with Served("--history", str(path)) as service:
+        assert service.client.get("/v1/config/emotion").json() == {"enabled": False}
+        assert len(service.client.get("/v1/history").json()["rows"]) == len(stored)
+        assert service.analyze(dialogue)["history"] == "not stored: nothing was judged"
+    assert not [name for name in tmp_path.iterdir() if not name.name.startswith("history.sqlite")]
+
+
+def test_nothing_is_stored_unless_asked(service: Served) -> None:
+    for method, path in ("GET", "/v1/history"), ("DELETE", "/v1/history?all=true"), ("GET", "/v1/history/audit"):
+        answer = service.client.request(method, path)
+        assert (answer.status_code, answer.json()["error"]["kind"]) == (404, "no_history")
