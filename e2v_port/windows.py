@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CONTEXT", "LONGEST", "WINDOW", "Joined", "Piece", "pieces"]
 
-# 1 minute through emotion2vec_plus_base takes 1.1 GB beside the weights, 2 minutes 3.5 GB (docs/long.md).
+# 1 minute through emotion2vec_plus_base takes 0.9 GB beside the weights, 2 minutes 3.5 GB (docs/long.md).
 LONGEST = 60 * SAMPLING_RATE  # samples of a clip that is run as it is
 WINDOW = 30 * SAMPLING_RATE
 CONTEXT = 5 * SAMPLING_RATE  # at both ends of a window; what windows change is told in docs/long.md

@@ -777,6 +777,23 @@ def test_convert_on_first_use(call: Call, toy: Toys, clips: list[str], tmp_path:
     assert first.out == second.out
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_dtype_is_that_of_the_library(dtype: str, call: Call, toy: Toys, clips: list[str]) -> None:
+    options = ("-m", toy.model, "-r", "cpu", "--dtype", dtype)
+    model = e2v_port.load(toy.model, runtime="cpu", dtype=dtype)
+    (line,) = call("analyze", *options, "--whole", "--json", clips[0]).lines
+    assert json.loads(line)["scores"] == dict(model.predict(clips[0]).scores)
+    assert call("embed", *options, "--out", "out.npz", clips[0]).code == 0
+    with np.load("out.npz") as stored:
+        np.testing.assert_array_equal(stored[clips[0]], model.embed(clips[0]))
+
+
+def test_an_unknown_dtype_is_told_before_anything_is_loaded(call: Call, clips: list[str]) -> None:
+    answer = call("analyze", "-m", "absent", "--dtype", "int4", clips[0])
+    assert answer.code == 2
+    assert "no dtype is called int4: use auto, float32" in answer.error
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_convert_a_file_to_a_folder(dtype: str, call: Call, toy: Toys, tmp_path: Path) -> None:
     answer = call("convert", "-m", toy.source / "model.pt", "--dtype", dtype, "--out", "here")

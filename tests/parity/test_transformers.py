@@ -109,13 +109,14 @@ def test_a_batch_of_mixed_lengths_equals_single_clips(name, runtime, wav2vec2, s
 def test_sixteen_bits_move_dimensions_little(dtype, wav2vec2, speech_folder):
     clips = sorted(path for path in speech_folder.glob("emodb_*.flac") if path.stem != "emodb_timeline")[::7]
     exact = wav2vec2("audeering", "cpu").dimensions(clips)
-    rounded = wav2vec2("audeering", "cpu", dtype).dimensions(clips)
-    worst = max(
-        abs(value - found.to_dict()[name])
-        for clip, found in zip(exact, rounded, strict=True)
-        for name, value in clip.to_dict().items()
-    )
-    assert 0 < worst <= verify.PROBABILITY_BAR
+    model = wav2vec2("audeering", "cpu", dtype)
+    for rounded in (model.dimensions(clips), [model.dimensions(clip) for clip in clips]):
+        worst = max(
+            abs(value - found.to_dict()[name])
+            for clip, found in zip(exact, rounded, strict=True)
+            for name, value in clip.to_dict().items()
+        )
+        assert 0 < worst <= verify.PROBABILITY_BAR
 
 
 def test_dimensions_are_the_raw_outputs(reference, wav2vec2, speech):
