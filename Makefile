@@ -12,7 +12,7 @@ SYSTEM := $(shell uname -s)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint blas
+.PHONY: demo test lint blas browser
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/ready-demo blas
@@ -20,7 +20,7 @@ demo: $(VENV)/ready-demo blas
 
 # One thread for each worker: two workers with two threads each wait for each other more than they compute, and torch is
 # four times slower beside an OpenBLAS that starts threads of its own.
-test: $(VENV)/ready-test blas
+test: $(VENV)/ready-test blas browser
 	$(PRELOAD) OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive \
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --junitxml=$(VENV)/tests.xml $(ARGS)
 
@@ -31,7 +31,7 @@ lint: $(VENV)/ready-lint
 
 EXTRAS_demo := mlx-cpu
 EXTRAS_test := mlx-cpu,test
-EXTRAS_lint := mlx-cpu,lint
+EXTRAS_lint := mlx-cpu,serve,lint
 
 $(VENV)/ready-%: $(VENV)/made pyproject.toml constraints.txt
 	@echo "installing e2v-port[$(EXTRAS_$*)] into $(VENV): minutes the first time, torch is large"
@@ -53,6 +53,19 @@ $(VENV)/made:
 BLAS := libopenblas.so.0
 HAS_BLAS := $(BIN)/python -c 'import ctypes; ctypes.CDLL("$(BLAS)")' 2>/dev/null
 PRELOAD = $(shell [ $(SYSTEM) != Linux ] || ! $(HAS_BLAS) || echo LD_PRELOAD=$(BLAS))
+
+# The tests of the page drive a real browser: some 115 MB to download, 410 MB on disk.
+HAS_BROWSER := command -v chromium || command -v chromium-browser || command -v google-chrome || command -v google-chrome-stable
+
+browser:
+ifeq ($(SYSTEM),Linux)
+	@{ $(HAS_BROWSER); } >/dev/null || { \
+	  as_root=$$([ "$$(id -u)" = 0 ] || echo sudo -n); \
+	  install="$$as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium"; \
+	  command -v apt-get && { $$install || { $$as_root apt-get -qq update && $$install; }; }; \
+	} >/dev/null 2>&1 || true
+	@{ $(HAS_BROWSER); } >/dev/null || echo "note: the tests of the page are skipped: apt-get install chromium"
+endif
 
 ifeq ($(SYSTEM),Linux)
 blas: $(VENV)/made

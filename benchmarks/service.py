@@ -27,8 +27,8 @@ import numpy as np
 import soundfile
 
 import e2v_port
-from e2v_port.answers import segment_dict
 from e2v_port.audio import SAMPLING_RATE, load_audio
+from e2v_port.service.answers import segment_dict
 
 SPEECH = Path(__file__).parent / "speech"
 TOLERANCE = 2e-5  # by which an answer may differ from the library's: what the mix of a batch changes

@@ -859,8 +859,8 @@ def serve(
         _fail(f'e2v serve needs {missing[0]}, which is not installed: pip install "e2v-port[serve]"')
     from pydantic import ValidationError
 
-    from e2v_port.server import run
-    from e2v_port.service import Settings
+    from e2v_port.service.server import run
+    from e2v_port.service.state import Settings
 
     try:
         settings = Settings(**given)

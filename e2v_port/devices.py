@@ -7,11 +7,12 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
+from threading import Thread
 
 from e2v_port.config import DTYPES
 from e2v_port.errors import RuntimeUnavailable
 
-__all__ = ["RUNTIMES", "choose", "describe", "fastest_dtype", "unavailable"]
+__all__ = ["RUNTIMES", "choose", "describe", "fastest_dtype", "limit_threads", "unavailable"]
 
 # Each runtime and the module of e2v_port.runtimes that runs it.
 RUNTIMES = {"cuda": "torch_runtime", "mps": "torch_runtime", "mlx": "mlx_runtime", "cpu": "torch_runtime"}
@@ -90,6 +91,20 @@ def choose(runtime: str, dtype: str | None = None) -> str:
     if reason := unavailable(runtime):
         raise RuntimeUnavailable(f"runtime {runtime} is not available: {reason}")
     return runtime
+
+
+def limit_threads(own: int, rest: int) -> None:
+    """Lets the calling thread compute with `own` threads of torch, and all threads that are yet to come with `rest`.
+
+    torch keeps the number for each thread, and the one told last for those that have not computed yet.
+    """
+    import torch
+
+    torch.get_num_threads()  # or the first product would take the number for new threads
+    torch.set_num_threads(own)
+    other = Thread(target=torch.set_num_threads, args=(rest,))
+    other.start()
+    other.join()
 
 
 @cache

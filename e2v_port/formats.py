@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 _ROUND = str.maketrans("[]<>", "()()")
-_NOT_JUDGED = {"too_short": "(too short to judge)", "no_speech": "(no speech)"}
+_NOT_JUDGED = {"too_short": "(too short to judge)", "no_speech": "(no speech)", "not_enrolled": "(not enrolled)"}
 
 
 def to_json(analyses: Sequence[Analysis]) -> str:

@@ -2,8 +2,9 @@
 
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -25,7 +26,8 @@ __all__ = ["Model", "Output", "Prediction", "Runtime", "load", "softmax", "tell_
 
 Vector = NDArray[np.float32]
 # Pieces of clips, and for each batch of them their numbers and what gives their outputs.
-_Window: TypeAlias = tuple[list[Piece | AudioError], list[tuple[list[int], Callable[[], list["Output"]]]]]
+_Call: TypeAlias = Future[list["Output"]] | Callable[[], list["Output"]]
+_Window: TypeAlias = tuple[list[Piece | AudioError], list[tuple[list[int], _Call]]]
 
 PADDING = 1 / 8  # of what a batch may hold: padding is computed for nothing, and no more of it is put together
 # Clips of this many batches, and of two minutes at least, are held and sorted by length, so that a batch pads little.
@@ -58,7 +60,7 @@ class Runtime(Protocol):
     batch_seconds: float
 
     def pool(self) -> Executor:
-        """Returns the threads for batches of one call: as many as are to run at the same time."""
+        """Returns the threads that batches run in: as many as are to run at the same time, for all calls together."""
 
     def run(self, batch: Waveform, samples: list[int], *, frames: bool) -> list[Output]:
         """Runs clips [B, longest], normalised and filled up with zeros, of so many samples each."""
@@ -243,19 +245,19 @@ class Model:
         Yields:
             For each clip, in order: its duration in seconds and its output, or the AudioError that stopped it.
         """
-        pool = self._runner.pool()
-        before: _Window | None = None
+        running: deque[_Window] = deque()
         try:
             for window in self._windows(clips, sampling_rate, frames):
-                # While one window runs, the next is read.
-                running = self._started(window, frames, pool, alone=before is None)
-                if before:
-                    yield from self._finished(before, frames)
-                before = running
-            if before:
-                yield from self._finished(before, frames)
+                running.append(self._started(window, frames, alone=not running))
+                if len(running) > 1:  # so that while one window runs, the next is read
+                    yield from self._finished(running[0], frames)
+                    running.popleft()
+            yield from self._finished(running[0], frames)
         finally:
-            pool.shutdown(cancel_futures=True)
+            for _, calls in running:
+                for _, call in calls:
+                    if isinstance(call, Future):
+                        call.cancel()
 
     def _windows(
         self, clips: Iterable[Clip], sampling_rate: int | None, frames: bool
@@ -272,7 +274,7 @@ class Model:
                     window, seconds = [], 0.0
         yield window
 
-    def _started(self, window: list[Piece | AudioError], frames: bool, pool: Executor, *, alone: bool) -> "_Window":
+    def _started(self, window: list[Piece | AudioError], frames: bool, *, alone: bool) -> "_Window":
         waveforms = {i: item.waveform for i, item in enumerate(window) if isinstance(item, Piece)}
         # What is taken from the windows of a long clip, and what not, is told by frames.
         need = frames or any(isinstance(item, Piece) and item.joined for item in window)
@@ -281,13 +283,14 @@ class Model:
         calls = [partial(self._run_batch, [waveforms[i] for i in batch], need) for batch in batches]
         if alone and len(batches) == 1:
             return window, [(batches[0], calls[0])]  # by itself it has all threads, here
-        return window, [(batch, pool.submit(call).result) for batch, call in zip(batches, calls, strict=True)]
+        pool = self._runner.pool()
+        return window, [(batch, pool.submit(call)) for batch, call in zip(batches, calls, strict=True)]
 
     def _finished(self, running: "_Window", frames: bool) -> Iterator[tuple[float, Output] | AudioError]:
         window, calls = running
         results: dict[int, Output] = {}
         for batch, call in calls:
-            results |= zip(batch, call(), strict=True)
+            results |= zip(batch, call.result() if isinstance(call, Future) else call(), strict=True)
         for i, item in enumerate(window):
             if isinstance(item, AudioError):
                 yield item

@@ -38,7 +38,7 @@ __all__ = [
     "to_samples",
 ]
 
-Quality: TypeAlias = Literal["normal", "low_confidence", "too_short", "no_speech"]
+Quality: TypeAlias = Literal["normal", "low_confidence", "too_short", "no_speech", "not_enrolled"]
 
 FRAME_SAMPLES = 512  # 32 ms: what silero judges at a time
 _CONTEXT = 64  # samples before them that it is shown as well
@@ -142,7 +142,8 @@ class Segment:
             * `normal`;
             * `low_confidence`: shorter than `SegmentSettings.low_confidence`;
             * `too_short`: shorter than `SegmentSettings.min_duration`, not to be judged;
-            * `no_speech`: given by somebody, and silero hears no speech in it.
+            * `no_speech`: given by somebody, and silero hears no speech in it;
+            * `not_enrolled`: of somebody whom the service has not to listen to, and not looked at.
         speaker: Who speaks, if the segment was given with that.
         text: What is said, if the segment was given with that and not split.
     """

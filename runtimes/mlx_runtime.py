@@ -1,6 +1,8 @@
 """Runs a converted model with MLX: loading, batches."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -44,7 +46,7 @@ class MlxRuntime:
 
     def pool(self) -> ThreadPoolExecutor:
         """Returns one thread; see `e2v_port.model.Runtime`."""
-        return ThreadPoolExecutor(1)
+        return _pool()
 
     def run(self, batch: Waveform, samples: list[int], *, frames: bool) -> list[Output]:
         """Runs one batch; see `e2v_port.model.Runtime`."""
@@ -80,6 +82,15 @@ class MlxRuntime:
 
         self.model(mx.array(waveform[None]), [len(waveform)], trace)
         return found
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "mlx")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # its thread stays with the parent
 
 
 def _numpy(array: mx.array) -> NDArray[Any]:

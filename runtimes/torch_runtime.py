@@ -1,10 +1,11 @@
 """Runs a converted model with torch: devices, loading, batches."""
 
+import os
 import platform
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from importlib import import_module
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 from e2v_port import layout
 from e2v_port.audio import SAMPLING_RATE, Waveform
 from e2v_port.config import QUANTISED, ModelConfig
+from e2v_port.devices import limit_threads
 from e2v_port.errors import RuntimeUnavailable
 from e2v_port.model import Output
 from e2v_port.quantisation import unpack
@@ -54,9 +56,7 @@ class TorchRuntime:
 
     def pool(self) -> ThreadPoolExecutor:
         """Returns one thread for a GPU; on a CPU some that share its cores; see `e2v_port.model.Runtime`."""
-        threads = torch.get_num_threads() if self.device.type == "cpu" else 1
-        workers = min(threads, CPU_WORKERS)
-        return ThreadPoolExecutor(workers, initializer=_take, initargs=(threads // workers, threads))
+        return _cpu_pool(torch.get_num_threads()) if self.device.type == "cpu" else _gpu_pool()
 
     def run(self, batch: Waveform, samples: list[int], *, frames: bool) -> list[Output]:
         """Runs one batch; see `e2v_port.model.Runtime`."""
@@ -127,16 +127,24 @@ def _packs() -> bool:
     return all(hasattr(torch.ops.mkldnn, name) for name in names) and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def _take(threads: int, rest: int) -> None:
-    """Lets the calling thread compute with so many threads, and all that are yet to come with `rest`.
+@cache
+def _cpu_pool(threads: int) -> ThreadPoolExecutor:
+    """Returns workers that have so many threads between them.
 
-    torch keeps the number for each thread, and the one told last for those that have not computed yet.
+    They are kept: a new thread would have to get the memory for what is between layers from the system again.
     """
-    torch.get_num_threads()  # or the first product would take the number for new threads
-    torch.set_num_threads(threads)
-    other = Thread(target=torch.set_num_threads, args=(rest,))
-    other.start()
-    other.join()
+    workers = min(threads, CPU_WORKERS)
+    return ThreadPoolExecutor(workers, "torch", limit_threads, (threads // workers, threads))
+
+
+@cache
+def _gpu_pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "torch")
+
+
+if hasattr(os, "register_at_fork"):  # their threads stay with the parent
+    os.register_at_fork(after_in_child=_cpu_pool.cache_clear)
+    os.register_at_fork(after_in_child=_gpu_pool.cache_clear)
 
 
 def _numpy(tensor: Tensor) -> NDArray[Any]:

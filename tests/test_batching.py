@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import e2v_port
-from e2v_port.batching import WAIT, BatchedModel, Batcher, Job, Stopped
 from e2v_port.errors import E2VError
+from e2v_port.service.batching import WAIT, BatchedModel, Batcher, Job, Stopped
 
 
 class Slow:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from served import Served
 
-from e2v_port.service import Settings
+from e2v_port.service.state import Settings
 
 pytestmark = pytest.mark.xdist_group("deploy")
 
@@ -124,8 +124,8 @@ def test_the_image_is_made_of_what_there_is() -> None:
     assert copied == {line[1:] for line in ignored if line.startswith("!")}
     setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
     assert set(setuptools["package-dir"].values()) <= copied
-    page = {f"page/{path.name}" for path in (ROOT / "e2v_port" / "page").iterdir()}
-    patterns = setuptools["package-data"]["e2v_port"]
+    page = {f"page/{path.name}" for path in (ROOT / "e2v_port" / "service" / "page").iterdir()}
+    patterns = setuptools["package-data"]["e2v_port.service"]
     assert page
     assert [name for name in sorted(page) if not any(fnmatch(name, pattern) for pattern in patterns)] == []
     [user] = re.findall(r"^USER (\d+):\d+$", final, re.M)

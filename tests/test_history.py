@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from e2v_port.errors import HistoryError
-from e2v_port.history import FIELDS, History
+from e2v_port.service.history import FIELDS, History
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 NOON = NOW.replace(hour=12, minute=0, second=0) - timedelta(days=2)

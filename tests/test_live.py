@@ -13,11 +13,11 @@ import soxr
 
 import e2v_port
 from e2v_port.analysis import JudgedSegment
-from e2v_port.answers import segment_dict
 from e2v_port.audio import SAMPLING_RATE, load_audio
 from e2v_port.errors import AudioError
-from e2v_port.live import Session
 from e2v_port.segments import Segment, SegmentSettings
+from e2v_port.service.answers import segment_dict
+from e2v_port.service.live import Session
 
 Events = list[dict[str, Any]]
 

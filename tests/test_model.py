@@ -402,7 +402,7 @@ def test_each_reads_no_more_than_one_window_ahead(folders: dict[str, Path]) -> N
 def test_batches_that_run_at_once_leave_the_threads_as_they_were(folders: dict[str, Path]) -> None:
     model = load(folders["one"], runtime="cpu")
     clips = [noise(160_000, seed=i) for i in range(6)]
-    before, running = torch.get_num_threads(), threading.active_count()
+    before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
         used: set[int] = set()
@@ -414,8 +414,8 @@ def test_batches_that_run_at_once_leave_the_threads_as_they_were(folders: dict[s
         assert threading.get_ident() not in used
         with ThreadPoolExecutor(1) as pool:
             assert torch.get_num_threads() == pool.submit(torch.get_num_threads).result() == 2
-        for _ in model.each(clips, 16_000):
-            break  # and is closed
+        running = threading.active_count()
+        model.predict(clips, 16_000)
         assert threading.active_count() == running
     finally:
         torch.set_num_threads(before)
@@ -432,10 +432,43 @@ def test_an_error_in_one_batch_ends_the_call(tmp_path: Path, folders: dict[str, 
             raise torch.OutOfMemoryError("no more")
 
     model._runner.model.register_forward_pre_hook(fail_at_the_third)  # type: ignore[attr-defined]
-    running = threading.active_count()
     assert "no memory left" in message_of(RuntimeUnavailable, lambda: model.predict([noise(160_000)] * 12, 16_000))
     assert batches < 12
-    assert threading.active_count() == running
+
+
+def test_what_nobody_waits_for_does_not_run(folders: dict[str, Path]) -> None:
+    model = load(folders["one"], runtime="cpu")
+    batches = 0
+
+    def count(*_: Any) -> None:
+        nonlocal batches
+        batches += 1
+        time.sleep(0.01)
+
+    model._runner.model.register_forward_pre_hook(count)  # type: ignore[attr-defined]
+    results = model.each([noise(160_000)] * 40, 16_000)
+    next(results)
+    results.close()
+    first = batches
+    model._runner.pool().submit(int).result()  # behind all that was left
+    assert batches <= first + 2 < 40
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_process_has_threads_of_its_own(folders: dict[str, Path]) -> None:
+    program = f"""if True:
+        import os, numpy as np, torch, e2v_port
+        torch.set_num_threads(1)
+        model = e2v_port.load({str(folders["one"])!r}, runtime="cpu")
+        clips = [np.random.default_rng(i).standard_normal(160_000).astype("float32") / 10 for i in range(3)]
+        expected = model.predict(clips, 16_000)
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if model.predict(clips, 16_000) == expected else 1)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"""
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["0"]
 
 
 def test_a_model_without_a_head_embeds_and_says_why_it_does_not_predict(headless: Model) -> None:

@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from e2v_port.telemetry import Telemetry
+from e2v_port.service.telemetry import Telemetry
 
 __all__ = ["Gate", "Problem", "error_body", "is_loopback"]
 

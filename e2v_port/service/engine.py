@@ -225,6 +225,6 @@ class Engine:
 
 
 def _main(connection: Connection, options: dict[str, Any]) -> None:
-    from e2v_port.worker import serve  # only there: it imports torch
+    from e2v_port.service.worker import serve  # only there: it imports torch
 
     serve(connection, options)

@@ -14,9 +14,9 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from e2v_port.errors import E2VError
-from e2v_port.gate import Gate, is_loopback
-from e2v_port.routes import UPLOADS, application
-from e2v_port.service import Service, Settings
+from e2v_port.service.gate import Gate, is_loopback
+from e2v_port.service.routes import UPLOADS, application
+from e2v_port.service.state import Service, Settings
 
 __all__ = ["run"]
 

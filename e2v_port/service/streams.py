@@ -9,9 +9,9 @@ from typing import Any
 from fastapi import WebSocket
 from starlette.websockets import WebSocketDisconnect
 
-from e2v_port.engine import EngineError
-from e2v_port.gate import SUBPROTOCOL, error_body
-from e2v_port.service import Service
+from e2v_port.service.engine import EngineError
+from e2v_port.service.gate import SUBPROTOCOL, error_body
+from e2v_port.service.state import Service
 
 __all__ = ["START", "StreamSocket"]
 
@@ -57,7 +57,13 @@ class StreamSocket:
         await engine.call("open", stream=self.number, **start)
         await self._send({"type": "ready", "request_id": self.id})
         while (data := await self._block()) is not None:
-            answer, _ = await engine.call("push", data, stream=self.number)
+            try:
+                answer, _ = await engine.call("push", data, stream=self.number)
+            except EngineError as error:
+                if error.kind == "audio":  # what came before it was acknowledged
+                    answer, _ = await engine.call("finish", stream=self.number)
+                    await self._give(answer["events"])
+                raise
             await self._give(answer["events"])
             await self._send({"type": "ack", "samples": answer["samples"]})
         answer, _ = await engine.call("finish", stream=self.number)

@@ -17,6 +17,8 @@ __all__ = ["BatchedModel", "Batcher", "Job", "Stopped"]
 # than a single clip, and nobody notices it. Never waited for when no other request is there.
 WAIT = 0.004
 
+ROUND = 2  # batches that are run at a time: a CPU runs two of them side by side
+
 _Result: TypeAlias = tuple[float, Output] | Exception
 
 
@@ -69,7 +71,7 @@ class Batcher:
         """
         self.model = model
         self._busy, self._ran = busy, ran
-        self._most = model._runner.batch_seconds * SAMPLING_RATE  # samples of a round
+        self._most = ROUND * model._runner.batch_seconds * SAMPLING_RATE  # samples of a round
         self._on = True
         self._calls: deque[_Call] = deque()
         self._changed = threading.Condition()

@@ -1,6 +1,6 @@
 """The engine's process: it holds the models, decodes what it is sent, and answers. Hostile audio reaches nothing else.
 
-Messages are JSON objects, followed by a body where they say so: see `e2v_port.engine`, the other end.
+Messages are JSON objects, followed by a body where they say so: see `e2v_port.service.engine`, the other end.
 """
 
 import io
@@ -15,23 +15,25 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
-from e2v_port import answers, formats
+from e2v_port import devices, formats
 from e2v_port import segments as speech
 from e2v_port.analysis import Analysis, AnalysisSettings, JudgedSegment, analyze
 from e2v_port.audio import SAMPLING_RATE, AudioStream, Waveform
-from e2v_port.batching import BatchedModel, Batcher, Job, Stopped
 from e2v_port.errors import AudioError, E2VError, SegmentError
 from e2v_port.fusion import FusionSettings
 from e2v_port.model import load
 from e2v_port.segments import GivenSegment, Quality, Segment, SegmentSettings
+from e2v_port.service import answers
+from e2v_port.service.batching import BatchedModel, Batcher, Job, Stopped
 from e2v_port.transcripts import parse_segments
 
 if TYPE_CHECKING:
-    from e2v_port.live import Session
+    from e2v_port.service.live import Session
 
 __all__ = ["serve"]
 
@@ -42,7 +44,7 @@ LONG = 600
 LONG_AT_ONCE = 2
 FRAME_NUMBERS = 1 << 22  # of an embedding by frames, 80 MB as JSON
 
-NOT_ENROLLED = cast(Quality, "not_enrolled")
+NOT_ENROLLED: Quality = "not_enrolled"
 _STRANGERS = {"other", "speaker_unknown"}  # what diarisation calls a voice that it does not know, in any case
 NOBODY = "nothing is said by an enrolled speaker"
 
@@ -112,8 +114,10 @@ class _Worker:
             list(model.each([warm], SAMPLING_RATE))
         speech.speech_probabilities(warm)
         self.batchers = {kind: Batcher(model, lambda: self.busy, self._ran) for kind, model in models.items()}
-        self.pool = ThreadPoolExecutor(THREADS, "request")
-        self.stream_pool = ThreadPoolExecutor(STREAM_THREADS, "stream")
+        # A clip is looked through for speech by one core; several of them would wait for each other more than compute.
+        one_thread: dict[str, Any] = {"initializer": devices.limit_threads, "initargs": (1, torch.get_num_threads())}
+        self.pool = ThreadPoolExecutor(THREADS, "request", **one_thread)
+        self.stream_pool = ThreadPoolExecutor(STREAM_THREADS, "stream", **one_thread)
         self._switch(self.enabled)
 
     # Messages
@@ -296,7 +300,7 @@ class _Worker:
         return answer, json.dumps(embedding).encode()
 
     def _open(self, job: Job, message: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes | None]:
-        from e2v_port.live import Session
+        from e2v_port.service.live import Session
 
         speaker = message["speaker"]
 

@@ -9,10 +9,10 @@ import numpy as np
 import soxr
 
 from e2v_port.analysis import JudgedSegment
-from e2v_port.answers import segment_dict
 from e2v_port.audio import SAMPLING_RATE, Waveform
 from e2v_port.errors import AudioError
 from e2v_port.segments import DEFAULTS, Segment, SegmentSettings
+from e2v_port.service.answers import segment_dict
 from e2v_port.streaming import SpeechStream
 
 __all__ = ["FORMATS", "Session"]

@@ -21,13 +21,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from typing_extensions import TypedDict
 
-from e2v_port import __version__, answers
-from e2v_port.engine import EngineError, EngineGone
+from e2v_port import __version__
 from e2v_port.errors import HistoryError
-from e2v_port.gate import Problem, error_body
-from e2v_port.history import FIELDS, History
-from e2v_port.service import RETRY, Service
-from e2v_port.stream_socket import START, StreamSocket
+from e2v_port.service import answers
+from e2v_port.service.engine import EngineError, EngineGone
+from e2v_port.service.gate import Problem, error_body
+from e2v_port.service.history import FIELDS, History
+from e2v_port.service.state import RETRY, Service
+from e2v_port.service.streams import START, StreamSocket
 
 __all__ = ["UPLOADS", "application"]
 
@@ -96,7 +97,7 @@ def _errors(**texts: str) -> dict[int | str, dict[str, Any]]:
     return {int(status[1:]): {"model": ErrorAnswer, "description": text} for status, text in texts.items()}
 
 
-_PAGE = Path(str(files("e2v_port").joinpath("page")))
+_PAGE = Path(str(files("e2v_port.service").joinpath("page")))
 _TAXONOMY = {
     name: json.loads(files("e2v_port.taxonomy").joinpath(f"{name}.json").read_text("utf-8"))
     for name in ("emotions", "compounds", "labels")

@@ -1,8 +1,4 @@
-"""Emotion analysis as a service: how it is set, and what its requests share.
-
-The process that takes requests and gives answers never decodes and holds no model: that is for the one of
-`e2v_port.engine`. `e2v_port.routes` are the routes, `e2v_port.server` runs them.
-"""
+"""How the service is set, and what its requests share: switch, history, engine, and how much they may hold."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -18,11 +14,11 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from e2v_port.engine import Engine, EngineGone
 from e2v_port.errors import E2VError, HistoryError
-from e2v_port.gate import Problem, is_loopback
-from e2v_port.history import History
-from e2v_port.telemetry import Telemetry, resident_bytes
+from e2v_port.service.engine import Engine, EngineGone
+from e2v_port.service.gate import Problem, is_loopback
+from e2v_port.service.history import History
+from e2v_port.service.telemetry import Telemetry, resident_bytes
 
 __all__ = ["RETRY", "Service", "Settings", "Upload"]
 
