@@ -59,8 +59,12 @@ class Runtime(Protocol):
 
     batch_seconds: float
 
+    @property
+    def at_once(self) -> int:
+        """How many batches run at the same time."""
+
     def pool(self) -> Executor:
-        """Returns the threads that batches run in: as many as are to run at the same time, for all calls together."""
+        """Returns the `at_once` threads that batches run in, those of all calls."""
 
     def run(self, batch: Waveform, samples: list[int], *, frames: bool) -> list[Output]:
         """Runs clips [B, longest], normalised and filled up with zeros, of so many samples each."""

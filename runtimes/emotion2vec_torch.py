@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from e2v_port.config import Emotion2vecConfig
 
-from .layers_torch import Attention, Head, Mlp, Projection, Trace, convolve
+from .layers_torch import Attention, Head, Mlp, Projection, Trace, convolve, extract, untraced
 
 __all__ = ["Emotion2vec"]
 
@@ -27,7 +27,7 @@ class ConvLayer(nn.Module):
         self.norm = nn.LayerNorm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return convolve(x, self.weight, None, self.stride, lambda x: F.gelu(self.norm(x)))
+        return F.gelu(self.norm(convolve(x, self.weight, None, self.stride)))
 
 
 class PositionLayer(nn.Module):
@@ -84,7 +84,7 @@ class Emotion2vec(nn.Module):
         self.head = Head(config) if config.num_labels else None
 
     def forward(
-        self, waveform: Tensor, samples: list[int], trace: Trace = lambda _, __: None
+        self, waveform: Tensor, samples: list[int], trace: Trace = untraced
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Runs the model.
 
@@ -98,9 +98,7 @@ class Emotion2vec(nn.Module):
             and logits [B, labels] (None without a head), both float32.
         """
         x = waveform[:, :, None].to(self.extra_tokens.dtype)  # [B, S, 1]
-        for i, conv in enumerate(self.conv_layers):
-            x = conv(x)  # [B, T, C]
-            trace(f"conv_layers.{i}", x)
+        x = extract(self.conv_layers, self.config.conv_layers, x, trace, 0)  # [B, T, C]
         x = self.projection(x)  # [B, T, D]
         trace("projection", x)
 

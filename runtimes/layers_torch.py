@@ -3,7 +3,8 @@
 B clips, T frames, D wide, H heads.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,41 +12,77 @@ from torch import Tensor, nn
 
 from e2v_port.config import Architecture
 
-__all__ = ["Attention", "Head", "Linear", "Mlp", "Projection", "Trace", "convolve"]
+__all__ = ["Attention", "Head", "Linear", "Mlp", "Projection", "Trace", "convolve", "extract", "untraced"]
 
 Trace = Callable[[str, Tensor], None]  # is told name and value of every stage
 
-ROWS = 2048  # frames that a CPU convolves at a time: 2 MB of 512 channels in 16 bits, which its caches keep
+# Frames that a CPU takes through all convolutions at a time, 2 s: whole clips would go through its memory at each.
+FRAMES = 100
 PACKED_ROWS = 512  # the number of frames that oneDNN is told to expect: 10 s
 
 
-def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, finish: Callable[[Tensor], Tensor]) -> Tensor:
-    """A strided convolution over time without padding, and what follows it in each frame by itself.
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+    """A strided convolution over time without padding.
 
     Args:
         x: [B, T, C].
         weight: [C', kernel, C].
         bias: [C'], or None.
         stride: Frames.
-        finish: Applied to [..., C'], frame by frame.
 
     Returns:
         [B, T', C'].
     """
     batch, time, channels = x.shape
-    out, kernel, _ = weight.shape
+    kernel = weight.shape[1]
     # A window of k frames is k * C neighbouring numbers: the convolution is one matrix product.
     windows = x.as_strided(
-        (batch, (time - kernel) // stride + 1, kernel * channels), (time * channels, stride * channels, 1)
+        (batch, (time - kernel) // stride + 1, kernel * channels), (x.stride(0), stride * channels, 1)
     )
-    weight = weight.flatten(1)
-    if x.device.type != "cpu":
-        return finish(F.linear(windows, weight, bias))
-    # Whole clips would go through the memory three times, and their windows be copied there.
-    result = x.new_empty(batch, windows.shape[1], out)
-    for clip, done in zip(windows, result, strict=True):
-        for rows, place in zip(clip.split(ROWS), done.split(ROWS), strict=True):
-            place.copy_(finish(F.linear(rows, weight, bias)))
+    return F.linear(windows, weight.flatten(1), bias)
+
+
+def untraced(_name: str, _value: Tensor) -> None:
+    """A trace that nobody asks for."""
+
+
+def extract(
+    layers: nn.ModuleList, sizes: Sequence[tuple[int, int, int]], x: Tensor, trace: Trace, first: int
+) -> Tensor:
+    """Takes x through convolutions that treat every frame alike: on a CPU some frames at a time.
+
+    Args:
+        layers: The convolutions.
+        sizes: Their channels, kernels and strides.
+        x: [B, T, C].
+        trace: Called with the name and value of every layer.
+        first: The number of the first layer.
+
+    Returns:
+        [B, T', C'].
+    """
+    if x.device.type != "cpu" or trace is not untraced:
+        for i, layer in enumerate(layers, first):
+            x = layer(x)
+            trace(f"conv_layers.{i}", x)
+        return x
+    hop = math.prod(stride for _, _, stride in sizes)
+    seen = 1  # of the frames of x, by one frame of the result
+    for _, kernel, stride in reversed(sizes):
+        seen = (seen - 1) * stride + kernel
+    frames = (x.shape[1] - seen) // hop + 1
+    result: Tensor | None = None
+    for start in range(0, frames, FRAMES):
+        stop = min(start + FRAMES, frames)
+        part = x[:, start * hop : (stop - 1) * hop + seen]
+        for layer in layers:
+            part = layer(part)
+        if result is None:
+            if stop == frames:
+                return part
+            result = part.new_empty(len(part), frames, part.shape[2])
+        result[:, start:stop] = part
+    assert result is not None
     return result
 
 

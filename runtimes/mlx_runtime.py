@@ -44,6 +44,11 @@ class MlxRuntime:
         # Streams belong to a thread: what is evaluated here can be used in any other.
         mx.eval(self.model.parameters())
 
+    @property
+    def at_once(self) -> int:
+        """See `e2v_port.model.Runtime`."""
+        return 1
+
     def pool(self) -> ThreadPoolExecutor:
         """Returns one thread; see `e2v_port.model.Runtime`."""
         return _pool()

@@ -54,6 +54,11 @@ class TorchRuntime:
             torch.backends.cudnn.allow_tf32 = False
             torch.backends.cuda.matmul.allow_tf32 = False
 
+    @property
+    def at_once(self) -> int:
+        """See `e2v_port.model.Runtime`."""
+        return min(torch.get_num_threads(), CPU_WORKERS) if self.device.type == "cpu" else 1
+
     def pool(self) -> ThreadPoolExecutor:
         """Returns one thread for a GPU; on a CPU some that share its cores; see `e2v_port.model.Runtime`."""
         return _cpu_pool(torch.get_num_threads()) if self.device.type == "cpu" else _gpu_pool()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from e2v_port.config import Wav2vec2Config
 
-from .layers_torch import Attention, Head, Mlp, Projection, Trace, convolve
+from .layers_torch import Attention, Head, Mlp, Projection, Trace, convolve, extract, untraced
 
 __all__ = ["Wav2vec2"]
 
@@ -27,21 +27,25 @@ class ConvLayer(nn.Module):
         self.bias = nn.Parameter(torch.empty(channels)) if bias else None
         self.norm = nn.LayerNorm(channels) if norm else None  # for `group`, its weights only
 
-    def forward(self, x: Tensor, lengths: list[int]) -> Tensor:
-        if self.kind == "group" and self.norm:
-            x = convolve(x, self.weight, self.bias, self.stride, lambda x: x)
-            return F.gelu(self.over_time(x, lengths) * self.norm.weight + self.norm.bias)
-        norm = self.norm or nn.Identity()
-        return convolve(x, self.weight, self.bias, self.stride, lambda x: F.gelu(norm(x)))
+    def forward(self, x: Tensor) -> Tensor:
+        x = convolve(x, self.weight, self.bias, self.stride)
+        return F.gelu(self.norm(x) if self.norm else x)
 
     def over_time(self, x: Tensor, lengths: list[int]) -> Tensor:
-        """Brings each channel of each clip to zero mean and unit variance over its own frames."""
-        x = x.float()
+        """Brings each channel of each clip to zero mean and unit variance over its own frames, where `norm` is `group`.
+
+        Args:
+            x: [B, T, C].
+            lengths: Frames of each clip behind this layer.
+        """
+        assert self.norm is not None
+        x = convolve(x, self.weight, self.bias, self.stride).float()
         counts = torch.tensor(lengths, device=x.device)[:, None, None]
         real = torch.arange(x.shape[1], device=x.device)[:, None] < counts  # [B, T, 1]
         x = x - (x * real).sum(1, keepdim=True) / counts
         variance = (x * x * real).sum(1, keepdim=True) / counts
-        return (x * torch.rsqrt(variance + 1e-5)).to(self.weight.dtype)
+        x = (x * torch.rsqrt(variance + 1e-5)).to(self.weight.dtype)
+        return F.gelu(x * self.norm.weight + self.norm.bias)
 
 
 class PositionLayer(nn.Module):
@@ -99,7 +103,7 @@ class Wav2vec2(nn.Module):
         self.head = Head(config) if config.num_labels else None
 
     def forward(
-        self, waveform: Tensor, samples: list[int], trace: Trace = lambda _, __: None
+        self, waveform: Tensor, samples: list[int], trace: Trace = untraced
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Runs the model.
 
@@ -113,15 +117,19 @@ class Wav2vec2(nn.Module):
             and outputs [B, labels] (None without a head), both float32.
         """
         x = waveform[:, :, None].to(self.positions.bias.dtype)  # [B, S, 1]
-        lengths = samples
-        for i, (conv, (_, kernel, stride)) in enumerate(zip(self.conv_layers, self.config.conv_layers, strict=True)):
-            lengths = [(length - kernel) // stride + 1 for length in lengths]
-            x = conv(x, lengths)  # [B, T, C]
-            trace(f"conv_layers.{i}", x)
+        whole = int(self.config.norm_of(0) == "group")  # layers that need all of a clip
+        if whole:
+            _, kernel, stride = self.config.conv_layers[0]
+            layer = self.conv_layers[0]
+            assert isinstance(layer, ConvLayer)
+            x = layer.over_time(x, [(count - kernel) // stride + 1 for count in samples])
+            trace("conv_layers.0", x)
+        x = extract(self.conv_layers[whole:], self.config.conv_layers[whole:], x, trace, whole)  # [B, T, C]
         x = self.projection(x)  # [B, T, D]
         trace("projection", x)
 
         time = x.shape[1]
+        lengths = [self.config.frames(count) for count in samples]
         real = torch.arange(time, device=x.device) < torch.tensor(lengths, device=x.device)[:, None]  # [B, T]
         bias = None
         if min(lengths) < time:

@@ -20,6 +20,7 @@ class Slow:
     def __init__(self, runtime: Any) -> None:
         self.runtime = runtime
         self.batch_seconds = runtime.batch_seconds
+        self.at_once = 1
         self.going = threading.Event()
         self.started = threading.Event()
         self.going.set()

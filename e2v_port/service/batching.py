@@ -9,15 +9,14 @@ from typing import TypeAlias, cast
 
 from e2v_port.audio import SAMPLING_RATE, Clip, Waveform
 from e2v_port.errors import AudioError
-from e2v_port.model import Model, Output
+from e2v_port.model import PADDING, Model, Output
+from e2v_port.windows import LONGEST
 
 __all__ = ["BatchedModel", "Batcher", "Job", "Stopped"]
 
 # Seconds that an idle model waits for requests that are being decoded: on a GPU a batch costs about that much more
 # than a single clip, and nobody notices it. Never waited for when no other request is there.
 WAIT = 0.004
-
-ROUND = 2  # batches that are run at a time: a CPU runs two of them side by side
 
 _Result: TypeAlias = tuple[float, Output] | Exception
 
@@ -52,9 +51,9 @@ class _Call:
 
 
 class Batcher:
-    """Runs the clips of all calls on one model, in a thread of its own.
+    """Runs the clips of all calls on one model, as many batches at a time as it takes.
 
-    A round begins with the first clip of a call, each call in its turn, so that a long recording keeps nobody waiting;
+    A batch begins with the first clip of a call, each call in its turn, so that a long recording keeps nobody waiting;
     it is filled up with those clips of all calls that are closest to it in length, so that little of it is padding.
 
     Attributes:
@@ -67,11 +66,13 @@ class Batcher:
         Args:
             model: What clips run on.
             busy: Tells how many requests are there, waiting here or elsewhere.
-            ran: Is told of each round how many clips and how many seconds of audio it held.
+            ran: Is told of each batch how many clips and how many seconds of audio it held.
         """
         self.model = model
         self._busy, self._ran = busy, ran
-        self._most = ROUND * model._runner.batch_seconds * SAMPLING_RATE  # samples of a round
+        self._most = model._runner.batch_seconds * SAMPLING_RATE  # samples of a batch
+        self._at_once, self._pool = model._runner.at_once, model._runner.pool()
+        self._running = 0  # batches
         self._on = True
         self._calls: deque[_Call] = deque()
         self._changed = threading.Condition()
@@ -119,27 +120,38 @@ class Batcher:
     def _loop(self) -> None:
         while True:
             with self._changed:
-                while not self._calls:
+                while not self._calls or self._running >= self._at_once:
                     self._changed.wait()
                 until = time.monotonic() + WAIT
                 while self._busy() > len(self._calls) and (left := until - time.monotonic()) > 0:
                     self._changed.wait(left)
                 batch = self._taken()
-            if batch:
-                self._run(batch)
+                alone = not self._running and not self._calls
+                self._running += bool(batch)
+            if not batch:
+                continue
+            call, i = batch[0]
+            if len(call.clips[i]) > LONGEST:  # its windows go into the pool, among the other batches
+                threading.Thread(target=self._run, args=(batch,), daemon=True).start()
+            elif alone:
+                self._run(batch)  # here, with all of a CPU's threads
+            else:
+                self._pool.submit(self._run, batch)
 
     def _taken(self) -> list[tuple[_Call, int]]:
-        """Takes the clips of the next round."""
+        """Takes the clips of the next batch, which `Model.each` runs as one."""
         if not self._calls:  # stopped meanwhile
             return []
         first = self._calls[0]
         length = len(first.clips[first.waiting[0]])
         waiting = [(call, i) for call in self._calls if call.frames == first.frames for i in call.waiting]
         batch: list[tuple[_Call, int]] = []
-        samples = 0
+        samples = longest = 0
         for call, i in sorted(waiting, key=lambda item: abs(len(item[0].clips[item[1]]) - length)):
             samples += len(call.clips[i])
-            if batch and samples > self._most:
+            longest = max(longest, len(call.clips[i]))
+            filled = longest * (len(batch) + 1)
+            if batch and (filled > self._most or filled - samples > PADDING * self._most):
                 break
             batch.append((call, i))
         for call, i in batch:
@@ -152,11 +164,14 @@ class Batcher:
     def _run(self, batch: list[tuple[_Call, int]]) -> None:
         clips = [call.clips[i] for call, i in batch]
         results = self._results(clips, batch[0][0].frames)
-        self._ran(len(clips), sum(map(len, clips)) / SAMPLING_RATE)
+        with self._changed:
+            self._running -= 1
+            self._changed.notify()
         for (call, i), result in zip(batch, results, strict=True):
             call.results[i] = result
             if len(call.results) == len(call.clips):
                 call.done.set()
+        self._ran(len(clips), sum(map(len, clips)) / SAMPLING_RATE)
 
     def _results(self, clips: list[Waveform], frames: bool) -> list[_Result]:
         try:
