@@ -21,7 +21,7 @@ import e2v_port
 from e2v_port import emotions
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-PAGE = Path(e2v_port.__file__).with_name("page")
+PAGE = Path(e2v_port.__file__).parent / "service" / "page"
 CLIPS = Path(__file__).parents[1] / "benchmarks" / "speech"
 
 pytestmark = pytest.mark.xdist_group("page")
