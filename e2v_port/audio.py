@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from e2v_port.errors import AudioError
 
 __all__ = [
+    "MAX_AMPLITUDE",
+    "MAX_CHANNELS",
     "MIN_SAMPLES",
     "SAMPLING_RATE",
     "AudioStream",
@@ -36,13 +38,13 @@ MIN_SAMPLES = 400  # 25 ms: the receptive field of the convolutions, below which
 
 # Each limit lies beyond any recording of speech and bounds the work that a false header can cause.
 _RATES = (1_000, 768_000)  # Hz; at 1 Hz, 500 samples would become 8 million
-_MAX_CHANNELS = 64
+MAX_CHANNELS = 64
 _MAX_SECONDS = 6 * 3600  # 1.4 GB as a waveform; a FLAC of 7 MB can hold more
 _MAX_BYTES = 1 << 32  # of a pipe or file object: as long as a WAV can be
 _MAX_BYTES_HELD = 1 << 26  # of these in memory, beyond which they go to a temporary file
 # Full scale is 1. Recordings in floats go beyond it, but not by 40 dB: that is a clip in units of int16,
 # or garbage, whose square can overflow in a model's normalisation.
-_MAX_AMPLITUDE = 100.0
+MAX_AMPLITUDE = 100.0
 _BLOCK = 1 << 16  # frames decoded at a time, so that memory follows the result, not channels or header
 
 _FULL_SCALE = {"i1": 2.0**7, "i2": 2.0**15, "i4": 2.0**31, "u1": 2.0**7}
@@ -332,7 +334,7 @@ def _checked(blocks: Iterator[Waveform], rate: int) -> Iterator[Waveform]:
     frames = samples = 0
     for block in blocks:
         peak = max(abs(float(block.min())), abs(float(block.max())))  # NaN where any sample is
-        if not peak <= _MAX_AMPLITUDE:
+        if not peak <= MAX_AMPLITUDE:
             where = f"between {frames / rate:.1f} and {(frames + len(block)) / rate:.1f} s"
             if np.isfinite(peak):
                 raise AudioError(f"samples up to {peak:.3g} {where}: full scale is 1, so divide by theirs")
@@ -359,8 +361,8 @@ def _checked(blocks: Iterator[Waveform], rate: int) -> Iterator[Waveform]:
 def _check_size(rate: int, channels: int, frames: int) -> None:
     if not _RATES[0] <= rate <= _RATES[1]:
         raise AudioError(f"a rate of {rate} Hz is outside {_RATES[0]} to {_RATES[1]} Hz: give the true one")
-    if channels > _MAX_CHANNELS:
-        raise AudioError(f"{channels} channels are more than {_MAX_CHANNELS}: mix them down or pick some")
+    if channels > MAX_CHANNELS:
+        raise AudioError(f"{channels} channels are more than {MAX_CHANNELS}: mix them down or pick some")
     if frames > _MAX_SECONDS * rate:
         raise AudioError(f"longer than {_MAX_SECONDS // 3600} hours: cut it into parts")
 

@@ -19,6 +19,7 @@ from e2v_port.corpora import Utterance, label_of
 from e2v_port.emotions import Dimensions
 from e2v_port.errors import AudioError, CorpusError
 from e2v_port.files import replacing
+from e2v_port.metrics import Array, Integers
 from e2v_port.model import Model, Prediction, softmax
 
 __all__ = [
@@ -35,8 +36,6 @@ __all__ = [
     "temperature",
 ]
 
-Array: TypeAlias = NDArray[np.float64]
-Integers: TypeAlias = NDArray[np.int64]
 Answer: TypeAlias = Prediction | Dimensions | AudioError | None
 
 RESAMPLES = 1000  # more move the ends of an interval by less than they are printed with

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "Array",
+    "Integers",
     "binned",
     "ccc",
     "confusion",

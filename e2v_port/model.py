@@ -238,8 +238,8 @@ class Model:
     ) -> Iterator[tuple[float, Output] | AudioError]:
         """Runs any number of clips in batches, and goes on where one of them cannot be used.
 
-        Clips are read as they are needed, so the iterable may be longer than memory. So may a clip: beyond a minute it
-        goes through the model in windows, see `e2v_port.windows`.
+        Clips are read as they are needed, one `window_seconds` ahead of what runs, so the iterable may be longer than
+        memory. So may a clip: beyond a minute it goes through the model in windows, see `e2v_port.windows`.
 
         Args:
             clips: As for `predict`.

@@ -143,7 +143,7 @@ class Segment:
             * `low_confidence`: shorter than `SegmentSettings.low_confidence`;
             * `too_short`: shorter than `SegmentSettings.min_duration`, not to be judged;
             * `no_speech`: given by somebody, and silero hears no speech in it;
-            * `not_enrolled`: of somebody whom the service has not to listen to, and not looked at.
+            * `not_enrolled`: of somebody whom the service may not listen to, so that it was not looked at.
         speaker: Who speaks, if the segment was given with that.
         text: What is said, if the segment was given with that and not split.
     """

@@ -26,7 +26,7 @@ from e2v_port.hubs import local
 from e2v_port.runtimes import emotion2vec_torch, layers_torch, wav2small_torch
 
 PLAN = bench.Plan(seconds=6, repeats=1, long_files=(), counts=(1, 2), sizes=())
-# One worker makes what several tests look at.
+# One worker for all of them, where the runner keeps groups together: several look at the same measurement.
 pytestmark = pytest.mark.xdist_group("bench")
 
 SAMPLES = 16_123  # an odd number of frames, and samples left over

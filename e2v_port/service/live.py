@@ -9,7 +9,7 @@ import numpy as np
 import soxr
 
 from e2v_port.analysis import JudgedSegment
-from e2v_port.audio import SAMPLING_RATE, Waveform
+from e2v_port.audio import MAX_AMPLITUDE, MAX_CHANNELS, SAMPLING_RATE, Waveform
 from e2v_port.errors import AudioError
 from e2v_port.segments import DEFAULTS, Segment, SegmentSettings
 from e2v_port.service.answers import segment_dict
@@ -19,8 +19,6 @@ __all__ = ["FORMATS", "Session"]
 
 FORMATS: dict[str, np.dtype[Any]] = {"s16le": np.dtype("<i2"), "f32le": np.dtype("<f4")}
 _RATES = (8_000, 192_000)  # Hz: from the telephone to studio equipment
-_MAX_CHANNELS = 64  # as for files
-_MAX_AMPLITUDE = 100.0  # likewise
 _PARTIAL = 1.0  # s of new audio between two judgements of the same speech
 
 
@@ -60,7 +58,7 @@ class Session:
     ) -> None:
         for name, value, (low, high) in (
             ("sampling_rate", sampling_rate, _RATES),
-            ("channels", channels, (1, _MAX_CHANNELS)),
+            ("channels", channels, (1, MAX_CHANNELS)),
         ):
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise ValueError(f"{name}: declare a whole number from {low} to {high}, not {_shown(value)}")
@@ -118,7 +116,7 @@ class Session:
         if not len(block):
             return np.empty(0, np.float32)
         peak = max(abs(float(block.min())), abs(float(block.max())))  # NaN where any sample is
-        if self._kind.kind == "f" and not peak <= _MAX_AMPLITUDE:
+        if self._kind.kind == "f" and not peak <= MAX_AMPLITUDE:
             where = f"between {self.duration:.1f} and {(self.samples + len(block)) / self._rate:.1f} s"
             if np.isfinite(peak):
                 raise AudioError(f"samples up to {peak:.3g} {where}: full scale is 1, so divide by theirs")
