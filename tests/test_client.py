@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import UTC, datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -77,18 +78,19 @@ def listening(talk: Callable[[socket.socket], None]) -> Iterator[str]:
             connection.close()
 
 
+def take_request(connection: socket.socket) -> None:
+    """Reads all of a request: a connection closed with some of it unread is reset, answer and all."""
+    with connection.makefile("rb") as file:
+        head = b"".join(takewhile(lambda line: line != b"\r\n", file))
+        if length := re.search(rb"(?i)content-length: (\d+)", head):
+            file.read(int(length[1]))
+
+
 def says(status: int, body: str, wait: float = 0) -> Callable[[socket.socket], None]:
     """Reads a request and answers so."""
 
     def talk(connection: socket.socket) -> None:
-        data = b""
-        while b"\r\n\r\n" not in data:
-            data += connection.recv(65536)
-        head, _, rest = data.partition(b"\r\n\r\n")
-        length = re.search(rb"(?i)content-length: (\d+)", head)
-        left = int(length[1]) - len(rest) if length else 0
-        while left > 0:
-            left -= len(connection.recv(65536))
+        take_request(connection)
         time.sleep(wait)
         connection.sendall(f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
 
@@ -96,8 +98,10 @@ def says(status: int, body: str, wait: float = 0) -> Callable[[socket.socket], N
 
 
 def drip(text: bytes, pause: float) -> Callable[[socket.socket], None]:
+    """Reads a request and answers byte by byte."""
+
     def talk(connection: socket.socket) -> None:
-        connection.recv(65536)
+        take_request(connection)
         for byte in text:
             connection.sendall(bytes([byte]))
             time.sleep(pause)
