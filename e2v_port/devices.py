@@ -15,7 +15,7 @@ from e2v_port.errors import RuntimeUnavailable
 __all__ = ["RUNTIMES", "choose", "describe", "fastest_dtype", "limit_threads", "unavailable"]
 
 # Each runtime and the module of e2v_port.runtimes that runs it.
-RUNTIMES = {"cuda": "torch_runtime", "mps": "torch_runtime", "mlx": "mlx_runtime", "cpu": "torch_runtime"}
+RUNTIMES = {"cuda": "cuda_runtime", "mps": "torch_runtime", "mlx": "mlx_runtime", "cpu": "torch_runtime"}
 
 APPLE_SILICON = sys.platform == "darwin" and platform.machine() == "arm64"
 

@@ -4,10 +4,11 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, overload
 
@@ -58,6 +59,8 @@ class Runtime(Protocol):
     """What model.py needs of a runtime in runtimes/."""
 
     batch_seconds: float
+    readers: int
+    """How many clips are read side by side, ahead of what runs; 0 where one after the other is fast enough."""
 
     @property
     def at_once(self) -> int:
@@ -65,6 +68,9 @@ class Runtime(Protocol):
 
     def pool(self) -> Executor:
         """Returns the `at_once` threads that batches run in, those of all calls."""
+
+    def compile(self) -> bool:
+        """Makes batches faster, if that takes more than loading; tells whether they are."""
 
     def run(self, batch: Waveform, samples: list[int], *, frames: bool) -> list[Output]:
         """Runs clips [B, longest], normalised and filled up with zeros, of so many samples each."""
@@ -268,15 +274,36 @@ class Model:
     ) -> Iterator[list[Piece | AudioError]]:
         window: list[Piece | AudioError] = []
         seconds = 0.0
-        for clip in clips:
-            for piece in pieces(clip, sampling_rate, self.config.architecture, frames=frames):
-                window.append(piece)
-                if isinstance(piece, Piece):
-                    seconds += len(piece.waveform) / SAMPLING_RATE
-                if seconds >= self.window_seconds:
-                    yield window
-                    window, seconds = [], 0.0
+        for piece in self._pieces(clips, sampling_rate, frames):
+            window.append(piece)
+            if isinstance(piece, Piece):
+                seconds += len(piece.waveform) / SAMPLING_RATE
+            if seconds >= self.window_seconds:
+                yield window
+                window, seconds = [], 0.0
         yield window
+
+    def _pieces(self, clips: Iterable[Clip], sampling_rate: int | None, frames: bool) -> Iterator[Piece | AudioError]:
+        def begun(clip: Clip) -> Iterator[Piece | AudioError]:
+            found = pieces(clip, sampling_rate, self.config.architecture, frames=frames)
+            return chain([*islice(found, 1)], found)  # the first piece, mostly all of it, is read here
+
+        readers = self._runner.readers
+        if not readers:
+            yield from chain.from_iterable(map(begun, clips))
+            return
+        with ThreadPoolExecutor(readers, "reader") as pool:
+            ahead: deque[Future[Iterator[Piece | AudioError]]] = deque()
+            try:
+                for clip in clips:
+                    ahead.append(pool.submit(begun, clip))
+                    if len(ahead) > 4 * readers:  # one slow clip does not keep the others waiting
+                        yield from ahead.popleft().result()
+                while ahead:
+                    yield from ahead.popleft().result()
+            finally:
+                for future in ahead:
+                    future.cancel()
 
     def _started(self, window: list[Piece | AudioError], frames: bool, *, alone: bool) -> "_Window":
         waveforms = {i: item.waveform for i, item in enumerate(window) if isinstance(item, Piece)}
@@ -370,6 +397,18 @@ class Model:
         assert output.logits is not None
         names = (label.name for label in self.config.labels)
         return Dimensions(**dict(zip(names, output.logits.tolist(), strict=True)))
+
+    def compile(self) -> bool:
+        """Makes batches faster from now on, in some 20 s (an estimate), for work that takes longer than that.
+
+        On CUDA torch's compiler fuses what lies between matrix products, and attention makes its bias where it needs
+        it. Where the compiler or Triton is missing, a line on stderr says so, and all runs as before. Elsewhere there
+        is nothing to gain, and nothing is done.
+
+        Returns:
+            Whether anything is compiled.
+        """
+        return self._runner.compile()
 
     def stages(self, clip: Clip, sampling_rate: int | None = None) -> dict[str, Vector]:
         """Runs one clip and returns the value of every stage of the forward pass by name, in order."""

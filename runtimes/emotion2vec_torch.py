@@ -12,7 +12,18 @@ from torch import Tensor, nn
 
 from e2v_port.config import Emotion2vecConfig
 
-from .layers_torch import Attention, Head, Mlp, Projection, Trace, convolve, extract, untraced
+from .layers_torch import (
+    Attention,
+    Distances,
+    Head,
+    Mlp,
+    Projection,
+    Trace,
+    convolve,
+    extract,
+    frame_counts,
+    untraced,
+)
 
 __all__ = ["Emotion2vec"]
 
@@ -50,12 +61,12 @@ class Block(nn.Module):
 
     def __init__(self, config: Emotion2vecConfig) -> None:
         super().__init__()
-        self.attn = Attention(config.embed_dim, config.num_heads)
+        self.attn = Attention(config.embed_dim, config.num_heads, config.num_extra_tokens)
         self.norm1 = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
         self.mlp = Mlp(config.embed_dim, config.ffn_dim)
         self.norm2 = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor | Distances) -> Tensor:
         x = self.norm1(x + self.attn(x, bias))
         out: Tensor = self.norm2(x + self.mlp(x))
         return out
@@ -64,9 +75,13 @@ class Block(nn.Module):
 class Emotion2vec(nn.Module):
     """Waveforms in, frames and their mean and logits out."""
 
+    compiled = (ConvLayer, PositionLayer, Block)  # what is worth a compiler's while
+    by_distance = False  # whether attention gets Distances, which is for compiled blocks
+
     def __init__(self, config: Emotion2vecConfig) -> None:
         super().__init__()
         self.config = config
+        self._slopes: Tensor | None = None
         dim = config.embed_dim
         channels = [1, *(layer[0] for layer in config.conv_layers)]
         self.conv_layers = nn.ModuleList(
@@ -97,15 +112,28 @@ class Emotion2vec(nn.Module):
             Frames [B, T, D] in the type of the weights (those behind a clip's end mean nothing), their mean [B, D]
             and logits [B, labels] (None without a head), both float32.
         """
+        lengths = [self.config.frames(count) for count in samples]
+        return self.encode(waveform, torch.tensor(samples, device=waveform.device), min(lengths) < max(lengths), trace)
+
+    def encode(
+        self, waveform: Tensor, samples: Tensor, padded: bool, trace: Trace = untraced
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Does what `forward` does without a look at the numbers, so that a graph of it can be kept.
+
+        Args:
+            waveform: As for `forward`.
+            samples: Of each clip, [B].
+            padded: Whether any clip has fewer frames than there are.
+            trace: As for `forward`.
+        """
         x = waveform[:, :, None].to(self.extra_tokens.dtype)  # [B, S, 1]
         x = extract(self.conv_layers, self.config.conv_layers, x, trace, 0)  # [B, T, C]
         x = self.projection(x)  # [B, T, D]
         trace("projection", x)
 
         time = x.shape[1]
-        lengths = [self.config.frames(count) for count in samples]
-        real = torch.arange(time, device=x.device) < torch.tensor(lengths, device=x.device)[:, None]  # [B, T]
-        padded = min(lengths) < time
+        lengths = frame_counts(samples, self.config.conv_layers)  # [B]
+        real = torch.arange(time, device=x.device) < lengths[:, None]  # [B, T]
         positions = x
         for i, layer in enumerate(self.positions):
             # Each of these convolutions would carry what lies behind a clip's end back into the clip.
@@ -113,11 +141,16 @@ class Emotion2vec(nn.Module):
             trace(f"positions.{i}", positions)
         x = x + positions
 
-        bias = self.bias(time, x)
-        trace("bias", bias)
-        if padded:
-            unreal = F.pad(~real, (self.config.num_extra_tokens, 0))[:, None, None, :]  # [B, 1, 1, E+T]
-            bias = bias.masked_fill(unreal, -math.inf)  # [B, H, E+T, E+T]
+        extra = self.config.num_extra_tokens
+        bias: Tensor | Distances
+        if self.by_distance:
+            bias = Distances(self.slopes(x.device), lengths + extra)
+        else:
+            bias = self.bias(time, x)
+            trace("bias", bias)
+            if padded:
+                unreal = F.pad(~real, (extra, 0))[:, None, None, :]  # [B, 1, 1, E+T]
+                bias = bias.masked_fill(unreal, -math.inf)  # [B, H, E+T, E+T]
 
         x = torch.cat([self.extra_tokens.expand(len(x), -1, -1), x], dim=1)  # [B, E+T, D]
         x = self.context_norm(x)
@@ -128,10 +161,10 @@ class Emotion2vec(nn.Module):
         for i, block in enumerate(self.blocks):
             x = block(x, bias)
             trace(f"blocks.{i}", x)
-        frames = x[:, self.config.num_extra_tokens :]  # [B, T, D]
+        frames = x[:, extra:]  # [B, T, D]
 
         sums = (frames.float() * real[:, :, None]).sum(1)
-        pooled = sums / torch.tensor(lengths, device=x.device)[:, None]  # [B, D]
+        pooled = sums / lengths[:, None]  # [B, D]
         trace("pooled", pooled)
         if self.head is None:
             return frames, pooled, None
@@ -152,12 +185,23 @@ class Emotion2vec(nn.Module):
         zero.
         """
         at = torch.arange(time, device=like.device, dtype=torch.float32)
-        slopes = torch.tensor(_slopes(self.config.num_alibi_heads), device=like.device)
-        bias = slopes[:, None, None] * -(at[:, None] - at).abs()
+        bias = self.unscaled_slopes(like.device)[:, None, None] * -(at[:, None] - at).abs()
         bias = bias * self.alibi_scale.float().clamp_min(0)[:, None, None]  # [H, T, T]
         extra = self.config.num_extra_tokens
         plain_heads = self.config.num_heads - self.config.num_alibi_heads
         return F.pad(bias, (extra, 0, extra, 0, 0, plain_heads))[None].to(like.dtype)
+
+    def slopes(self, device: torch.device) -> Tensor:
+        """What `bias` takes per frame of distance, [H], float32."""
+        own = self.unscaled_slopes(device) * self.alibi_scale.float().clamp_min(0)
+        return F.pad(own, (0, self.config.num_heads - self.config.num_alibi_heads))
+
+    def unscaled_slopes(self, device: torch.device) -> Tensor:
+        """Those of ALiBi, one per head that has one. Kept: while a graph is recorded, nothing may come from the CPU."""
+        if self._slopes is None or self._slopes.device != device:
+            with torch.inference_mode(False):  # or nobody could ever train with it
+                self._slopes = torch.tensor(_slopes(self.config.num_alibi_heads), device=device)
+        return self._slopes
 
 
 def _slopes(heads: int) -> list[float]:

@@ -5,14 +5,28 @@ B clips, T frames, D wide, H heads.
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import flex_attention
 
 from e2v_port.config import Architecture
 
-__all__ = ["Attention", "Head", "Linear", "Mlp", "Projection", "Trace", "convolve", "extract", "untraced"]
+__all__ = [
+    "Attention",
+    "Distances",
+    "Head",
+    "Linear",
+    "Mlp",
+    "Projection",
+    "Trace",
+    "convolve",
+    "extract",
+    "frame_counts",
+    "untraced",
+]
 
 Trace = Callable[[str, Tensor], None]  # is told name and value of every stage
 
@@ -40,6 +54,13 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Ten
         (batch, (time - kernel) // stride + 1, kernel * channels), (x.stride(0), stride * channels, 1)
     )
     return F.linear(windows, weight.flatten(1), bias)
+
+
+def frame_counts(samples: Tensor, sizes: Sequence[tuple[int, int, int]]) -> Tensor:
+    """Returns how many frames clips of so many samples, [B], have behind convolutions of these sizes."""
+    for _, kernel, stride in sizes:
+        samples = (samples - kernel) // stride + 1
+    return samples
 
 
 def untraced(_name: str, _value: Tensor) -> None:
@@ -123,24 +144,53 @@ class Projection(nn.Module):
         return out
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention with an additive bias that broadcasts to [B, H, T, T]."""
+class Distances(NamedTuple):
+    """What a bias of attention follows from, for a kernel that makes it where it is needed: nothing of T x T is kept.
 
-    def __init__(self, dim: int, heads: int) -> None:
+    Attributes:
+        slopes: [H], float32: taken from a score for each frame between query and key.
+        ends: [B]: how many tokens each clip has; what lies behind them is not attended to.
+    """
+
+    slopes: Tensor
+    ends: Tensor
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with an additive bias that broadcasts to [B, H, T, T], or is made of distances.
+
+    The first `extra` tokens are no frames: they are near to all.
+    """
+
+    def __init__(self, dim: int, heads: int, extra: int = 0) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.extra = heads, extra
         self.q_proj = Linear(dim, dim)
         self.k_proj = Linear(dim, dim)
         self.v_proj = Linear(dim, dim)
         self.out_proj = Linear(dim, dim)
 
-    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor | Distances | None) -> Tensor:
         q = self.q_proj(x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # [B, H, T, D/H]
         k = self.k_proj(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
         v = self.v_proj(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        if isinstance(bias, Distances):
+            x = self._attend(q, k, v, bias)
+        else:
+            x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         out: Tensor = self.out_proj(x.transpose(1, 2).flatten(2))  # [B, T, D]
         return out
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, distances: Distances) -> Tensor:
+        """One kernel, where it is compiled."""
+        slopes, ends = distances
+
+        def biased(score: Tensor, clip: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            far = torch.where((query >= self.extra) & (key >= self.extra), (query - key).abs(), 0)
+            return torch.where(key < ends[clip], score - slopes[head] * far, -math.inf)
+
+        x: Tensor = flex_attention(q, k, v, score_mod=biased)
+        return x
 
 
 class Mlp(nn.Module):

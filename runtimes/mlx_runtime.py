@@ -29,6 +29,8 @@ CACHE_BYTES = 1 << 30
 class MlxRuntime:
     """One model on MLX's default device. May be called from several threads at once."""
 
+    readers = 0
+
     def __init__(self, weights: Path, config: ModelConfig, dtype: str | None) -> None:
         twin = import_module(f"e2v_port.runtimes.{config.family}_mlx")
         self.config = config.architecture
@@ -52,6 +54,10 @@ class MlxRuntime:
     def pool(self) -> ThreadPoolExecutor:
         """Returns one thread; see `e2v_port.model.Runtime`."""
         return _pool()
+
+    def compile(self) -> bool:
+        """Does nothing: MLX's compiler gained nothing here; see `e2v_port.model.Runtime`."""
+        return False
 
     def run(self, batch: Waveform, samples: list[int], *, frames: bool) -> list[Output]:
         """Runs one batch; see `e2v_port.model.Runtime`."""

@@ -27,32 +27,34 @@ from .layers_torch import Linear
 __all__ = ["TorchRuntime", "load"]
 
 # Padding of a batch is computed for nothing: on a CPU, a core of which one clip keeps busy, batches stay small.
-BATCH_SECONDS = {"cpu": 8.0, "mps": 120.0, "cuda": 480.0}
+BATCH_SECONDS = {"cpu": 8.0, "mps": 120.0}
 # Batches that a CPU runs at the same time: with a core for each, two of them give a fifth more than one after the
 # other on both. Each takes memory for what is between its layers, so there are no more of them.
 CPU_WORKERS = 2
 
 
 class TorchRuntime:
-    """One model on one device. May be called from several threads at once."""
+    """One model on one device; for CUDA see cuda_runtime.py. May be called from several threads at once."""
+
+    readers = 0
 
     def __init__(self, weights: Path, config: ModelConfig, device: str, dtype: str | None) -> None:
-        twin = import_module(f"e2v_port.runtimes.{config.family}_torch")
         self.device = torch.device(device)
         self.config = config.architecture
-        self.batch_seconds = BATCH_SECONDS[device]
-        with torch.device("meta"):
-            self.model = getattr(twin, config.family.capitalize())(config.architecture)
+        self.batch_seconds = BATCH_SECONDS.get(device, 0.0)
+        self.model = self._empty(config)
         self.model.load_state_dict(_tensors(weights, config, device, dtype), strict=True, assign=True)
         self.model.eval().requires_grad_(False)
         if device == "cpu" and (dtype or config.arithmetic) == "bfloat16" and _packs():
             for module in self.model.modules():
                 if isinstance(module, Linear):
                     module.pack()
-        if device == "cuda":
-            # Both default to a mantissa of ten bits somewhere in torch: not float32's numbers.
-            torch.backends.cudnn.allow_tf32 = False
-            torch.backends.cuda.matmul.allow_tf32 = False
+
+    @staticmethod
+    def _empty(config: ModelConfig) -> Any:
+        twin = import_module(f"e2v_port.runtimes.{config.family}_torch")
+        with torch.device("meta"):
+            return getattr(twin, config.family.capitalize())(config.architecture)
 
     @property
     def at_once(self) -> int:
@@ -60,8 +62,12 @@ class TorchRuntime:
         return min(torch.get_num_threads(), CPU_WORKERS) if self.device.type == "cpu" else 1
 
     def pool(self) -> ThreadPoolExecutor:
-        """Returns one thread for a GPU; on a CPU some that share its cores; see `e2v_port.model.Runtime`."""
-        return _cpu_pool(torch.get_num_threads()) if self.device.type == "cpu" else _gpu_pool()
+        """Returns one thread for Metal; on a CPU some that share its cores; see `e2v_port.model.Runtime`."""
+        return _cpu_pool(torch.get_num_threads()) if self.device.type == "cpu" else _metal_pool()
+
+    def compile(self) -> bool:
+        """Does nothing, as on a CPU it gains 2 % in half a minute; see `e2v_port.model.Runtime`."""
+        return False
 
     def run(self, batch: Waveform, samples: list[int], *, frames: bool) -> list[Output]:
         """Runs one batch; see `e2v_port.model.Runtime`."""
@@ -75,7 +81,7 @@ class TorchRuntime:
 
     def _run(self, batch: Waveform, samples: list[int], frames: bool) -> list[Output]:
         with torch.inference_mode():
-            hidden, pooled, logits = self.model(self._tensor(batch), samples)
+            hidden, pooled, logits = self._forward(batch, samples)
             scored = _numpy(self.model.score(hidden)) if frames and logits is not None else None
             means = _numpy(pooled)
             rows = None if logits is None else _numpy(logits)
@@ -88,6 +94,10 @@ class TorchRuntime:
                 )
                 for i, length in enumerate(map(self.config.frames, samples))
             ]
+
+    def _forward(self, batch: Waveform, samples: list[int]) -> tuple[Tensor, Tensor, Tensor | None]:
+        result: tuple[Tensor, Tensor, Tensor | None] = self.model(self._tensor(batch), samples)
+        return result
 
     def score(self, embedding: NDArray[np.float32]) -> NDArray[np.float32]:
         """Applies the head; see `e2v_port.model.Runtime`."""
@@ -143,13 +153,13 @@ def _cpu_pool(threads: int) -> ThreadPoolExecutor:
 
 
 @cache
-def _gpu_pool() -> ThreadPoolExecutor:
+def _metal_pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, "torch")
 
 
 if hasattr(os, "register_at_fork"):  # their threads stay with the parent
     os.register_at_fork(after_in_child=_cpu_pool.cache_clear)
-    os.register_at_fork(after_in_child=_gpu_pool.cache_clear)
+    os.register_at_fork(after_in_child=_metal_pool.cache_clear)
 
 
 def _numpy(tensor: Tensor) -> NDArray[Any]:
@@ -157,7 +167,7 @@ def _numpy(tensor: Tensor) -> NDArray[Any]:
 
 
 def load(weights: Path, config: ModelConfig, device: str, dtype: str | None = None) -> TorchRuntime:
-    """Returns the model of a checked model.safetensors on `cpu`, `cuda` or `mps`.
+    """Returns the model of a checked model.safetensors on `cpu` or `mps`.
 
     Its weights are cast to `dtype`, or left as they are stored.
     """

@@ -12,7 +12,18 @@ from torch import Tensor, nn
 
 from e2v_port.config import Wav2vec2Config
 
-from .layers_torch import Attention, Head, Mlp, Projection, Trace, convolve, extract, untraced
+from .layers_torch import (
+    Attention,
+    Distances,
+    Head,
+    Mlp,
+    Projection,
+    Trace,
+    convolve,
+    extract,
+    frame_counts,
+    untraced,
+)
 
 __all__ = ["Wav2vec2"]
 
@@ -31,16 +42,16 @@ class ConvLayer(nn.Module):
         x = convolve(x, self.weight, self.bias, self.stride)
         return F.gelu(self.norm(x) if self.norm else x)
 
-    def over_time(self, x: Tensor, lengths: list[int]) -> Tensor:
+    def over_time(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Brings each channel of each clip to zero mean and unit variance over its own frames, where `norm` is `group`.
 
         Args:
             x: [B, T, C].
-            lengths: Frames of each clip behind this layer.
+            lengths: Frames of each clip behind this layer, [B].
         """
         assert self.norm is not None
         x = convolve(x, self.weight, self.bias, self.stride).float()
-        counts = torch.tensor(lengths, device=x.device)[:, None, None]
+        counts = lengths[:, None, None]
         real = torch.arange(x.shape[1], device=x.device)[:, None] < counts  # [B, T, 1]
         x = x - (x * real).sum(1, keepdim=True) / counts
         variance = (x * x * real).sum(1, keepdim=True) / counts
@@ -74,7 +85,7 @@ class Block(nn.Module):
         self.mlp = Mlp(config.embed_dim, config.ffn_dim)
         self.norm2 = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
 
-    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor | Distances | None) -> Tensor:
         if self.pre_norm:
             x = x + self.attn(self.norm1(x), bias)
             x = x + self.mlp(self.norm2(x))
@@ -86,6 +97,9 @@ class Block(nn.Module):
 
 class Wav2vec2(nn.Module):
     """Waveforms in, frames and their mean and outputs out."""
+
+    compiled = (ConvLayer, PositionLayer, Block)  # what is worth a compiler's while
+    by_distance = False  # whether attention gets Distances, which is for compiled blocks
 
     def __init__(self, config: Wav2vec2Config) -> None:
         super().__init__()
@@ -116,25 +130,41 @@ class Wav2vec2(nn.Module):
             Frames [B, T, D] in the type of the weights (those behind a clip's end mean nothing), their mean [B, D]
             and outputs [B, labels] (None without a head), both float32.
         """
+        lengths = [self.config.frames(count) for count in samples]
+        return self.encode(waveform, torch.tensor(samples, device=waveform.device), min(lengths) < max(lengths), trace)
+
+    def encode(
+        self, waveform: Tensor, samples: Tensor, padded: bool, trace: Trace = untraced
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Does what `forward` does without a look at the numbers, so that a graph of it can be kept.
+
+        Args:
+            waveform: As for `forward`.
+            samples: Of each clip, [B].
+            padded: Whether any clip has fewer frames than there are.
+            trace: As for `forward`.
+        """
+        sizes = self.config.conv_layers
         x = waveform[:, :, None].to(self.positions.bias.dtype)  # [B, S, 1]
         whole = int(self.config.norm_of(0) == "group")  # layers that need all of a clip
         if whole:
-            _, kernel, stride = self.config.conv_layers[0]
             layer = self.conv_layers[0]
             assert isinstance(layer, ConvLayer)
-            x = layer.over_time(x, [(count - kernel) // stride + 1 for count in samples])
+            x = layer.over_time(x, frame_counts(samples, sizes[:1]))
             trace("conv_layers.0", x)
-        x = extract(self.conv_layers[whole:], self.config.conv_layers[whole:], x, trace, whole)  # [B, T, C]
+        x = extract(self.conv_layers[whole:], sizes[whole:], x, trace, whole)  # [B, T, C]
         x = self.projection(x)  # [B, T, D]
         trace("projection", x)
 
         time = x.shape[1]
-        lengths = [self.config.frames(count) for count in samples]
-        real = torch.arange(time, device=x.device) < torch.tensor(lengths, device=x.device)[:, None]  # [B, T]
-        bias = None
-        if min(lengths) < time:
+        lengths = frame_counts(samples, sizes)  # [B]
+        real = torch.arange(time, device=x.device) < lengths[:, None]  # [B, T]
+        bias: Tensor | Distances | None = None
+        if padded:
             x = x * real[:, :, None]
             bias = torch.zeros_like(real, dtype=x.dtype).masked_fill(~real, -math.inf)[:, None, None, :]  # [B, 1, 1, T]
+        if self.by_distance:
+            bias = Distances(torch.zeros(self.config.num_heads, device=x.device), lengths)
         positions = self.positions(x)
         trace("positions", positions)
         x = x + positions
@@ -149,7 +179,7 @@ class Wav2vec2(nn.Module):
         trace("frames", x)
 
         sums = (x.float() * real[:, :, None]).sum(1)
-        pooled = sums / torch.tensor(lengths, device=x.device)[:, None]  # [B, D]
+        pooled = sums / lengths[:, None]  # [B, D]
         trace("pooled", pooled)
         if self.head is None:
             return x, pooled, None

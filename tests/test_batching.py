@@ -20,7 +20,7 @@ class Slow:
     def __init__(self, runtime: Any) -> None:
         self.runtime = runtime
         self.batch_seconds = runtime.batch_seconds
-        self.at_once = 1
+        self.at_once, self.readers = 1, 0
         self.going = threading.Event()
         self.started = threading.Event()
         self.going.set()
@@ -38,6 +38,9 @@ class Slow:
 
     def pool(self) -> Any:
         return self.runtime.pool()
+
+    def compile(self) -> bool:
+        return False
 
     def score(self, embedding: np.ndarray) -> np.ndarray:
         return self.runtime.score(embedding)

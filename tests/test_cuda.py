@@ -1,0 +1,166 @@
+"""What is made for GPUs changes no answer: compiled layers, graphs of padded clips, clips read side by side.
+
+What can be is tested without one: the compiler's front half traces the same code on a CPU. The rest runs where CUDA is.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import toys
+
+from e2v_port import devices
+from e2v_port.config import ModelConfig
+from e2v_port.errors import AudioError
+from e2v_port.model import Model, Output, load
+from e2v_port.runtimes import cuda_runtime, torch_runtime
+
+TOLERANCE = 2e-5  # float32, against clips one by one
+needs_cuda = pytest.mark.skipif(devices.unavailable("cuda") is not None, reason=str(devices.unavailable("cuda")))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("models")
+    return {
+        "emotion2vec": toys.convert(toys.make(root / "e checkpoint"), root / "emotion2vec"),
+        "wav2vec2": toys.convert(toys.make_dimensional(root / "w checkpoint"), root / "wav2vec2"),
+    }
+
+
+@pytest.fixture(params=["emotion2vec", "wav2vec2"])
+def folder(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Path:
+    return folders[request.param]
+
+
+def noise(samples: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 0.1, samples).astype(np.float32)
+
+
+def assert_equal(found: Output, expected: Output) -> None:
+    assert found.frames is not None
+    assert expected.frames is not None
+    np.testing.assert_allclose(found.frames, expected.frames, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(found.logits, expected.logits, rtol=0, atol=TOLERANCE)
+
+
+def test_compiled_layers_give_the_same_numbers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced whole, for any number of clips of any length, each with its own end; attention has no bias of T x T."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    cuda_runtime._compiled_forward.cache_clear()
+    config = ModelConfig.read(folder)
+    runtime = torch_runtime.load(folder / "model.safetensors", config, "cpu", "float32")
+    lengths = ([16_000, 9000], [700, 32_000, 20_000], [15_000] * 5)
+    batches = [np.stack([np.pad(noise(n, i), (0, max(each) - n)) for i, n in enumerate(each)]) for each in lengths]
+    expected = [runtime.run(batch, each, frames=True) for batch, each in zip(batches, lengths, strict=True)]
+    compiled = cuda_runtime.compiled(runtime.model, runtime._empty(config))
+    shared = {tensor.data_ptr() for tensor in runtime.model.state_dict().values()}
+    assert {tensor.data_ptr() for tensor in compiled.state_dict().values()} == shared, "no second copy of the weights"
+    runtime.model = compiled
+    torch._dynamo.utils.counters.clear()
+    for batch, each, known in zip(batches, lengths, expected, strict=True):
+        for one, other in zip(runtime.run(batch, each, frames=True), known, strict=True):
+            assert_equal(one, other)
+    # Three sizes of convolution, one of positions, one of blocks; each for any batch.
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 5
+    cuda_runtime._compiled_forward.cache_clear()
+
+
+def test_what_is_recorded_for_a_length_serves_all_up_to_it(folder: Path) -> None:
+    config = ModelConfig.read(folder)
+    runtime = torch_runtime.load(folder / "model.safetensors", config, "cpu", "float32")
+    for samples in (400, 7999, 8000):
+        clip = noise(samples)
+        [expected] = runtime.run(clip[None], [samples], frames=True)
+        with torch.inference_mode():
+            filled = torch.from_numpy(np.pad(clip, (0, 8000 - samples)))[None]
+            hidden, pooled, logits = runtime.model.encode(filled, torch.tensor([samples]), True)
+        frames = hidden[0, : config.architecture.frames(samples)].numpy()
+        assert_equal(Output(pooled[0].numpy(), logits[0].numpy(), frames, None), expected)
+
+
+def side_by_side(folder: Path) -> Model:
+    """As on a GPU: several threads read the clips."""
+    model = load(folder, runtime="cpu")
+    model._runner.readers = 4
+    return model
+
+
+def test_clips_read_side_by_side_come_in_order(folders: dict[str, Path], tmp_path: Path) -> None:
+    model = side_by_side(folders["emotion2vec"])
+    draw = np.random.default_rng(5)
+    clips: list[Any] = [noise(int(n), i) for i, n in enumerate(draw.integers(400, 40_000, 60))]
+    clips[7], clips[30] = tmp_path / "absent.wav", np.full(800, np.nan, np.float32)
+    clips[40] = noise(70 * 16_000)  # in windows
+    expected = list(load(folders["emotion2vec"], runtime="cpu").each(clips, 16_000))
+    found = list(model.each(clips, 16_000))
+    assert [i for i, each in enumerate(found) if isinstance(each, AudioError)] == [7, 30]
+    for one, other in zip(found, expected, strict=True):
+        if isinstance(one, AudioError) or isinstance(other, AudioError):
+            assert str(one) == str(other)
+        else:
+            assert one[0] == other[0]
+            np.testing.assert_allclose(one[1].logits, other[1].logits, rtol=0, atol=TOLERANCE)
+
+
+def test_no_more_is_read_than_is_needed(folders: dict[str, Path]) -> None:
+    model = side_by_side(folders["emotion2vec"])
+    before, read = threading.active_count(), 0
+
+    def clips() -> Any:
+        nonlocal read
+        while True:
+            read += 1
+            yield noise(160_000)
+
+    results = model.each(clips(), 16_000)
+    next(results)
+    assert read <= 2 * model.window_seconds / 10 + 4 * 4 + 2
+    results.close()
+    for _ in range(100):
+        if threading.active_count() <= before + 2:  # the two that compute stay
+            break
+        time.sleep(0.05)
+    assert threading.active_count() <= before + 2
+
+
+def test_elsewhere_there_is_nothing_to_compile(folder: Path) -> None:
+    assert load(folder, runtime="cpu").compile() is False
+
+
+@needs_cuda
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_graphs_and_compiled_batches_on_a_gpu(folder: Path, dtype: str, capsys: pytest.CaptureFixture[str]) -> None:
+    bar = 1e-4 if dtype == "float32" else 0.1  # logits of toys, which span some 6
+    clips = [noise(n, n) for n in (400, 16_000, 16_000, 15_000, 60_000, 60_000, 200_000)]
+    expected = [output for _, output in each_ok(load(folder, runtime="cpu"), clips)]
+    model = load(folder, runtime="cuda", dtype=dtype)
+
+    def check(outputs: list[Output]) -> None:
+        for found, known in zip(outputs, expected, strict=True):
+            np.testing.assert_allclose(found.logits, known.logits, rtol=0, atol=bar)
+
+    one_by_one: Callable[[Any], Output] = lambda clip: each_ok(model, [clip])[0][1]  # noqa: E731
+    for _ in range(3):  # as it is, recorded, replayed
+        check([one_by_one(clip) for clip in clips])
+    with ThreadPoolExecutor(4) as pool:
+        check(list(pool.map(one_by_one, clips)))
+    check([output for _, output in each_ok(model, clips)])
+    assert model.compile(), capsys.readouterr().err
+    check([output for _, output in each_ok(model, clips)])
+    assert "runs as it is" not in capsys.readouterr().err
+
+
+def each_ok(model: Model, clips: list[Any]) -> list[tuple[float, Output]]:
+    found = []
+    for result in model.each(clips, 16_000):
+        assert not isinstance(result, AudioError)
+        found.append(result)
+    return found
