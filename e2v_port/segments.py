@@ -29,6 +29,7 @@ __all__ = [
     "SpeechRule",
     "cut",
     "detect",
+    "divide",
     "from_given",
     "from_probabilities",
     "mark",
@@ -49,6 +50,7 @@ _MIN_SILENCE, _MIN_SPEECH, _PAD = 1600, 4000, 480
 _HYSTERESIS = 0.15
 
 _WINDOW, _HOP = 800, 160  # samples: 50 ms every 10 ms, to find a quiet point between two sounds
+_HORIZON = 3  # times max_duration: how far ahead is looked for the best way to split: our own choice
 # s: Whisper's times are multiples of it, and other formats round by less.
 _ROUNDING = 0.02
 
@@ -178,9 +180,9 @@ def detect(waveform: Waveform, settings: SegmentSettings = DEFAULTS) -> list[Seg
     with shorter pauses than `merge_gap` between them are one segment.
 
     A segment longer than `max_duration` is split at pauses of at least `split_pause`, which are left out, so that as
-    few parts as possible are under `low_confidence`, then as few as possible in all, then of even length. Where
-    there is no such pause for longer than `max_duration`, it is cut in the middle of the quietest 50 ms between half
-    of that and all of it.
+    few parts as possible are under `low_confidence`, then as few as possible in all, then of even length. What lies
+    more than 3 times `max_duration` behind the start of a part plays no role for its end. Where there is no such pause
+    for longer than `max_duration`, it is cut in the middle of the quietest 50 ms between half of that and all of it.
 
     Args:
         waveform: [samples], float32, 16 kHz, as `load_audio` gives it.
@@ -478,8 +480,34 @@ def _parts(stretches: list[Span], waveform: Waveform, settings: SegmentSettings)
         return [(stretches[0][0], stretches[-1][1])]
     units = [(group[0][0], group[-1][1]) for group in _grouped(stretches, to_samples(settings.split_pause))]
     pieces = [piece for unit in units for piece in cut(unit, lambda low, high: waveform[low:high], settings)]
-    bounds = part_bounds(part_starts(pieces, settings), len(pieces))
+    bounds = divide(pieces, settings)
     return [(pieces[i][0], pieces[j - 1][1]) for i, j in pairwise(bounds)]
+
+
+def divide(pieces: Sequence[Span], settings: SegmentSettings, *, ended: bool = True) -> list[int]:
+    """Puts the pieces of a segment that is too long together to parts, each as soon as three of the longest are known.
+
+    The first part is the first of the best way for the pieces that end within 3 times `max_duration`; then the same
+    from there on. So where a segment is split does not depend on words minutes later, and a stream can split it too.
+
+    Args:
+        pieces: In order, none longer than `max_duration`.
+        settings: Lengths.
+        ended: False for a segment that goes on: only the parts that do not depend on what follows are made.
+
+    Returns:
+        Numbers of the pieces that parts begin with, and behind them where the last of them ends.
+    """
+    horizon = _HORIZON * to_samples(settings.max_duration)
+    bounds = [0]
+    for j, (_, end) in enumerate(pieces):
+        while end - pieces[bounds[-1]][0] > horizon:
+            known = pieces[bounds[-1] : j]
+            bounds.append(bounds[-1] + part_bounds(part_starts(known, settings), len(known))[1])
+    if ended:
+        rest = pieces[bounds[-1] :]
+        bounds += [bounds[-1] + bound for bound in part_bounds(part_starts(rest, settings), len(rest))[1:]]
+    return bounds
 
 
 def part_starts(pieces: Sequence[Span], settings: SegmentSettings) -> list[int]:

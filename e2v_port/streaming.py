@@ -14,6 +14,7 @@ from e2v_port.segments import (
     SpeechProbabilities,
     SpeechRule,
     cut,
+    divide,
     mark,
     part_bounds,
     part_starts,
@@ -25,7 +26,6 @@ __all__ = ["SpeechStream"]
 # 256 ms run at once, whatever comes in: silero takes a third of the time of frame by frame, and the size of the
 # blocks that come in changes no bit.
 _STEP = 8 * FRAME_SAMPLES
-_HELD = 3  # times max_duration: more speech is not held back for the best way to split it
 
 
 class SpeechStream:
@@ -33,9 +33,8 @@ class SpeechStream:
 
     They are those that `segments.detect` finds in the whole clip. One is given out as soon as nothing that follows can
     change it: where the pause behind it reaches `merge_gap`; in speech that goes on for longer than `max_duration`,
-    where it will be split there in any case. Which pauses are best to split at may depend on what comes much later: a
-    part is no longer held back, and may then be another than `detect` finds, when the speech not given out is more than
-    3 times `max_duration` long. Only that much of the waveform is kept.
+    where it will be split there in any case, at the latest when what is not given out is more than 4 times
+    `max_duration` long. Only that much of the waveform is kept.
 
     Args:
         settings: Thresholds and lengths.
@@ -61,15 +60,18 @@ class SpeechStream:
         return self._end / SAMPLING_RATE
 
     @property
-    def open(self) -> Segment | None:
-        """The last segment that there would be if the clip ended with the speech heard so far; None between segments.
+    def parts(self) -> list[Segment]:
+        """The segments not given out yet that there would be if the clip ended with the speech heard so far.
 
-        It lags behind by up to 0.26 s, it begins when speech has lasted for 0.25 s, and silence at its end is left out.
+        They lag behind by up to 0.26 s, begin when speech has lasted for 0.25 s, and silence at their end is left out.
         """
-        if pieces := self._all_pieces():
-            start = part_starts(pieces, self._settings)[-1]
-            return self._mark(pieces[start][0], pieces[-1][1])
-        return None
+        pieces = self._all_pieces()
+        return [self._mark(pieces[i][0], pieces[j - 1][1]) for i, j in pairwise(divide(pieces, self._settings))]
+
+    @property
+    def open(self) -> Segment | None:
+        """The last of `parts`; None between segments."""
+        return parts[-1] if (parts := self.parts) else None
 
     def push(self, waveform: Waveform) -> list[Segment]:
         """Goes on with the next block.
@@ -97,7 +99,7 @@ class SpeechStream:
         return found + self._close()
 
     def take(self, segment: Segment) -> Waveform:
-        """Returns the waveform of a segment that the last `push` or `finish` gave, or of `open`: a copy."""
+        """Returns the waveform of a segment that the last `push` or `finish` gave, or of one of `parts`: a copy."""
         return self._read(segment.samples.start, segment.samples.stop)
 
     @property
@@ -155,6 +157,7 @@ class SpeechStream:
 
     def _split(self) -> list[Segment]:
         """Gives out the parts of a segment that is too long which do not depend on what follows."""
+        found = self._give(divide(self._pieces, self._settings, ended=False))
         # Before this sample, the next piece does not end: a cut leaves at least half of max_duration.
         next_end = min(self._open[1], self._open[0] + self._longest // 2) if self._open else self._rule.next_start
         starts = part_starts(self._pieces, self._settings)
@@ -163,15 +166,12 @@ class SpeechStream:
         cases = [i for i, (start, _) in enumerate(self._pieces) if next_end - start <= self._longest]
         chains = [part_bounds(starts, i) for i in (*cases, len(self._pieces))]
         common = [i for i in chains[-1] if all(i in chain for chain in chains)]
-        if common == [0] and self._judged - self._pieces[0][0] > _HELD * self._longest:
-            pieces = self._all_pieces()
-            common = part_bounds(part_starts(pieces, self._settings), len(pieces))[:2]
-        return self._give(common)
+        return found + self._give(common)
 
     def _close(self) -> list[Segment]:
         """Ends the segment."""
         self._pieces, self._open = self._all_pieces(), None
-        return self._give(part_bounds(part_starts(self._pieces, self._settings), len(self._pieces)))
+        return self._give(divide(self._pieces, self._settings))
 
     def _all_pieces(self) -> list[Span]:
         return self._pieces + (cut(self._open, self._read, self._settings) if self._open else [])

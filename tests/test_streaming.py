@@ -84,17 +84,16 @@ def test_recordings_that_follow_each_other(clips: dict[str, np.ndarray]) -> None
 
 
 def test_talk_without_a_pause_to_end_a_segment(clips: dict[str, np.ndarray]) -> None:
-    """What is best may depend on words minutes later, for which a stream does not wait."""
+    """Which pauses are best to split at depends on no more than a stream waits for."""
     rng = np.random.default_rng(2)
     spoken = [waveform[segment.samples] for waveform in clips.values() for segment in detect(waveform)]
     pauses = [np.zeros(int(rng.uniform(0.05, 1.2) * SAMPLING_RATE), np.float32) for _ in spoken]
     waveform = np.concatenate([part for pair in zip(spoken, pauses, strict=True) for part in pair])
     expected, found = detect(waveform), streamed(waveform, rng)
-    assert share(expected, found) > 0.6
+    assert len(expected) > 40
+    assert share(expected, found) >= 0.95
     assert all(segment.duration <= 11 for segment in found)
     assert {segment.quality for segment in found} == {"normal"}
-    speech = [sum(segment.duration for segment in segments) for segments in (expected, found)]
-    assert speech[1] == pytest.approx(speech[0], rel=0.02)
 
 
 def test_the_size_of_blocks_changes_nothing(clips: dict[str, np.ndarray]) -> None:
@@ -162,7 +161,7 @@ probability_tracks = st.lists(
     max_size=24,
 )
 # Phrases with pauses that do not end a segment, but where it may be split.
-talk = st.lists(st.tuples(st.integers(10, 300), st.integers(8, 45)), min_size=2, max_size=9).map(
+talk = st.lists(st.tuples(st.integers(10, 300), st.integers(8, 45)), min_size=2, max_size=30).map(
     lambda phrases: [run for speech, pause in phrases for run in ((speech, 0.97), (pause, 0.0))]
 )
 some_settings = st.builds(
@@ -201,7 +200,8 @@ def test_the_rule_is_sileros(runs: list[tuple[int, float]], missing: int, thresh
     rule, found = SpeechRule(threshold), []
     for at in range(0, len(probabilities), size):
         found += rule.push(probabilities[at : at + size].tolist())
-        if (end := rule.open_end) is not None:
+        whole = at + size < len(probabilities)  # the last frame may be filled up
+        if whole and (end := rule.open_end) is not None:
             [current] = [item for item in expected if item["start"] == rule.next_start]
             assert current["end"] >= min(end, len(waveform)), "it does not end before"
         assert all(item["start"] >= rule.next_start for item in expected[len(found) :])
@@ -235,22 +235,7 @@ def test_any_probabilities_and_settings(
     with patch("e2v_port.streaming.SpeechProbabilities", lambda: Known(probabilities)):
         found = streamed(waveform, np.random.default_rng(seed), settings)
 
-    def groups(segments: list[Segment]) -> list[list[Segment]]:
-        together: list[list[Segment]] = []
-        for segment in segments:
-            if together and segment.start - together[-1][-1].end < settings.merge_gap:
-                together[-1].append(segment)
-            else:
-                together.append([segment])
-        return together
-
-    for group in groups(expected):
-        start, end = group[0].start, group[-1].end
-        same = [segment for segment in found if start <= segment.start < end]
-        # Where the bound is not reached, nothing was given out before it was certain.
-        if end - start < 3 * settings.max_duration:
-            assert same == group
-        assert (same[0].start, same[-1].end) == (start, end)
+    assert found == expected
     assert all(segment.duration <= settings.max_duration + 1e-4 for segment in found)
     for before, after in itertools.pairwise(found):
         assert before.end <= after.start
