@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,10 @@ from e2v_port.model import Model, Output, Prediction, load, softmax, tell_licenc
 from e2v_port.segments import GivenSegment, Quality, Segment, SegmentSettings
 from e2v_port.transcripts import read_segments
 
-__all__ = ["Analysis", "AnalysisSettings", "JudgedSegment", "Options", "UsedModel", "analyze", "each"]
+if TYPE_CHECKING:
+    from e2v_port.prosody import Prosody
+
+__all__ = ["Analysis", "AnalysisSettings", "JudgedSegment", "Options", "UsedModel", "analyze", "each", "unjudged"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,11 @@ class UsedModel:
     dtype: str
     runtime: str
     licence: str
+
+    @classmethod
+    def of(cls, kind: str, model: Model) -> "UsedModel":
+        """Describes a loaded model."""
+        return cls(kind, model.config.source.repository, model.dtype, model.runtime, model.config.licence)
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,8 @@ class JudgedSegment:
         text: What is said, if that was given.
         judgement: Of both models together; None for a segment that is too short or holds no speech.
         prediction: Of the categorical model by itself, before fusion.
+        prosody: Measures of the voice; None unless they were asked for, as `EmotionDetector` does.
+        reasons: What follows from these, in words such as `elevated pitch`.
     """
 
     start: float
@@ -81,6 +91,8 @@ class JudgedSegment:
     text: str | None
     judgement: Judgement | None
     prediction: Prediction | None = field(default=None, repr=False)
+    prosody: "Prosody | None" = field(default=None, repr=False)
+    reasons: tuple[str, ...] = ()
 
     @property
     def duration(self) -> float:
@@ -188,9 +200,9 @@ class Analysis:
             "timings": dict(self.timings),
         }
 
-    def to_context(self) -> str:
-        """Returns one line that tells a language model how the voice sounds: see `e2v_port.context`."""
-        return context.line(self.segments, self.settings.fusion)
+    def to_context(self, *, long: bool = False) -> str:
+        """Tells a language model in one line how the voice sounds, or in a few: see `e2v_port.context`."""
+        return (context.report if long else context.line)(self.segments, self.settings.fusion)
 
 
 class Options(TypedDict, total=False):
@@ -441,8 +453,8 @@ class _Analyzer:
             duration=len(work.waveform) / SAMPLING_RATE,
             segments=tuple(segments),
             boundaries=found,
-            reason=None if judged else self._reason(work.segments),
-            models=tuple(_used(kind, model) for kind, model in self.models.items()),
+            reason=None if judged else unjudged(work.segments, self.settings),
+            models=tuple(UsedModel.of(kind, model) for kind, model in self.models.items()),
             settings=self.settings,
             timings=work.timings,
         )
@@ -454,14 +466,16 @@ class _Analyzer:
         span = (segment.start, segment.end)
         return boundaries(work.frames[i], self.categorical.labels, span, hop, self.settings.boundaries)
 
-    def _reason(self, segments: list[Segment]) -> str:
-        if not segments:
-            return "no speech found" if self.given is None else "no segments given"
-        short = sum(segment.quality == "too_short" for segment in segments)
-        silent = len(segments) - short
-        reasons = [f"{short} shorter than {self.settings.segments.min_duration:g} s"] if short else []
-        reasons += [f"{silent} without speech"] if silent else []
-        return f"no segment can be judged: {', '.join(reasons)}"
+
+def unjudged(segments: Sequence[Segment], settings: AnalysisSettings) -> str:
+    """Says in one line why none of these segments can be judged."""
+    if not segments:
+        return "no segments given" if settings.source == "given" else "no speech found"
+    short = sum(segment.quality == "too_short" for segment in segments)
+    silent = len(segments) - short
+    reasons = [f"{short} shorter than {settings.segments.min_duration:g} s"] if short else []
+    reasons += [f"{silent} without speech"] if silent else []
+    return f"no segment can be judged: {', '.join(reasons)}"
 
 
 def _frame_scores(model: Model, output: Output) -> NDArray[np.float64]:
@@ -469,8 +483,3 @@ def _frame_scores(model: Model, output: Output) -> NDArray[np.float64]:
     assert output.frame_logits is not None
     used = [not label.unused for label in model.config.labels]
     return softmax(output.frame_logits[:, used], model.config.temperature)
-
-
-def _used(kind: str, model: Model) -> UsedModel:
-    config = model.config
-    return UsedModel(kind, config.source.repository, model.dtype, model.runtime, config.licence)

@@ -22,6 +22,7 @@ __all__ = [
     "SAMPLING_RATE",
     "AudioStream",
     "Clip",
+    "LiveAudio",
     "Moments",
     "Waveform",
     "clip_name",
@@ -132,6 +133,48 @@ class AudioStream:
             self._file.close()
 
 
+class LiveAudio:
+    """A recording that is still being made, in blocks of any size: joined, what `load_audio` gives of all of it.
+
+    Args:
+        sampling_rate: Of what comes in, in Hz.
+
+    Raises:
+        AudioError: A rate outside 1 to 768 kHz.
+    """
+
+    def __init__(self, sampling_rate: int) -> None:
+        _check_size(sampling_rate, 1, 0)
+        self._mixer = _Mixer(sampling_rate)
+
+    @property
+    def duration(self) -> float:
+        """Seconds that have come in."""
+        return self._mixer.frames / self._mixer.rate
+
+    def push(self, block: NDArray[Any]) -> Waveform:
+        """Goes on with the next block.
+
+        Args:
+            block: [samples] or [samples, channels], of the types that `load_audio` takes.
+
+        Returns:
+            [samples], float32, 16 kHz. The resampler holds a few milliseconds back.
+
+        Raises:
+            AudioError: Samples that `load_audio` would refuse. None of the block is taken.
+        """
+        _check_kind(block)
+        frames = block.reshape(-1, 1) if block.ndim == 1 else block
+        if frames.ndim != 2 or not 1 <= frames.shape[1] <= MAX_CHANNELS:
+            raise AudioError(f"a block of shape {block.shape} is not [samples] or [samples, channels]: transpose it")
+        return self._mixer.add(_floats(frames)) if len(frames) else np.empty(0, np.float32)
+
+    def finish(self) -> Waveform:
+        """Returns what was held back; nothing may be pushed behind it."""
+        return self._mixer.finish()
+
+
 @contextmanager
 def _named(clip: Clip) -> Iterator[None]:
     """Says which clip an error is about."""
@@ -237,9 +280,7 @@ def clip_name(clip: Clip) -> str:
 def _from_array(array: NDArray[Any], sampling_rate: int | None) -> Iterator[Waveform]:
     if sampling_rate is None:
         raise AudioError("an array does not tell its rate: pass it, as in sampling_rate=16000")
-    kind = array.dtype.str[1:]
-    if array.dtype.kind != "f" and kind not in _FULL_SCALE:
-        raise AudioError(f"{array.dtype} samples: pass floats in [-1, 1], int8, int16, int32 or uint8")
+    _check_kind(array)
     if array.ndim == 1 or (array.ndim == 2 and array.shape[0] == 1):
         array = array.reshape(-1, 1)
     if array.ndim != 2 or (array.size and array.shape[0] <= array.shape[1]):
@@ -248,16 +289,23 @@ def _from_array(array: NDArray[Any], sampling_rate: int | None) -> Iterator[Wave
             "pass several clips as a list"
         )
     _check_size(sampling_rate, array.shape[1], len(array))
+    blocks = (_floats(array[start : start + _BLOCK]) for start in range(0, len(array), _BLOCK))
+    yield from _checked(blocks if array.size else iter(()), sampling_rate)
 
-    def blocks() -> Iterator[Waveform]:
-        for start in range(0, len(array), _BLOCK):
-            with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which is refused
-                block = array[start : start + _BLOCK].astype(np.float32)
-            if kind == "u1":
-                block -= 128
-            yield block / np.float32(_FULL_SCALE.get(kind, 1))
 
-    yield from _checked(blocks() if array.size else iter(()), sampling_rate)
+def _check_kind(array: NDArray[Any]) -> None:
+    if array.dtype.kind != "f" and array.dtype.str[1:] not in _FULL_SCALE:
+        raise AudioError(f"{array.dtype} samples: pass floats in [-1, 1], int8, int16, int32 or uint8")
+
+
+def _floats(block: NDArray[Any]) -> Waveform:
+    """Brings samples to full scale 1."""
+    kind = block.dtype.str[1:]
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which is refused
+        floats = block.astype(np.float32)
+    if kind == "u1":
+        floats -= 128
+    return floats / np.float32(_FULL_SCALE.get(kind, 1))
 
 
 def _from_file(file: BinaryIO) -> Iterator[Waveform]:
@@ -328,27 +376,42 @@ def _decoded(source: _Source) -> Iterator[Waveform]:
         yield from _checked(blocks(), rate)
 
 
-def _checked(blocks: Iterator[Waveform], rate: int) -> Iterator[Waveform]:
-    """Mixes down and resamples blocks [frames, channels] of at least one frame each."""
-    stream = None if rate == SAMPLING_RATE else soxr.ResampleStream(rate, SAMPLING_RATE, 1, "float32", "HQ")
-    frames = samples = 0
-    for block in blocks:
+class _Mixer:
+    """Mixes down, resamples and checks blocks [frames, channels] of at least one frame each."""
+
+    def __init__(self, rate: int) -> None:
+        self.rate, self.frames = rate, 0
+        self.stream = None if rate == SAMPLING_RATE else soxr.ResampleStream(rate, SAMPLING_RATE, 1, "float32", "HQ")
+
+    def add(self, block: Waveform) -> Waveform:
         peak = max(abs(float(block.min())), abs(float(block.max())))  # NaN where any sample is
         if not peak <= MAX_AMPLITUDE:
-            where = f"between {frames / rate:.1f} and {(frames + len(block)) / rate:.1f} s"
+            where = f"between {self.frames / self.rate:.1f} and {(self.frames + len(block)) / self.rate:.1f} s"
             if np.isfinite(peak):
                 raise AudioError(f"samples up to {peak:.3g} {where}: full scale is 1, so divide by theirs")
             raise AudioError(f"samples that are not finite (NaN or infinity) {where}: cut or repair it")
-        frames += len(block)
-        _check_size(rate, block.shape[1], frames)
+        self.frames += len(block)
         # The mean; block.mean(axis=1) takes three times as long, more than decoding.
-        mono = np.einsum("fc->f", block) / block.shape[1]
-        if len(part := stream.resample_chunk(mono) if stream else mono):
+        mono: Waveform = np.einsum("fc->f", block) / block.shape[1]
+        return self.stream.resample_chunk(mono) if self.stream else mono
+
+    def finish(self) -> Waveform:
+        rest = np.empty(0, np.float32)
+        return self.stream.resample_chunk(rest, last=True) if self.stream else rest
+
+
+def _checked(blocks: Iterator[Waveform], rate: int) -> Iterator[Waveform]:
+    mixer = _Mixer(rate)
+    samples = 0
+    for block in blocks:
+        part = mixer.add(block)
+        _check_size(rate, block.shape[1], mixer.frames)
+        if len(part):
             samples += len(part)
             yield part
-    if not frames:
+    if not mixer.frames:
         raise AudioError("no samples: record or export it again")
-    if stream and len(part := stream.resample_chunk(np.empty(0, np.float32), last=True)):
+    if len(part := mixer.finish()):
         samples += len(part)
         yield part
     if samples < MIN_SAMPLES:

@@ -28,6 +28,7 @@ __all__ = [
     "likely_emotions",
     "meaning",
     "octant",
+    "table",
 ]
 
 # Levels of arousal and dominance in the compound table, 0 to 1: the deployed two-model pipeline these settings come
@@ -124,9 +125,10 @@ class Compound:
 
 
 @cache
-def _table(name: str) -> dict[str, Any]:
-    table: dict[str, Any] = json.loads(files("e2v_port.taxonomy").joinpath(f"{name}.json").read_text("utf-8"))
-    return table
+def table(name: str) -> dict[str, Any]:
+    """Returns a file of taxonomy/ by its name without `.json`. It is read once and shared: not to be changed."""
+    content: dict[str, Any] = json.loads(files("e2v_port.taxonomy").joinpath(f"{name}.json").read_text("utf-8"))
+    return content
 
 
 def _look_up(what: str, name: str, known: Mapping[str, Any]) -> Any:
@@ -138,7 +140,7 @@ def _look_up(what: str, name: str, known: Mapping[str, Any]) -> Any:
 @cache
 def emotions() -> tuple[Emotion, ...]:
     """Returns the 26 emotions, group by group."""
-    return tuple(Emotion(**row) for row in _table("emotions")["emotions"])
+    return tuple(Emotion(**row) for row in table("emotions")["emotions"])
 
 
 def emotion(name: str) -> Emotion:
@@ -149,19 +151,19 @@ def emotion(name: str) -> Emotion:
 
 def label_sets() -> tuple[str, ...]:
     """Returns the names of the known sets of labels: of emotion2vec, of corpora, of classifiers, Plutchik's."""
-    return tuple(_table("labels")["label_sets"])
+    return tuple(table("labels")["label_sets"])
 
 
 def labels(label_set: str) -> tuple[str, ...]:
     """Returns the labels of a set, other spellings included; ValueError for an unknown set."""
-    return tuple(_look_up("label set", label_set, _table("labels")["label_sets"])["labels"])
+    return tuple(_look_up("label set", label_set, table("labels")["label_sets"])["labels"])
 
 
 def meaning(label: str, label_set: str = "emotion2vec") -> Meaning:
     """Returns what a label of a set means; ValueError for an unknown label or set."""
-    classes = _look_up("label set", label_set, _table("labels")["label_sets"])["labels"]
+    classes = _look_up("label set", label_set, table("labels")["label_sets"])["labels"]
     name = _look_up(f"label of {label_set}", label, classes)
-    row = _table("labels")["classes"][name]
+    row = table("labels")["classes"][name]
     return Meaning(name, row["polarity"], row["compound"], dict(row["weights"]))
 
 
@@ -196,7 +198,7 @@ def compound(primary: str, dimensions: Dimensions, low: float = LOW, high: float
 @cache
 def _compounds() -> dict[str, dict[tuple[str, str], Compound]]:
     compounds: dict[str, dict[tuple[str, str], Compound]] = {}
-    for row in _table("compounds")["compounds"]:
+    for row in table("compounds")["compounds"]:
         found = Compound(row["label"], row["description"], row["own"])
         compounds.setdefault(row["primary"], {})[row["arousal"], row["dominance"]] = found
     return compounds
@@ -207,13 +209,13 @@ def octant(dimensions: Dimensions) -> str:
 
     A value is on the upper side above 0.5; exactly 0.5 counts as the lower side.
     """
-    boundary = _table("dimensions")["octant_boundary"]
+    boundary = table("dimensions")["octant_boundary"]
     signs = (
         "+" if dimensions.valence > boundary else "-",
         "high" if dimensions.arousal > boundary else "low",
         "high" if dimensions.dominance > boundary else "low",
     )
-    rows = _table("dimensions")["octants"]
+    rows = table("dimensions")["octants"]
     return str(next(row["name"] for row in rows if (row["valence"], row["arousal"], row["dominance"]) == signs))
 
 
@@ -223,16 +225,16 @@ def likely_emotions(dimensions: Dimensions) -> tuple[str, ...]:
     Russell's circumplex (1980) with Mehrabian's third axis: what is unpleasant and activated is rather anxious at low
     dominance and rather angry at high dominance. The whole quadrant comes back at moderate dominance.
     """
-    table = _table("dimensions")["quadrants"]
-    if dimensions.valence < table["valence"]["negative_below"]:
+    quadrants = table("dimensions")["quadrants"]
+    if dimensions.valence < quadrants["valence"]["negative_below"]:
         sign = "negative_"
-    elif dimensions.valence > table["valence"]["positive_above"]:
+    elif dimensions.valence > quadrants["valence"]["positive_above"]:
         sign = "positive_"
     else:
-        return tuple(table["likely"]["neutral"][level(dimensions.dominance)])
-    activated = dimensions.arousal > table["arousal"]["activated_above"]
+        return tuple(quadrants["likely"]["neutral"][level(dimensions.dominance)])
+    activated = dimensions.arousal > quadrants["arousal"]["activated_above"]
     quadrant = sign + ("activated" if activated else "deactivated")
-    return tuple(table["likely"][quadrant][level(dimensions.dominance)])
+    return tuple(quadrants["likely"][quadrant][level(dimensions.dominance)])
 
 
 def intensity(score: float) -> str:
@@ -243,7 +245,7 @@ def intensity(score: float) -> str:
     """
     if not math.isfinite(score):
         raise ValueError(f"a score must be a finite number, not {score!r}")
-    names: list[dict[str, Any]] = _table("dimensions")["intensities"]
+    names: list[dict[str, Any]] = table("dimensions")["intensities"]
     fitting = [str(row["name"]) for row in names if score >= row["from"]]
     return fitting[-1] if fitting else str(names[0]["name"])
 
@@ -280,7 +282,7 @@ def distribution(
         raise ValueError("scores of labels, dimensions, or both are needed: without them there is nothing to map")
     masses = {entry.name: 1.0 for entry in emotions()} if scores is None else _masses(scores, label_set)
     if dimensions is not None:
-        width = _table("dimensions")["kernel"]["width"]
+        width = table("dimensions")["kernel"]["width"]
         for entry in emotions():
             masses[entry.name] *= math.exp(-_squared_distance(dimensions, entry.dimensions) / (2 * width**2))
     total = math.fsum(masses.values())

@@ -2,6 +2,7 @@
 
 __all__ = [
     "AudioError",
+    "BaselineError",
     "CheckpointError",
     "CorpusError",
     "DownloadError",
@@ -23,6 +24,10 @@ class E2VError(Exception):
 
 class AudioError(E2VError):
     """A clip is unreadable, empty, too short, too long or not finite."""
+
+
+class BaselineError(E2VError):
+    """A file is no baseline of a voice, or one of another version."""
 
 
 class ModelNotFound(E2VError):

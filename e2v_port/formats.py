@@ -8,6 +8,7 @@ from pathlib import PurePath
 
 from e2v_port.analysis import Analysis, JudgedSegment
 from e2v_port.config import DIMENSIONS
+from e2v_port.fusion import MEASURED
 
 __all__ = [
     "FORMATS",
@@ -89,8 +90,8 @@ def to_textgrid(analyses: Sequence[Analysis]) -> str:
             "emotion": [segment.emotion or _not_judged(segment) for segment in segments],
             "confidence": [_number(segment.confidence) for segment in segments],
             "compound": [segment.compound or "" for segment in segments],
-            **_dimensions(segments, "", "model"),
-            **_dimensions(segments, "derived ", "labels"),
+            **_dimensions(segments, "", measured=True),
+            **_dimensions(segments, "derived ", measured=False),
             "text": [segment.text or "" for segment in segments],
         }
         for name, texts in columns.items():
@@ -116,11 +117,12 @@ def to_textgrid(analyses: Sequence[Analysis]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _dimensions(segments: Sequence[JudgedSegment], prefix: str, source: str) -> dict[str, list[str]]:
+def _dimensions(segments: Sequence[JudgedSegment], prefix: str, *, measured: bool) -> dict[str, list[str]]:
     """The texts of three tiers: empty where the dimensions are from elsewhere."""
     return {
         prefix + name: [
-            _number(getattr(segment, name)) if segment.dimensions_from == source else "" for segment in segments
+            _number(getattr(segment, name)) if (segment.dimensions_from in MEASURED) == measured else ""
+            for segment in segments
         ]
         for name in DIMENSIONS
     }

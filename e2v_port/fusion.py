@@ -9,7 +9,9 @@ from e2v_port import emotions
 from e2v_port.emotions import Dimensions
 from e2v_port.model import Prediction
 
-__all__ = ["FusionSettings", "Judgement", "fuse"]
+__all__ = ["MEASURED", "FusionSettings", "Judgement", "fuse"]
+
+MEASURED = frozenset({"model", "prosody", "model and prosody"})  # of `Judgement.dimensions_from`: not from labels
 
 
 @dataclass(frozen=True)
@@ -94,11 +96,13 @@ class Judgement:
         octant: Mehrabian's name for the octant of the three dimensions.
         distribution: Probability of each of the 26 emotions; None if only unknown labels spoke.
         notes: Any of `elevated arousal`, `short` and `uncertain`, in this order.
-        sources: Which kinds of model spoke: `categorical`, `dimensional`, or both in this order.
+        sources: What spoke: `categorical`, `dimensional` or both models in this order; behind them `prosodic`, where
+            measures of the voice had their share, see `e2v_port.detector`.
         scores: Probabilities of the categorical model's labels.
         dimensions: Raw outputs of the dimensional model; without one, `emotions.expected` of the scores.
         dimensions_from: Where they are from: `model`, measured in the voice; `labels`, derived from the scores, of
-            which they are another form; None where there are none. Of derived ones nothing else here follows.
+            which they are another form; None where there are none. Of derived ones nothing else here follows. With
+            prosody it is `prosody`, `model and prosody` or, mostly derived, `labels and prosody`.
     """
 
     primary: str | None

@@ -60,15 +60,18 @@ class SpeechStream:
         return self._end / SAMPLING_RATE
 
     @property
-    def open(self) -> Segment | None:
-        """The last segment that there would be if the clip ended with the speech heard so far; None between segments.
+    def parts(self) -> list[Segment]:
+        """The segments not given out yet that there would be if the clip ended with the speech heard so far.
 
-        It lags behind by up to 0.26 s, it begins when speech has lasted for 0.25 s, and silence at its end is left out.
+        They lag behind by up to 0.26 s, begin when speech has lasted for 0.25 s, and silence at their end is left out.
         """
-        if pieces := self._all_pieces():
-            start = part_starts(pieces, self._settings)[-1]
-            return self._mark(pieces[start][0], pieces[-1][1])
-        return None
+        pieces = self._all_pieces()
+        return [self._mark(pieces[i][0], pieces[j - 1][1]) for i, j in pairwise(divide(pieces, self._settings))]
+
+    @property
+    def open(self) -> Segment | None:
+        """The last of `parts`; None between segments."""
+        return parts[-1] if (parts := self.parts) else None
 
     def push(self, waveform: Waveform) -> list[Segment]:
         """Goes on with the next block.
@@ -96,7 +99,7 @@ class SpeechStream:
         return found + self._close()
 
     def take(self, segment: Segment) -> Waveform:
-        """Returns the waveform of a segment that the last `push` or `finish` gave, or of `open`: a copy."""
+        """Returns the waveform of a segment that the last `push` or `finish` gave, or of one of `parts`: a copy."""
         return self._read(segment.samples.start, segment.samples.stop)
 
     @property

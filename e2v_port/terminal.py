@@ -8,7 +8,7 @@ from rich.text import Text
 from e2v_port import emotions
 from e2v_port.analysis import Analysis, JudgedSegment
 
-__all__ = ["GREY", "colour", "doubtful", "table"]
+__all__ = ["GREY", "bar", "colour", "doubtful", "number", "plain", "table"]
 
 GREY = "#8c8c8c"  # what could not be judged, or not surely
 
@@ -30,7 +30,7 @@ def table(analysis: Analysis, *, ascii_only: bool = False) -> Text:
         ascii_only: Whether the terminal shows nothing else.
     """
     models = ", ".join(f"{model.name} on {model.runtime}" for model in analysis.models)
-    text = Text.assemble((_plain(analysis.file), "bold"), f"  {analysis.duration:.2f} s  {models}\n")
+    text = Text.assemble((plain(analysis.file), "bold"), f"  {analysis.duration:.2f} s  {models}\n")
     if analysis.reason:
         text.append(f"{analysis.reason}\n")
     _append(text, [(_cells(segment, ascii_only), _colour(segment)) for segment in analysis.segments])
@@ -40,7 +40,7 @@ def table(analysis: Analysis, *, ascii_only: bool = False) -> Text:
             "end": f"{part.end:.2f}",
             "inside": part.label,
             "mean": f"{part.probability:.3f}",
-            "": _bar(part.probability, ascii_only),
+            "": bar(part.probability, ascii_only),
         }
         for part in analysis.boundaries or ()
     ]
@@ -72,17 +72,17 @@ def _cells(segment: JudgedSegment, ascii_only: bool) -> dict[str, str]:
     return {
         "start": f"{segment.start:.2f}",
         "end": f"{segment.end:.2f}",
-        "speaker": _plain(segment.speaker or ""),
+        "speaker": plain(segment.speaker or ""),
         "emotion": segment.emotion or "",
-        "conf": _number(segment.confidence),
-        "": _bar(segment.confidence or 0, ascii_only),
+        "conf": number(segment.confidence),
+        "": bar(segment.confidence or 0, ascii_only),
         "compound": segment.compound or "",
         "octant": (judgement.octant or "") if judgement and not segment.emotion else "",
-        "A": about + _number(segment.arousal),
-        "D": about + _number(segment.dominance),
-        "V": about + _number(segment.valence),
+        "A": about + number(segment.arousal),
+        "D": about + number(segment.dominance),
+        "V": about + number(segment.valence),
         "note": ", ".join(note for note in notes if note),
-        "text": _plain(segment.text or ""),
+        "text": plain(segment.text or ""),
     }
 
 
@@ -104,17 +104,19 @@ def _append(text: Text, rows: Sequence[_Row]) -> None:
         text.append_text(line).append("\n")
 
 
-def _bar(share: float, ascii_only: bool) -> str:
+def bar(share: float, ascii_only: bool, cells: int = _BAR) -> str:
+    """Returns a bar for a share of 0 to 1, of so many cells at 1."""
     if ascii_only:
-        return "#" * round(share * _BAR)
-    full, part = divmod(round(share * _BAR * len(_PARTS)), len(_PARTS))
+        return "#" * round(share * cells)
+    full, part = divmod(round(share * cells * len(_PARTS)), len(_PARTS))
     return ("█" * full + _PARTS[part]).strip()
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Returns a number as tables show it, and nothing for None."""
     return "" if value is None else f"{value:.3f}"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Keeps a name on its line, and out of the terminal's commands."""
     return text if text.isprintable() else ascii(text)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from e2v_port import emotions
 from e2v_port.emotions import Compound, Dimensions
 
-TABLES = ("emotions", "labels", "compounds", "dimensions", "emotion2vec", "corpora")
+TABLES = ("emotions", "labels", "compounds", "dimensions", "emotion2vec", "corpora", "prosody")
 LEVELS = ("low", "moderate", "high")
 AT = {"low": 0.2, "moderate": 0.5, "high": 0.8}  # a value of each level
 

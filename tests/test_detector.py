@@ -1,0 +1,671 @@
+"""A voice followed while it speaks: against `analyze`, the models and the prosody by themselves, on real speech."""
+
+import asyncio
+import io
+import itertools
+import json
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+import soundfile
+import soxr
+import toys
+
+import e2v_port
+import e2v_port.detector
+from e2v_port import emotions
+from e2v_port.audio import SAMPLING_RATE, load_audio
+from e2v_port.backends import BACKENDS, available_backends
+from e2v_port.context import NOTICE, tool_schema
+from e2v_port.detector import EmotionDetector, Listener, LiveSettings, VoiceSegment
+from e2v_port.errors import AudioError, CheckpointError, ModelNotFound, NoLabels, RuntimeUnavailable
+from e2v_port.fusion import fuse
+from e2v_port.model import Model
+from e2v_port.prosody import Baseline, judge, measure
+from e2v_port.segments import SegmentSettings
+
+CLOSE = 2e-5
+DIMENSIONS = ("arousal", "dominance", "valence")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for $E2V_WEIGHTS with an emotion2vec model under the name of a known one."""
+    root = tmp_path_factory.mktemp("weights")
+    toys.convert(toys.make(root / "checkpoint"), root / "iic" / "emotion2vec_plus_base")
+    return root
+
+
+@pytest.fixture(scope="module")
+def dimensional(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    root = tmp_path_factory.mktemp("dimensional")
+    return e2v_port.load(toys.convert(toys.make_dimensional(root / "checkpoint"), root / "model"), runtime="cpu")
+
+
+@pytest.fixture
+def detector(weights: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., EmotionDetector]:
+    """Makes detectors where emotion2vec has been converted."""
+    monkeypatch.setenv("E2V_WEIGHTS", str(weights))
+    return lambda **options: EmotionDetector(**{"runtime": "cpu", "offline": True} | options)
+
+
+@pytest.fixture(scope="module")
+def meeting(speech_folder: Path) -> np.ndarray:
+    """Half a minute of several people."""
+    return load_audio(speech_folder / "ami_EN2002a_30s.flac")
+
+
+@pytest.fixture(scope="module")
+def bundled() -> EmotionDetector:
+    return EmotionDetector(runtime="cpu")
+
+
+def blocks(waveform: np.ndarray, seed: int = 0) -> Iterator[np.ndarray]:
+    """Of any size from one sample to two seconds; some are empty."""
+    rng = np.random.default_rng(seed)
+    at = 0
+    while at < len(waveform):
+        size = int(np.exp(rng.uniform(-0.5, np.log(32_000))))
+        yield waveform[at : at + size]
+        at += size
+
+
+def assert_same(found: VoiceSegment, expected: VoiceSegment) -> None:
+    """All but the time of day, numbers within 2e-5."""
+
+    def compare(a: Any, b: Any) -> None:
+        if isinstance(b, dict):
+            assert list(a) == list(b)
+            for name in b:
+                compare(a[name], b[name])
+        elif isinstance(b, float):
+            assert a == pytest.approx(b, abs=CLOSE, nan_ok=True)
+        else:
+            assert a == b
+
+    compare({**found.to_dict(), "at": None}, {**expected.to_dict(), "at": None})
+
+
+# ---- every backend, by its name, of anything that is a clip
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_backend_takes_every_kind_of_clip(
+    detector: Callable[..., EmotionDetector], backend: str, speech_folder: Path, tmp_path: Path
+) -> None:
+    """The first factory of this kind could not make one of its backends, and another could not read a path."""
+    listener = detector(backend=backend)
+    assert listener.backend == backend
+    path = speech_folder / "jfk.flac"
+    waveform = load_audio(path)
+    stereo = tmp_path / "stereo.wav"
+    soundfile.write(stereo, np.stack([waveform, waveform], axis=1), SAMPLING_RATE, subtype="FLOAT")
+    with open(path, "rb") as file:
+        analyses = [listener.analyze(clip) for clip in (path, str(path), file, io.BytesIO(path.read_bytes()), stereo)]
+    analyses += [listener.analyze(clip, SAMPLING_RATE) for clip in (waveform, waveform.astype(np.float64))]
+    for found in analyses:
+        assert len(found.segments) == len(analyses[0].segments) > 0
+        for segment, expected in zip(found.segments, analyses[0].segments, strict=True):
+            assert_same(segment, expected)
+    integers = listener.analyze(np.round(waveform * 32767).astype(np.int16), SAMPLING_RATE)
+    assert [segment.emotion for segment in integers.segments] == [segment.emotion for segment in found.segments]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_backend_gives_the_same_kind_of_result(
+    detector: Callable[..., EmotionDetector], backend: str, meeting: np.ndarray
+) -> None:
+    """A hybrid one once made a result of names that it did not have."""
+    listener = detector(backend=backend)
+    analysis = listener.analyze(meeting, SAMPLING_RATE)
+    streamed = list(listener.stream(blocks(meeting)))
+    names = {emotion.name for emotion in emotions.emotions()}
+    for segment in (*analysis.segments, *streamed):
+        assert type(segment) is VoiceSegment
+        assert segment.backend == backend
+        assert segment.fallback is None
+        assert segment.emotion in names
+        assert 0 <= segment.confidence <= (0.75 if backend == "prosodic" else 1.0)
+        assert all(0 <= getattr(segment, name) <= 1 for name in DIMENSIONS)
+        assert (segment.label is None) == (segment.scores is None) == (backend == "prosodic")
+        assert (segment.prosody is None) == (not segment.final and backend in {"bundled", "emotion2vec"})
+        row = json.loads(json.dumps(segment.to_dict(), allow_nan=False))
+        assert row["emotion"] == segment.emotion
+        assert row["final"] is segment.final
+        assert row["backend"] == backend
+    assert {segment.final for segment in streamed} == {True, False}
+    assert json.loads(json.dumps(analysis.to_dict(), allow_nan=False))["backend"] == backend
+    assert analysis.models == listener.models
+    assert len(analysis.models) == (backend != "prosodic")
+
+
+def test_models_say_what_analyze_says(detector: Callable[..., EmotionDetector], meeting: np.ndarray) -> None:
+    for options in {"model": "bundled"}, {"model": "iic/emotion2vec_plus_base"}:
+        expected = e2v_port.analyze(meeting, sampling_rate=SAMPLING_RATE, runtime="cpu", **options).segments
+        found = detector(**options).analyze(meeting, SAMPLING_RATE).segments
+        assert len(found) == len(expected) > 3
+        for segment, known in zip(found, expected, strict=True):
+            assert (segment.start, segment.end, segment.quality) == (known.start, known.end, known.quality)
+            assert segment.label == known.emotion
+            assert segment.confidence == pytest.approx(known.confidence, abs=CLOSE)
+            assert segment.scores == pytest.approx(known.judgement.scores, abs=CLOSE)
+            assert segment.dimensions_from == "labels"
+
+
+def test_prosody_by_itself_is_that_of_the_segment(meeting: np.ndarray) -> None:
+    [first, *_] = EmotionDetector(backend="prosodic").analyze(meeting, SAMPLING_RATE).segments
+    prosody = measure(meeting[: round(first.end * SAMPLING_RATE)][round(first.start * SAMPLING_RATE) :])
+    opinion = judge(prosody)
+    assert first.prosody == prosody
+    assert first.dimensions == opinion.dimensions
+    assert first.confidence == opinion.confidence
+    assert first.reasons == opinion.reasons
+    shares = emotions.distribution(None, opinion.dimensions)
+    assert first.emotion == max(shares, key=shares.__getitem__)
+
+
+def test_a_hybrid_mixes_dimensions(detector: Callable[..., EmotionDetector], meeting: np.ndarray) -> None:
+    """70 % the model's, which follow from its labels, and 30 % the prosody's; the label is the model's."""
+    model, prosodic, hybrid = (
+        detector(backend=name).analyze(meeting, SAMPLING_RATE).segments for name in ("bundled", "prosodic", "hybrid")
+    )
+    for of_model, of_prosody, mixed in zip(model, prosodic, hybrid, strict=True):
+        for name in DIMENSIONS:
+            expected = 0.7 * getattr(of_model, name) + 0.3 * getattr(of_prosody, name)
+            assert getattr(mixed, name) == pytest.approx(expected, abs=1e-9)
+        assert mixed.dimensions_from == "labels and prosody"
+        assert mixed.distribution == of_model.distribution
+        assert replace(mixed.judgement, dimensions=None, dimensions_from=None) == replace(
+            of_model.judgement, dimensions=None, dimensions_from=None
+        )
+
+
+def test_a_hybrid_of_two_models(
+    detector: Callable[..., EmotionDetector], dimensional: Model, meeting: np.ndarray
+) -> None:
+    """Where the dimensions are measured, the judgement follows from what is mixed."""
+    measured = detector(dimensional=dimensional).analyze(meeting, SAMPLING_RATE).segments
+    prosodic = detector(backend="prosodic").analyze(meeting, SAMPLING_RATE).segments
+    hybrid = detector(backend="hybrid", dimensional=dimensional).analyze(meeting, SAMPLING_RATE)
+    assert [model.kind for model in hybrid.models] == ["categorical", "dimensional"]
+    for of_model, of_prosody, mixed in zip(measured, prosodic, hybrid.segments, strict=True):
+        for name in DIMENSIONS:
+            expected = 0.7 * getattr(of_model, name) + 0.3 * getattr(of_prosody, name)
+            assert getattr(mixed, name) == pytest.approx(expected, abs=CLOSE)
+        told = fuse(mixed.prediction, mixed.dimensions, mixed.duration)
+        assert mixed.judgement == replace(
+            told, sources=("categorical", "dimensional", "prosodic"), dimensions_from="model and prosody"
+        )
+
+
+@toys.needs_mlx
+def test_emotion2vec_on_mlx(detector: Callable[..., EmotionDetector], meeting: np.ndarray) -> None:
+    found = detector(backend="emotion2vec", runtime="mlx").analyze(meeting, SAMPLING_RATE)
+    expected = detector(backend="emotion2vec").analyze(meeting, SAMPLING_RATE)
+    assert found.models[0].runtime == "mlx"
+    for segment, known in zip(found.segments, expected.segments, strict=True):
+        assert segment.scores == pytest.approx(known.scores, abs=1e-4)
+
+
+# ---- what is not there
+
+
+def test_what_can_listen_here(weights: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("E2V_WEIGHTS", str(weights))
+    assert available_backends("cpu") == dict.fromkeys(BACKENDS)
+    monkeypatch.setenv("E2V_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    found = available_backends("cpu")
+    assert "e2v convert" in (found.pop("emotion2vec") or "")
+    assert found == dict.fromkeys(("bundled", "prosodic", "hybrid"))
+    with pytest.raises(RuntimeUnavailable, match="e2v convert --model iic/emotion2vec_plus_base"):
+        EmotionDetector(backend="emotion2vec", runtime="cpu")
+
+
+def test_a_runtime_that_is_not_there() -> None:
+    missing = next(name for name in ("cuda", "mps") if e2v_port.devices.unavailable(name))
+    found = available_backends(missing)
+    assert found.pop("prosodic") is None
+    assert all(missing in (reason or "") for reason in found.values())
+    with pytest.raises(RuntimeUnavailable, match=missing):
+        EmotionDetector(runtime=missing)
+
+
+def test_a_fallback_is_asked_for_and_told(
+    weights: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, meeting: np.ndarray
+) -> None:
+    monkeypatch.setenv("E2V_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    second = EmotionDetector(backend="emotion2vec", runtime="cpu", fallback=True)
+    assert second.backend == "bundled"
+    assert "emotion2vec" in (second.fallback or "")
+    assert "e2v convert" in (second.fallback or "")
+    silence = second.analyze(np.zeros(SAMPLING_RATE, np.float32), SAMPLING_RATE)
+    assert silence.fallback == second.fallback == silence.to_dict()["fallback"]
+    spoken = [*second.analyze(meeting, SAMPLING_RATE).segments, *second.stream([meeting])]
+    assert {segment.fallback for segment in spoken} == {second.fallback}
+    assert {segment.backend for segment in spoken} == {"bundled"}
+
+    damaged = tmp_path / "damaged"
+    toys.convert(toys.make(tmp_path / "checkpoint"), damaged)
+    data = (damaged / "model.safetensors").read_bytes()
+    (damaged / "model.safetensors").write_bytes(data[: len(data) // 2])
+    for model, error in ((tmp_path / "nothing", ModelNotFound), (damaged, CheckpointError)):
+        with pytest.raises(error):
+            EmotionDetector(model, runtime="cpu", offline=True)
+        found = EmotionDetector(model, runtime="cpu", offline=True, fallback=True)
+        assert found.models == second.models, "nothing with random weights"
+        assert str(model) in (found.fallback or "")
+    assert EmotionDetector("nothing/there", backend="hybrid", offline=True, fallback=True).backend == "hybrid"
+    with pytest.raises(NoLabels):  # that is a mistake, not a lack
+        EmotionDetector(toys.convert(toys.make(tmp_path / "h", toys.HEADLESS), tmp_path / "headless"), fallback=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backend": "whisper"}, "bundled, emotion2vec, prosodic, hybrid"),
+        ({"backend": "prosodic", "model": "bundled"}, "leave model="),
+        ({"backend": "bundled", "model": "bundled"}, "leave model="),
+        ({"backend": "emotion2vec", "model": "bundled"}, "leave backend= out"),
+        ({"live": {"window": 0.1}}, "window"),
+        ({"live": {"overlap": 1.0}}, "overlap"),
+        ({"live": {"hold": float("nan")}}, "hold"),
+    ],
+)
+def test_arguments_that_make_no_sense(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EmotionDetector(**{name: LiveSettings(**value) if name == "live" else value for name, value in options.items()})
+
+
+# ---- streams
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_final_segments_are_those_of_the_whole_clip(
+    detector: Callable[..., EmotionDetector], backend: str, meeting: np.ndarray
+) -> None:
+    listener = detector(backend=backend)
+    expected = listener.analyze(meeting, SAMPLING_RATE, speaker="Ann").segments
+    found = [segment for segment in listener.stream(blocks(meeting), speaker="Ann") if segment.final]
+    assert len(found) == len(expected) > 3
+    for segment, known in zip(found, expected, strict=True):
+        assert_same(segment, known)
+    assert {segment.speaker for segment in found} == {"Ann"}
+
+
+def test_final_segments_of_recordings_in_a_row(bundled: EmotionDetector, speech_folder: Path) -> None:
+    same = count = 0
+    paths = [path for path in sorted(speech_folder.iterdir()) if path.suffix in {".flac", ".wav"}]
+    for number in range(4):
+        waveform = np.concatenate([load_audio(path)[: 8 * SAMPLING_RATE] for path in paths[number::12]])
+        found = [segment for segment in bundled.stream([waveform]) if segment.final]
+        offline = e2v_port.detector.speech.detect(waveform)
+        count += len(offline)
+        same += sum(any(abs(a.start - b.start) <= 0.25 and abs(a.end - b.end) <= 0.25 for b in found) for a in offline)
+    assert count > 9
+    assert same >= 0.95 * count
+
+
+def test_the_size_of_blocks_changes_nothing(bundled: EmotionDetector, meeting: np.ndarray) -> None:
+    part = meeting[: 12 * SAMPLING_RATE]
+    expected = list(bundled.stream([part]))
+    for size in 160, 4096, 4097:
+        found = list(bundled.stream(part[at : at + size] for at in range(0, len(part), size)))
+        assert len(found) == len(expected) > 10
+        for segment, known in zip(found, expected, strict=True):
+            assert_same(segment, known)
+
+
+@pytest.mark.parametrize(("rate", "kind"), [(8_000, "<f4"), (44_100, "<i2"), (48_000, "<f8")])
+def test_any_rate_and_type(bundled: EmotionDetector, meeting: np.ndarray, rate: int, kind: str) -> None:
+    """As of the whole clip, where the other channel is silent."""
+    resampled = soxr.resample(meeting[: 15 * SAMPLING_RATE], SAMPLING_RATE, rate, "HQ")
+    clip = np.stack([resampled, np.zeros_like(resampled)], axis=1)
+    clip = np.round(clip * 32767).astype(kind) if kind == "<i2" else clip.astype(kind)
+    expected = bundled.analyze(clip, rate).segments
+    found = [segment for segment in bundled.stream(blocks(clip), rate) if segment.final]
+    assert len(found) == len(expected) > 1
+    for segment, known in zip(found, expected, strict=True):
+        assert segment.start == pytest.approx(known.start, abs=0.033)  # a frame of silero
+        assert segment.end == pytest.approx(known.end, abs=0.033)
+        assert segment.emotion == known.emotion
+
+
+def windows(listener: Listener, waveform: np.ndarray, size: int = 320) -> list[tuple[float, VoiceSegment]]:
+    """What is said before segments end, each with the seconds that had come in by then."""
+    found = []
+    for at in range(0, len(waveform), size):
+        said = listener.push(waveform[at : at + size])
+        found += [(listener.duration, segment) for segment in said if not segment.final]
+    return found
+
+
+def test_windows_of_speech_that_goes_on(bundled: EmotionDetector, meeting: np.ndarray) -> None:
+    """A second long, twice a second, and of what was said just now."""
+    found = windows(bundled.open(), meeting)
+    assert len(found) > 40
+    for heard, segment in found:
+        assert segment.duration == pytest.approx(1.0, abs=1e-4)
+        assert segment.quality == "low_confidence"
+        assert 0 <= heard - segment.end <= 0.28, "later than silero's 256 ms and a block"
+    hops = np.diff([segment.start for _, segment in found])
+    assert hops.min() >= 0.5
+    assert np.median(hops) <= 0.52  # 2 x 256 ms
+    spoken = bundled.analyze(meeting, SAMPLING_RATE).segments
+    for _, segment in found:
+        inside = sum(max(0.0, min(segment.end, b.end) - max(segment.start, b.start)) for b in spoken)
+        assert inside >= 0.5 * segment.duration
+
+
+def test_other_windows(meeting: np.ndarray) -> None:
+    detector = EmotionDetector(runtime="cpu", live=LiveSettings(window=2.0, overlap=1.0))
+    found = [segment for _, segment in windows(detector.open(), meeting)]
+    assert all(segment.duration == pytest.approx(2.0, abs=1e-4) for segment in found)
+    assert np.diff([segment.start for segment in found]).min() >= 1.0
+    assert {segment.quality for segment in found} == {"normal"}
+    # The end of speech moves by 30 ms when its pause is certain: that alone is no reason for another window.
+    detector = EmotionDetector(runtime="cpu", live=LiveSettings(overlap=0.98))
+    assert max(heard - segment.end for heard, segment in windows(detector.open(), meeting)) <= 0.28
+
+
+def test_what_is_shown_is_steady(bundled: EmotionDetector, speech_folder: Path) -> None:
+    """An emotion stays for a second at least while speech goes on, and changes less than half as often."""
+    changes = {"raw": 0, "shown": 0}
+    for name in "ami_EN2002a_30s.flac", "librivox_idle_hour_john_clare.flac", "librispeech_198-209-0000.flac":
+        found = [segment for _, segment in windows(bundled.open(), load_audio(speech_folder / name))]
+        for before, after in itertools.pairwise(found):
+            likeliest = [max(part.distribution, key=part.distribution.get) for part in (before, after)]
+            changes["raw"] += likeliest[0] != likeliest[1]
+            changes["shown"] += before.emotion != after.emotion
+        stretches = [[*group] for _, group in itertools.groupby(found, key=lambda segment: segment.emotion)]
+        for first, second in itertools.pairwise(stretches):
+            pause = second[0].start - first[-1].end  # speech that has ended ends what is shown
+            assert pause > 0 or second[0].end - first[0].end >= 1.0 - 1e-6
+        for segment in found:
+            shares = segment.distribution
+            assert (segment.held is None) == (segment.emotion == max(shares, key=shares.get))
+            assert segment.confidence == pytest.approx(
+                segment.judgement.confidence * shares[segment.emotion] / max(shares.values())
+            )
+    assert changes["raw"] > 20
+    assert changes["shown"] < changes["raw"] / 2
+
+
+def test_each_rule_of_steadiness(speech_folder: Path) -> None:
+    """By itself: an emotion is held for so long, or until another is so much likelier; else it is the likeliest."""
+    spoken = load_audio(speech_folder / "emodb_timeline.flac")[: 40 * SAMPLING_RATE]
+    detector = EmotionDetector(runtime="cpu")
+
+    def changes(**settings: float) -> list[tuple[VoiceSegment, VoiceSegment, float]]:
+        """Windows between which the emotion shown changes, without a pause, and how long the first had been shown."""
+        detector._live = LiveSettings(**{"smoothing": 0, "margin": 0, "hold": 0} | settings)
+        found = [segment for _, segment in windows(detector.open(), spoken)]
+        changed, since = [], found[0].end
+        for before, after in itertools.pairwise(found):
+            if before.emotion != after.emotion:
+                if after.start <= before.end:
+                    changed.append((before, after, after.end - since))
+                since = after.end
+        assert settings or not any(segment.held for segment in found)
+        return changed
+
+    free = changes()
+    held = changes(hold=2.0)
+    assert 0 < len(held) < len(free)
+    assert all(shown >= 2.0 - 1e-6 for _, _, shown in held)
+    clear = changes(margin=0.15)
+    assert 0 < len(clear) < len(free)
+    for before, after, _ in clear:
+        shares = after.distribution
+        assert shares[after.emotion] - shares[before.emotion] >= 0.15
+    assert len(changes(smoothing=4.0)) < len(free)
+
+
+def test_no_speech(bundled: EmotionDetector) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.05, 5 * SAMPLING_RATE).astype(np.float32)
+    assert list(bundled.stream(blocks(noise))) == []
+    assert list(bundled.stream([])) == []
+    found = bundled.analyze(noise, SAMPLING_RATE)
+    assert (found.segments, found.reason) == ((), "no speech found")
+    assert found.to_context() == "[No speech heard]"
+
+
+def test_segments_too_short_to_judge_are_marked(bundled: EmotionDetector, speech_folder: Path) -> None:
+    spoken = load_audio(speech_folder / "jfk.flac")[: int(0.9 * SAMPLING_RATE)]
+    clip = np.concatenate([spoken, np.zeros(3 * SAMPLING_RATE, np.float32)])
+    [segment] = bundled.stream([clip])
+    assert (segment.quality, segment.final, segment.emotion, segment.prosody) == ("too_short", True, None, None)
+    assert bundled.analyze(clip, SAMPLING_RATE).reason == "no segment can be judged: 1 shorter than 1 s"
+
+
+def test_bad_blocks_are_refused_and_the_stream_goes_on(bundled: EmotionDetector, meeting: np.ndarray) -> None:
+    clip = meeting[: 8 * SAMPLING_RATE]
+    expected = [segment for segment in bundled.stream([clip]) if segment.final]
+    listener = bundled.open()
+    found = []
+    for block in blocks(clip):
+        found += listener.push(block)
+        for bad, message in (
+            (np.array([0.1, np.nan], np.float32), "not finite"),
+            (np.array([0.0, 1000.0], np.float32), "full scale is 1"),
+            (np.array([1, 2], np.int64), "int64"),
+            (np.zeros((1, 4000), np.float32), "transpose"),
+            (np.zeros((2, 2, 2), np.float32), "transpose"),
+        ):
+            with pytest.raises(AudioError, match=message):
+                listener.push(bad)
+    found += listener.finish()
+    assert listener.duration == 8.0
+    finals = [segment for segment in found if segment.final]
+    assert len(finals) == len(expected) > 0
+    for segment, known in zip(finals, expected, strict=True):
+        assert_same(segment, known)
+    assert listener.finish() == []
+    with pytest.raises(ValueError, match="open another"):
+        listener.push(clip)
+    with pytest.raises(AudioError, match="rate"):
+        bundled.stream([clip], 10)
+
+
+def test_an_asynchronous_stream(bundled: EmotionDetector, meeting: np.ndarray) -> None:
+    """The same, while other tasks go on."""
+    clip = meeting[: 12 * SAMPLING_RATE]
+    expected = list(bundled.stream(blocks(clip)))
+
+    async def chunks() -> AsyncIterator[np.ndarray]:
+        for block in blocks(clip):
+            await asyncio.sleep(0)
+            yield block
+
+    async def listen(source: Any) -> tuple[list[VoiceSegment], int]:
+        turns = 0
+
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0.001)
+
+        task = asyncio.create_task(other())
+        found = [segment async for segment in bundled.astream(source)]
+        task.cancel()
+        return found, turns
+
+    for source in chunks(), list(blocks(clip)):
+        found, turns = asyncio.run(listen(source))
+        assert len(found) == len(expected)
+        for segment, known in zip(found, expected, strict=True):
+            assert_same(segment, known)
+        assert turns > len(found)
+
+
+# ---- history, trajectory, context
+
+
+def test_a_history_of_streams_and_clips(meeting: np.ndarray) -> None:
+    detector = EmotionDetector(runtime="cpu", live=LiveSettings(remembered=45))
+    assert detector.history() == ()
+    began = time.time()
+    first = [segment for segment in detector.stream([meeting], speaker="Ann") if segment.final]
+    assert list(detector.history()) == first
+    assert [segment.at - segment.end for segment in first] == pytest.approx([began] * len(first), abs=10)
+    assert detector.history(speaker="Bob") == ()
+    lately = detector.history(10)
+    assert list(lately) == [segment for segment in first if segment.end >= first[-1].end - 10]
+    assert 0 < len(lately) < len(first)
+    # Faster than it was spoken, which counts as if at its own pace: it is forgotten as that goes on.
+    found = [segment for segment in detector.stream([meeting, meeting], speaker="Bob") if segment.final]
+    heard = detector.history()
+    assert heard[-1].at - heard[0].at <= 45
+    assert list(heard[-4:]) == found[-4:], "the newest are kept"
+    assert list(heard) == sorted(heard, key=lambda segment: segment.at)
+    analysis = detector.analyze(meeting, SAMPLING_RATE, speaker="Cy")
+    assert detector.history(speaker="Cy") == analysis.segments
+    assert analysis.segments[0].at > heard[-1].at - 30
+    assert analysis.segments[-1].at <= detector.history()[-1].at
+    for window in 0, -1.0, float("nan"):
+        with pytest.raises(ValueError, match="window"):
+            detector.history(window)
+
+
+def test_a_stream_that_pauses_keeps_up_with_the_clock(meeting: np.ndarray) -> None:
+    """A muted microphone sends nothing."""
+    listener = EmotionDetector(runtime="cpu").open()
+    listener.push(meeting[: int(1.5 * SAMPLING_RATE)])
+    time.sleep(4)
+    found = listener.push(meeting[int(1.5 * SAMPLING_RATE) : int(2.5 * SAMPLING_RATE)])
+    assert found[-1].at == pytest.approx(time.time(), abs=0.9)
+
+
+def test_where_a_voice_goes(speech_folder: Path) -> None:
+    """The trajectory is that of the final segments of the last five minutes."""
+    detector = EmotionDetector(runtime="cpu")
+    assert detector.trajectory().trend is None
+    spoken = load_audio(speech_folder / "emodb_timeline.flac")[: 120 * SAMPLING_RATE]
+    silence = np.zeros(200 * SAMPLING_RATE, np.float32)
+    found = [segment for segment in detector.stream([spoken, silence, spoken[: 30 * SAMPLING_RATE]]) if segment.final]
+    course = detector.trajectory()
+    lately = [segment for segment in found if segment.judgement and segment.end >= found[-1].end - 300]
+    assert 5 < course.segments == len(lately) < len(found) - 5
+    assert course.speech == pytest.approx(sum(segment.duration for segment in lately))
+    assert course.mean == pytest.approx(
+        np.average([segment.valence for segment in lately], weights=[segment.duration for segment in lately])
+    )
+    assert course.trend in {"stable", "volatile"}  # different people, in no order
+    assert course.dimensions_from == "labels"
+
+
+def test_what_a_language_model_is_told(meeting: np.ndarray) -> None:
+    detector = EmotionDetector(runtime="cpu")
+    schema = tool_schema()
+    inputs, outputs = (jsonschema.Draft202012Validator(schema[name]) for name in ("inputSchema", "outputSchema"))
+
+    def state(**arguments: Any) -> dict[str, Any]:
+        inputs.validate(arguments)
+        answer = detector.voice_state(**arguments)
+        outputs.validate(answer)
+        return answer
+
+    silent = state()
+    assert (silent["context"], silent["emotion"], silent["seconds"]) == ("[No speech heard]", None, 0)
+    listener = detector.open(speaker="Ann")
+    listener.push(meeting[: 4 * SAMPLING_RATE])  # nothing has ended
+    early = state()
+    assert detector.history() == ()
+    assert early["emotion"] is not None
+    assert early["context"] == detector.to_context()
+    assert "Ann" in early["context"]
+    listener.push(meeting[4 * SAMPLING_RATE :])
+    listener.finish()
+    assert listener.windows == ()
+    late = state(window=1000, long=True)
+    seconds = [segment.duration for segment in detector.history()]
+    valences = [segment.valence for segment in detector.history()]
+    assert late["seconds"] == pytest.approx(sum(seconds))
+    assert late["valence"] == pytest.approx(np.average(valences, weights=seconds))
+    assert late["context"].splitlines()[-1] == late["notice"] == NOTICE
+    assert late["context"].startswith(detector.to_context(1000))
+    assert any(line.startswith("Course: too little to tell") for line in late["context"].splitlines())
+
+
+# ---- a speaker's own voice
+
+
+def test_a_baseline_is_learned_kept_and_used(speech_folder: Path, meeting: np.ndarray, tmp_path: Path) -> None:
+    spoken = load_audio(speech_folder / "librispeech_198-209-0000.flac")
+    clip = load_audio(speech_folder / "librivox_idle_hour_john_clare.flac")[: 12 * SAMPLING_RATE]
+    samples = [spoken[at * SAMPLING_RATE : (at + 4) * SAMPLING_RATE] for at in (0, 4, 8)]
+    detector = EmotionDetector(backend="prosodic")
+    strange = detector.analyze(clip, SAMPLING_RATE, speaker="Ann").segments
+    baseline = detector.calibrate(samples, SAMPLING_RATE, speaker="Ann")
+    assert isinstance(baseline, Baseline)
+    assert (baseline.speaker, baseline.samples) == ("Ann", 3)
+    own = detector.analyze(clip, SAMPLING_RATE, speaker="Ann").segments
+    for segment in own:
+        assert segment.dimensions == judge(segment.prosody, baseline).dimensions
+    assert [segment.dimensions for segment in own] != [segment.dimensions for segment in strange]
+    assert detector.analyze(clip, SAMPLING_RATE).segments[0].dimensions == own[0].dimensions
+    for segment, known in zip(detector.analyze(clip, SAMPLING_RATE, speaker="Bob").segments, strange, strict=True):
+        assert segment.dimensions == known.dimensions, "not somebody else's"
+
+    path = tmp_path / "ann.json"
+    baseline.save(path)
+    for kept in path, str(path), baseline:
+        another = EmotionDetector(backend="prosodic", baseline=kept)
+        streamed = [segment for segment in another.stream(blocks(clip), speaker="Ann") if segment.final]
+        assert [segment.dimensions for segment in streamed] == [segment.dimensions for segment in own]
+
+
+def test_samples_that_are_none(speech_folder: Path) -> None:
+    detector = EmotionDetector(backend="prosodic")
+    path = speech_folder / "jfk.flac"
+    with pytest.raises(ValueError, match="3"):
+        detector.calibrate([path, path])
+    with pytest.raises(AudioError, match="no speech found"):
+        detector.calibrate([path, path, np.zeros(2 * SAMPLING_RATE, np.float32)], SAMPLING_RATE)
+    with pytest.raises(AudioError, match="nothing"):
+        detector.calibrate([path, path, "nothing.wav"])
+
+
+def test_settings_of_segments_hold(meeting: np.ndarray) -> None:
+    settings = SegmentSettings(max_duration=5.0, merge_gap=0.5)
+    detector = EmotionDetector(backend="prosodic", settings=settings)
+    found = detector.analyze(meeting, SAMPLING_RATE)
+    assert max(segment.duration for segment in found.segments) <= 5
+    assert found.settings.segments == settings
+    assert {item.name for item in fields(found)} >= {"segments", "models", "settings", "timings", "backend"}
+
+
+# ---- the document
+
+
+def test_the_examples_of_the_document_run(
+    weights: Path, speech_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """All in one go, in a folder with the files that they name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("E2V_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "speech.flac").write_bytes((speech_folder / "ami_EN2002a_30s.flac").read_bytes())
+    reading = load_audio(speech_folder / "librispeech_198-209-0000.flac")
+    for number in range(3):
+        sentence = reading[4 * number * SAMPLING_RATE : 4 * (number + 1) * SAMPLING_RATE]
+        soundfile.write(tmp_path / f"neutral{number + 1}.flac", sentence, SAMPLING_RATE)
+    document = Path(__file__).parents[1] / "docs" / "live.md"
+    examples = re.findall(r"^```python\n(.*?)^```$", document.read_text("utf-8"), re.M | re.S)
+    assert len(examples) > 5
+    names: dict[str, Any] = {}
+    for example in examples:
+        exec(example, names)
+    printed = capsys.readouterr().out
+    assert "so far" in printed
+    assert "bundled emotion2vec cannot be used: " in printed
+    assert printed.splitlines()[-1] == NOTICE

@@ -1,0 +1,603 @@
+"""`e2v listen` and `e2v express` in a process of their own: in a pipe, on a terminal, with a microphone."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pyte
+import pytest
+import soundfile
+import soxr
+
+from e2v_port import emotions, expression
+from e2v_port.audio import SAMPLING_RATE, load_audio
+from e2v_port.backends import BACKENDS
+from e2v_port.detector import EmotionDetector
+from e2v_port.errors import AudioError
+from e2v_port.listening import Pipe
+from e2v_port.prosody import Baseline
+
+E2V = Path(sys.executable).with_name("e2v")
+CLIPS = Path(__file__).parents[1] / "benchmarks" / "speech"
+CALM, QUICK = CLIPS / "calm.flac", CLIPS / "quick.flac"
+PAUSE = np.zeros(2 * SAMPLING_RATE, np.float32)  # ends a segment
+HIDDEN = (
+    "E2V_",
+    "XDG_",
+    "PULSE_",
+    "ALSA_",
+    "TTY_",
+    "FORCE_COLOR",
+    "NO_COLOR",
+    "COLORTERM",
+    "PYTHONI",
+    "PYTHONU",
+    "COLUMNS",
+)
+STEP = 1 / 32768  # of 16-bit samples
+
+Rows = list[dict[str, Any]]
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="ALSA is Linux's")
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(HIDDEN)}
+    kept |= {"HOME": str(home), "XDG_CACHE_HOME": str(home / "cache"), "TERM": "xterm", "E2V_OFFLINE": "1"}
+    return kept | {"E2V_LICENCE": "accepted", "OMP_WAIT_POLICY": "passive"} | more
+
+
+@contextmanager
+def started(
+    *arguments: str | Path, folder: Path, variables: dict[str, str] | None = None, **streams: Any
+) -> Iterator[Any]:
+    """The command, which does not outlive the block."""
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
+    with subprocess.Popen(
+        arguments, cwd=folder, env=environment(folder, **(variables or {})), start_new_session=True, **streams
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def run(*arguments: str | Path, folder: Path, data: bytes = b"", **more: Any) -> tuple[int, str, str]:
+    """Runs `e2v` to its end: exit code, stdout, stderr."""
+    with started(E2V, *arguments, folder=folder, stdin=subprocess.PIPE, **more) as process:
+        out, err = process.communicate(data, timeout=120)
+        return process.returncode, (out or b"").decode(), err.decode()
+
+
+def rows(out: str) -> Rows:
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def finals(found: Rows) -> Rows:
+    """What does not depend on when it was heard."""
+    return [{key: row[key] for key in row if key not in {"at", "latency"}} for row in found if row["final"]]
+
+
+def assert_close(found: Any, expected: Any) -> None:
+    """The same, numbers within 2e-5: another process may add in another order."""
+    if isinstance(expected, dict):
+        assert list(found) == list(expected)
+        for name, value in expected.items():
+            assert_close(found[name], value)
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, abs=2e-5)
+    else:
+        assert found == expected
+
+
+@pytest.fixture(scope="module")
+def talk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two sentences and the pause between them, 16 bits."""
+    path = tmp_path_factory.mktemp("talk") / "talk.wav"
+    soundfile.write(path, np.concatenate([load_audio(CALM), PAUSE, load_audio(QUICK)]), SAMPLING_RATE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected(talk: Path) -> Rows:
+    """What the library says of them."""
+    segments = EmotionDetector(runtime="cpu").analyze(talk).segments
+    return finals([segment.to_dict() for segment in segments])
+
+
+# ---- what is said, and when
+
+
+def test_a_file_is_followed_at_its_own_pace(talk: Path, expected: Rows, tmp_path: Path) -> None:
+    """Each result is there as soon as it can be, says how late it is, and the final ones are those of the library."""
+    found, arrived = [], []
+    with started(E2V, "listen", talk, "--jsonl", "-r", "cpu", folder=tmp_path) as process:
+        for line in process.stdout:
+            found.append(json.loads(line))
+            arrived.append(time.monotonic())
+        ended = time.monotonic()
+        assert (process.wait(60), process.stderr.read()) == (0, b"")
+    assert len(expected) == 2
+    for ours, theirs in zip(finals(found), expected, strict=True):
+        assert_close(ours, theirs)
+    windows = [row for row in found if not row["final"]]
+    assert len(windows) > 3
+    assert all(row["end"] - row["start"] == pytest.approx(1, abs=0.001) for row in windows)
+    assert found[-1]["latency"] is None, "it is final because the file has ended"
+    # When the file had begun, by the clock here: each line must tell the same.
+    began = [at - row["end"] - row["latency"] for row, at in zip(found, arrived, strict=True) if row["latency"]]
+    assert len(began) == len(found) - 1
+    assert max(began) - min(began) < 0.7
+    assert ended - min(began) > soundfile.info(talk).duration - 0.7
+    first = next(row for row in found if row["final"])
+    assert first["latency"] > 1.5, "a pause has to be waited for"
+
+
+def test_as_fast_as_it_can_be_judged(talk: Path, expected: Rows, tmp_path: Path) -> None:
+    code, out, err = run("listen", talk, "--fast", "--jsonl", "-r", "cpu", folder=tmp_path)
+    assert (code, err) == (0, "")
+    for ours, theirs in zip(finals(rows(out)), expected, strict=True):
+        assert_close(ours, theirs)
+    assert {row["latency"] for row in rows(out)} == {None}
+
+
+def test_samples_on_standard_input(talk: Path, expected: Rows, tmp_path: Path) -> None:
+    """The last one is half a sample."""
+    data = soundfile.read(talk, dtype="int16")[0].astype("<i2").tobytes() + b"\0"
+    code, out, err = run("listen", "-", "--jsonl", "-r", "cpu", folder=tmp_path, data=data)
+    assert (code, err) == (0, "")
+    for ours, theirs in zip(finals(rows(out)), expected, strict=True):
+        assert_close(ours, theirs)
+
+
+def test_samples_come_in_any_pieces() -> None:
+    integers = np.arange(-4000, 4000, dtype="<i2")
+    data = integers.tobytes()
+    reader, writer = os.pipe()
+    blocks = iter(Pipe(reader, SAMPLING_RATE))
+    found = []
+    while data:
+        size = (5, 3, 1, 999, 1600)[len(found) % 5]
+        os.write(writer, data[:size])
+        found.append(next(blocks).samples)
+        data = data[size:]
+    os.close(writer)
+    assert not list(blocks)
+    os.close(reader)
+    np.testing.assert_array_equal(np.concatenate(found), integers / np.float32(32768))
+
+
+def test_a_rate_of_samples_on_standard_input(expected: Rows, tmp_path: Path) -> None:
+    """Of half the rate, they are heard at their own pace; what is above 4 kHz is gone, so what is said may differ."""
+    narrow = soxr.resample(load_audio(CALM), SAMPLING_RATE, 8000)
+    data = (narrow * 32767).astype("<i2").tobytes()
+    code, out, err = run("listen", "-", "--rate", "8000", "--jsonl", "-r", "cpu", folder=tmp_path, data=data)
+    assert (code, err) == (0, "")
+    (segment,) = finals(rows(out))
+    assert [segment["start"], segment["end"]] == pytest.approx([expected[0]["start"], expected[0]["end"]], abs=0.25)
+
+
+def test_control_c_ends_the_listening_not_the_judging(talk: Path, expected: Rows, tmp_path: Path) -> None:
+    data = soundfile.read(CALM, dtype="int16")[0].astype("<i2").tobytes()
+    with started(E2V, "listen", "-", "--jsonl", "-r", "cpu", folder=tmp_path, stdin=subprocess.PIPE) as process:
+        process.stdin.write(data)
+        process.stdin.flush()
+        while True:
+            window = json.loads(process.stdout.readline())
+            assert not window["final"]
+            if window["end"] > 2:
+                break
+        time.sleep(1)  # until the rest has been read
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, b"")
+    (segment,) = finals(rows(out))
+    assert_close(segment, expected[0])
+
+
+def test_a_file_on_standard_input(tmp_path: Path) -> None:
+    code, out, err = run("listen", "-", "--jsonl", "-b", "prosodic", folder=tmp_path, data=CALM.read_bytes())
+    assert (code, out) == (2, "")
+    assert re.fullmatch("error: standard input: a FLAC file, .*: name the file\n", err)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("FLAC", "a FLAC"), ("WAV", "a WAV"), ("OGG", "an OGG"), ("MP3", "an MP3")])
+def test_files_are_not_taken_for_samples(kind: str, name: str, tmp_path: Path) -> None:
+    path = tmp_path / "sound"
+    soundfile.write(path, load_audio(CALM), SAMPLING_RATE, format=kind)
+    data = path.read_bytes()
+    if kind == "MP3":  # as most of them begin
+        data = b"ID3\4\0\0\0\0\0\0" + data
+    path.write_bytes(data)
+    with path.open("rb") as file, pytest.raises(AudioError, match=f"{name} file"):
+        list(Pipe(file.fileno(), SAMPLING_RATE))
+
+
+# ---- where it is shown
+
+
+def test_lines_in_a_pipe(talk: Path, expected: Rows, tmp_path: Path) -> None:
+    code, out, err = run("listen", talk, "--fast", "-r", "cpu", folder=tmp_path)
+    assert (code, err) == (0, "")
+    head, *lines = out.splitlines()
+    assert head.split() == ["start", "end", "emotion", "conf", "arousal", "dominance", "valence"]
+    for line, row in zip(lines, expected, strict=False):
+        start, end, emotion, confidence, _, *values = line.split()[:8]
+        assert [float(start), float(end)] == pytest.approx([row["start"], row["end"]], abs=0.006)
+        assert (emotion, float(confidence)) == (row["emotion"], pytest.approx(row["confidence"], abs=6e-4))
+        numbers = [float(value.removeprefix("~")) for value in values]
+        assert numbers == pytest.approx([row["arousal"], row["dominance"], row["valence"]], abs=6e-4)
+        assert all(reason in line for reason in row["reasons"])
+    assert lines[2].startswith("[Voice sounds ")
+    assert "\x1b" not in out
+
+
+def test_a_reader_that_leaves(talk: Path, tmp_path: Path) -> None:
+    for form in [], ["--jsonl"]:
+        reader, writer = os.pipe()
+        os.close(reader)
+        try:
+            code, _, err = run("listen", talk, "--fast", "-r", "cpu", *form, folder=tmp_path, stdout=writer)
+        finally:
+            os.close(writer)
+        assert (code, err) == (1, "")
+
+
+class Terminal:
+    """A terminal that a command runs in, which Ctrl-C can be pressed in."""
+
+    def __init__(self, columns: int) -> None:
+        self.ours, theirs = os.openpty()
+        termios.tcsetwinsize(theirs, (24, columns))
+        self.name = os.ttyname(theirs)
+        self.theirs = theirs
+        self.screen = pyte.Screen(columns, 24)
+        self.stream = pyte.ByteStream(self.screen)
+
+    @property
+    def lines(self) -> list[str]:
+        return [line.rstrip() for line in self.screen.display]
+
+    @property
+    def picture(self) -> dict[str, str]:
+        """The lines that move, by their first word."""
+        names = ("level", "now", "arousal", "valence")
+        found = [line for line in self.lines if line.split(" ")[0] in names]
+        parts = {name: rest.strip() for name, _, rest in (line.partition(" ") for line in found)}
+        assert len(parts) == len(found), "\n".join(self.lines)  # it was not drawn twice
+        return parts if len(parts) == 4 else {}  # else it is being drawn
+
+    def read(self, until: Callable[[], bool]) -> None:
+        """Shows what the command prints until something is seen, or the command ends."""
+        while not until():
+            try:
+                data = os.read(self.ours, 65_536)
+            except OSError:  # nobody is at the other end any more
+                data = b""
+            if not data:
+                return
+            self.stream.feed(data)
+
+
+@pytest.mark.parametrize(
+    ("columns", "variables", "sparks"),
+    [(100, {}, "▁▂▃▄▅▆▇█"), (48, {"PYTHONIOENCODING": "ascii", "NO_COLOR": "1"}, "0123456789")],
+)
+def test_the_view_on_a_terminal(
+    columns: int, variables: dict[str, str], sparks: str, talk: Path, expected: Rows, tmp_path: Path
+) -> None:
+    """It moves while somebody speaks and keeps lines of what has ended; Ctrl-C leaves nothing else."""
+    terminal = Terminal(columns)
+    # The first terminal that the leader of a session opens is the one whose Ctrl-C it gets.
+    shell = ["sh", "-c", 'tty=$0; exec "$@" <$tty >$tty 2>&1', terminal.name, E2V, "listen", talk, "-r", "cpu"]
+    with started(*shell, folder=tmp_path, variables=variables, stdout=None, stderr=None) as process:
+        terminal.read(until=lambda: bool(terminal.picture.get("valence")))
+        os.close(terminal.theirs)
+        early = terminal.picture
+        terminal.read(until=lambda: terminal.picture.get("now") == "-" and "~" in "".join(terminal.lines))
+        later = terminal.picture
+        terminal.read(until=lambda: len(terminal.picture.get("valence", "")) > len(later["valence"]))
+        os.write(terminal.ours, b"\x03")
+        terminal.read(until=lambda: False)
+        assert process.wait(60) == 0
+    os.close(terminal.ours)
+    names = {emotion.name for emotion in emotions.emotions()}
+    assert early["now"].split()[0] in names
+    assert re.match(r"-\d+ dB  [█#]", early["level"])
+    for name in "arousal", "valence":
+        assert set(later[name]) <= set(sparks)
+        assert later[name].startswith(early[name])
+        assert len(later[name]) > len(early[name])
+    assert not terminal.picture
+    assert not terminal.screen.cursor.hidden
+    shown = "".join(terminal.screen.display)
+    assert shown.count("dominance") == 2, "a head, and the closing words"
+    assert "s behind" not in shown
+    assert shown.index("start") < shown.index(expected[0]["emotion"]) < shown.index("[Voice sounds")
+
+
+# ---- the microphone
+
+
+def listening(code: str) -> list[str]:
+    """The command, where something is missing."""
+    return [sys.executable, "-c", f"{code}; from e2v_port.cli import main; main()", "listen"]
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import sys; sys.modules['sounddevice'] = None", r'sounddevice.*pip install "e2v-port\[mic\]"'),
+        ("import ctypes.util; ctypes.util.find_library = lambda name: None", "PortAudio.*libportaudio2"),
+    ],
+)
+def test_a_library_is_missing(code: str, message: str, tmp_path: Path) -> None:
+    with started(*listening(code), folder=tmp_path) as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (2, b"")
+    assert re.fullmatch(f"error: (the )?microphone.*{message}\n", err.decode())
+
+
+def need_portaudio() -> None:
+    try:
+        import sounddevice  # noqa: F401
+    except (ImportError, OSError) as error:
+        pytest.skip(f'{error}: pip install -e ".[mic]", apt-get install libportaudio2')
+
+
+def test_no_microphone(tmp_path: Path) -> None:
+    """None that settings add, at least; if there is one in the machine, it is not pulled out."""
+    need_portaudio()
+    with started(sys.executable, "-m", "sounddevice", folder=tmp_path) as process:
+        if re.search(rb"[1-9]\d* in", process.communicate(timeout=60)[0]):
+            pytest.skip("there is a microphone here")
+    code, out, err = run("listen", folder=tmp_path)
+    assert (code, out) == (2, "")
+    assert re.fullmatch("error: no microphone is there.*: name a file\n", err)
+
+
+# Where ALSA finds silence, as much of it as anybody takes.
+SILENCE = 'pcm.!default { type plug slave { pcm "null" format S16_LE rate 16000 channels 1 } }\n'
+
+
+@linux
+def test_sound_that_nobody_has_time_for(tmp_path: Path) -> None:
+    """ALSA's null device gives it faster than anybody can listen: what is lost is told."""
+    need_portaudio()
+    (tmp_path / ".asoundrc").write_text(SILENCE)
+    with started(E2V, "listen", "-b", "prosodic", folder=tmp_path) as process:
+        process.stdout.readline()
+        time.sleep(2)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert out.startswith(b"[No speech heard]")
+    assert re.search(rb"^note: sound was lost \d+ times$", err, re.M)
+
+
+@linux
+def test_a_device_that_is_not_there(tmp_path: Path) -> None:
+    need_portaudio()
+    (tmp_path / ".asoundrc").write_text(SILENCE)
+    code, out, err = run("listen", "--device", "headset", folder=tmp_path)
+    assert (code, out) == (2, "")
+    assert re.fullmatch("error: microphone headset: .*: name one of these with --device: .*default.*\n", err)
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A sound server without hardware, whose microphone hears what is played; what finds it, for the environment."""
+    need_portaudio()
+    if missing := [name for name in ("pulseaudio", "paplay") if shutil.which(name) is None]:
+        pytest.skip(f"{missing[0]} is not installed: apt-get install pulseaudio pulseaudio-utils libasound2-plugins")
+    socket = tmp_path / "socket"
+    (tmp_path / ".asoundrc").write_text("pcm.!default { type pulse }\nctl.!default { type pulse }\n")
+    modules = [
+        f"module-native-protocol-unix socket={socket} auth-anonymous=1",
+        "module-null-sink sink_name=room rate=48000 channels=2",
+    ]
+    server = ["pulseaudio", "-n", "--exit-idle-time=-1", "--use-pid-file=no", "--disable-shm=yes"]
+    server += [f"--load={module}" for module in modules]
+    found = {"PULSE_SERVER": f"unix:{socket}", "PULSE_SOURCE": "room.monitor", "XDG_RUNTIME_DIR": str(tmp_path)}
+    with started(*server, folder=tmp_path, variables=found, stderr=subprocess.DEVNULL) as process:
+        while not socket.exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        yield found | {"server": str(process.pid)}
+
+
+@linux
+def test_a_microphone_until_it_is_unplugged(talk: Path, expected: Rows, room: dict[str, str], tmp_path: Path) -> None:
+    server = int(room.pop("server"))
+    with started(E2V, "listen", "--jsonl", "-r", "cpu", folder=tmp_path, variables=room) as process:
+        with started("pactl", "subscribe", folder=tmp_path, variables=room) as events:
+            for line in events.stdout:  # until it is listened to
+                if b"'new' on source-output" in line:
+                    break
+        # The server's first samples are late by up to 2 s.
+        soundfile.write(tmp_path / "played.wav", np.concatenate([PAUSE, load_audio(talk)]), SAMPLING_RATE)
+        with started("paplay", "--device=room", "played.wav", folder=tmp_path, variables=room) as playing:
+            assert playing.wait(60) == 0
+        found = []
+        while len(finals(found)) < 2:
+            found.append(json.loads(process.stdout.readline()))
+        os.kill(server, signal.SIGKILL)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert re.search(rb"^error: microphone default: it has gone$", err, re.M)
+    assert out == b""
+    lengths = [(row["emotion"], row["end"] - row["start"]) for row in finals(found)]
+    assert lengths == [(row["emotion"], pytest.approx(row["end"] - row["start"], abs=0.25)) for row in expected]
+    assert all(row["latency"] > 0 for row in found)
+
+
+# ---- a speaker, and an answer
+
+
+@pytest.fixture(scope="module")
+def neutral(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three sentences."""
+    path = tmp_path_factory.mktemp("neutral") / "neutral.wav"
+    spoken = [np.concatenate([load_audio(CLIPS / f"{name}.flac"), PAUSE]) for name in ("calm", "low", "calm")]
+    soundfile.write(path, np.concatenate(spoken), SAMPLING_RATE)
+    return path
+
+
+def test_what_a_speaker_is_like(neutral: Path, talk: Path, tmp_path: Path) -> None:
+    (tmp_path / "ann.json").write_text("an older one")
+    code, _, err = run("listen", talk, "--fast", "-b", "prosodic", "--calibrate", "ann.json", folder=tmp_path)
+    assert code == 2
+    assert re.fullmatch("error: --calibrate ann.json: .*samples.*\n", err)
+    assert (tmp_path / "ann.json").read_text() == "an older one"
+
+    code, _, err = run("listen", neutral, "--fast", "-b", "prosodic", "--calibrate", "ann.json", folder=tmp_path)
+    assert (code, err) == (0, "")
+    segments = EmotionDetector(backend="prosodic").analyze(neutral).segments
+    assert len(segments) == 3
+    known = Baseline.load(tmp_path / "ann.json")
+    assert known == Baseline.of([segment.prosody for segment in segments])
+
+    options = ["-b", "prosodic", "--baseline", "ann.json"]
+    code, out, err = run("listen", talk, "--fast", "--jsonl", *options, folder=tmp_path)
+    assert (code, err) == (0, "")
+    judged = [EmotionDetector(backend="prosodic", baseline=baseline).analyze(talk) for baseline in (known, None)]
+    told, untold = (finals([segment.to_dict() for segment in analysis.segments]) for analysis in judged)
+    assert finals(rows(out)) == told != untold
+
+
+@pytest.fixture(scope="module")
+def reply(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As a speech engine gives it, but on two channels."""
+    path = tmp_path_factory.mktemp("reply") / "reply.wav"
+    waveform = soxr.resample(load_audio(CLIPS / "bright.flac"), SAMPLING_RATE, 22_050)
+    soundfile.write(path, np.stack([waveform, 0.5 * waveform], axis=1), 22_050)
+    return path
+
+
+def assert_spoken(out: Path, reply: Path, parameters: expression.ProsodyParameters) -> None:
+    """It is what the library makes of the mean of the channels, at the rate of the reply, in 16 bits."""
+    samples, rate = soundfile.read(out, dtype="float32")
+    source, its_rate = soundfile.read(reply, dtype="float32")
+    assert rate == its_rate == 22_050
+    np.testing.assert_allclose(samples, expression.apply(source.mean(axis=1), rate, parameters), atol=1.01 * STEP)
+
+
+def test_an_answer_in_a_fitting_tone(talk: Path, expected: Rows, reply: Path, tmp_path: Path) -> None:
+    options = ["--speak-as", "complement", "--reply", reply, "--out", "answer.flac"]
+    code, out, err = run("listen", talk, "--fast", "--jsonl", "-r", "cpu", *options, folder=tmp_path)
+    assert code == 0
+    last = rows(out)[-1]
+    assert last["final"]
+    response = expression.respond(last["emotion"], last["confidence"], "complement")
+    assert response.emotion != last["emotion"]
+    assert (
+        err == f"answer.flac: spoken {response.emotion} (complement of {last['emotion']}, {last['confidence']:.2f})\n"
+    )
+    assert_spoken(tmp_path / "answer.flac", reply, response.parameters)
+
+
+def test_an_answer_to_nothing(reply: Path, tmp_path: Path) -> None:
+    """Needs a tone by itself."""
+    soundfile.write(tmp_path / "quiet.wav", PAUSE, SAMPLING_RATE)
+    command = ["listen", "quiet.wav", "--fast", "-b", "prosodic", "--reply", reply, "--out", "answer.wav", "--speak-as"]
+    code, out, err = run(*command, "match", folder=tmp_path)
+    assert (code, out.splitlines()[1]) == (1, "[No speech heard]")
+    assert err == "error: --speak-as match: no emotion was heard that could be answered: answer.wav is not written\n"
+    assert not (tmp_path / "answer.wav").exists()
+    code, _, err = run(*command, "sad", folder=tmp_path)
+    assert (code, err) == (0, "answer.wav: spoken sad (as asked for)\n")
+    assert_spoken(tmp_path / "answer.wav", reply, expression.parameters("sad"))
+
+
+# ---- express
+
+
+def test_text_that_is_to_sound_like_an_emotion(tmp_path: Path) -> None:
+    text = 'Tom & Jerry <3 "all" is well. Really.'
+    options = ["--intensity", "0.5", "--language", "en-GB", "--voice", "Ann"]
+    parameters = expression.parameters("sad", 0.5)
+    code, out, err = run("express", text, "--emotion", "sad", folder=tmp_path)
+    assert (code, out, err) == (0, expression.to_ssml(text, expression.parameters("sad")) + "\n", "")
+    for dialect in expression.DIALECTS:
+        code, out, err = run("express", text, "--emotion", "sad", *options, "--ssml", dialect, folder=tmp_path)
+        assert (code, err) == (0, "")
+        assert out == expression.to_ssml(text, parameters, dialect, language="en-GB", voice="Ann") + "\n"
+        assert " ".join("".join(ElementTree.fromstring(out).itertext()).split()) == text
+
+
+def test_settings_of_speech_engines(tmp_path: Path) -> None:
+    for engine in expression.ENGINES:
+        code, out, err = run("express", "--emotion", "angry", "--engine", engine, folder=tmp_path)
+        assert (code, err) == (0, "")
+        assert json.loads(out) == expression.to_engine(expression.parameters("angry"), engine)
+
+
+def test_what_the_help_names(tmp_path: Path) -> None:
+    def told(names: tuple[str, ...]) -> str:
+        return "".join(f"{', '.join(names[:-1])} or {names[-1]}.".split())
+
+    express, listen = ("".join(run(name, "--help", folder=tmp_path)[1].split()) for name in ("express", "listen"))
+    assert "w3cbydefault," + told(expression.DIALECTS[1:]) in express
+    assert "settingsinstead:" + told(expression.ENGINES) in express
+    assert "anemotion,or" + told(expression.STRATEGIES) in listen
+    assert f"<{'|'.join(BACKENDS)}>" in listen
+
+
+def test_speech_that_is_to_sound_like_an_emotion(reply: Path, tmp_path: Path) -> None:
+    for name in "lower.wav", "UPPER.FLAC":
+        code, out, err = run("express", reply, "--emotion", "panicked", "--out", name, folder=tmp_path)
+        assert (code, out, err) == (0, "", "")
+        assert_spoken(tmp_path / name, reply, expression.parameters("panicked"))
+    assert soundfile.info(tmp_path / "lower.wav").format == "WAV"
+    assert soundfile.info(tmp_path / "UPPER.FLAC").format == "FLAC"
+
+
+SPEECH = str(CALM)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["listen", SPEECH, "--device", "x"], "--device x: .*microphone"),
+        (["listen", "--fast"], "--fast: needs a file"),
+        (["listen", "missing.wav"], "missing.wav: .*No such file"),
+        (["listen", SPEECH, "--speak-as", "sad"], "--speak-as, --reply and --out belong together"),
+        (["listen", SPEECH, "--out", "a.wav"], "--speak-as, --reply and --out belong together"),
+        (["listen", SPEECH, "--speak-as", "x", "--reply", SPEECH, "-o", "a.wav"], "--speak-as x: .*match.*anxious"),
+        (["listen", SPEECH, "--speak-as", "sad", "--reply", "no.wav", "-o", "a.wav"], "no.wav: .*No such file"),
+        (["listen", SPEECH, "--speak-as", "sad", "--reply", SPEECH, "-o", "a.mp3"], "--out a.mp3: .*.wav or .flac"),
+        (["listen", SPEECH, "--calibrate", "no/a.json"], "--calibrate no/a.json: no is not a folder"),
+        (["listen", SPEECH, "--baseline", "no.json"], "no.json: No such file.*"),
+        (["listen", SPEECH, "--backend", "bundled", "--model", "bundled"], ".*bundled.*"),
+        (["listen", "-", "--rate", "0"], ".*rate.*"),
+        (["express", "text", "-e", "grumpy"], ".*'grumpy'.*anxious.*"),
+        (["express", "text", "-e", "sad", "--intensity", "3"], ".*intensity.*3.*"),
+        (["express", "text", "-e", "sad", "--ssml", "x"], ".*'x'.*w3c.*"),
+        (["express", "text", "-e", "sad", "--ssml", "w3c", "-o", "a.wav"], "--out a.wav: .*--ssml"),
+        (["express", "text", "-e", "sad", "--ssml", "azure"], "azure .*voice"),
+        (["express", "-e", "sad"], "name a text"),
+        (["express", "-e", "sad", "--engine", "x"], ".*'x'.*piper"),
+        (["express", "-e", "sad", "--engine", "rvc", "-o", "a.wav"], "--engine rvc: "),
+        (["express", "text", "-e", "sad", "-o", "a.wav"], "text: .*No such file"),
+        (["express", SPEECH, "-e", "sad"], ".*calm.flac: .*--out"),
+        (["express", SPEECH, "-e", "sad", "-o", "no/a.wav"], "--out no/a.wav: no is not a folder"),
+        (["express", SPEECH, "-e", "sad", "-o", "a.txt"], "--out a.txt: .*.wav or .flac"),
+    ],
+)
+def test_what_is_refused(arguments: list[str], message: str, tmp_path: Path) -> None:
+    code, out, err = run(*arguments, folder=tmp_path)
+    assert (code, out) == (2, "")
+    assert re.fullmatch(f"error: {message}.*\n", err)
+    assert not list(tmp_path.glob("a.*"))
