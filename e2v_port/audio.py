@@ -98,6 +98,9 @@ class AudioStream:
     Its blocks joined are what `load_audio` gives, bit for bit. It can be gone through any number of times, one after
     the other, and decodes each time. To be closed, or used in a `with`.
 
+    Attributes:
+        rate: Of the clip as it is, in Hz; None for a file until its first block was asked for.
+
     Args:
         clip: As for `load_audio`. A file object is read to its end at once, into a temporary file where it is longer
             than 64 MiB.
@@ -108,7 +111,8 @@ class AudioStream:
     """
 
     def __init__(self, clip: Clip, sampling_rate: int | None = None) -> None:
-        self._clip, self._rate = clip, sampling_rate
+        self._clip = clip
+        self.rate = sampling_rate if isinstance(clip, np.ndarray) else None
         self._file: BinaryIO | None = None
         with _named(clip):
             if not isinstance(clip, np.ndarray):
@@ -121,9 +125,12 @@ class AudioStream:
         """Gives blocks [samples] of at least one sample, float32, 16 kHz."""
         with _named(self._clip):
             if self._file is None:
-                yield from _from_array(cast(NDArray[Any], self._clip), self._rate)
+                yield from _from_array(cast(NDArray[Any], self._clip), self.rate)
             else:
-                yield from _from_file(self._file)
+                source = _Source(self._file)
+                for block in _from_file(source):
+                    self.rate = source.rate
+                    yield block
 
     def __enter__(self) -> Self:
         return self
@@ -308,8 +315,7 @@ def _floats(block: NDArray[Any]) -> Waveform:
     return floats / np.float32(_FULL_SCALE.get(kind, 1))
 
 
-def _from_file(file: BinaryIO) -> Iterator[Waveform]:
-    source = _Source(file)
+def _from_file(source: "_Source") -> Iterator[Waveform]:
     try:
         yield from _decoded(source)
     finally:
@@ -328,6 +334,7 @@ class _Source:
         self.file = file
         self.tell = file.tell
         self.missing = _missing_length(file)
+        self.rate: int | None = None
         self.error: OSError | None = None
 
     def read(self, size: int) -> bytes:
@@ -360,6 +367,7 @@ def _decoded(source: _Source) -> Iterator[Waveform]:
         ) from error
     with sound:
         rate, frames = sound.samplerate, sound.frames
+        source.rate = rate
         _check_size(rate, sound.channels, 0 if frames == _UNKNOWN_FRAMES else frames)
 
         def blocks() -> Iterator[Waveform]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from e2v_port import corpora, evaluation
     from e2v_port.analysis import Analysis
     from e2v_port.audio import Waveform
+    from e2v_port.corpus.run import Summary
     from e2v_port.detector import VoiceSegment
     from e2v_port.model import Model
 
@@ -627,11 +628,15 @@ def _verify(model: str, runtimes: list[str], checkpoint: Path | None, audio: Pat
 
 @app.command()
 def evaluate(
-    model: ModelName,
+    model: Annotated[str | None, MODEL_OPTION] = None,
     corpus: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option("--corpus", "-c", metavar="NAME=PATH", help="ravdess, emodb, nemo, crema-d or csv; repeatable."),
-    ],
+    ] = None,
+    rows: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="What e2v corpus wrote of labelled clips, in place of model and corpus."),
+    ] = None,
     split: Annotated[
         Literal["train", "dev", "test", "all"] | None,
         typer.Option(help="Which speakers; by default test, with --calibrate dev.", show_default=False),
@@ -653,6 +658,13 @@ def evaluate(
         _fail(f"--calibrate on {part} would make the figures of the test speakers worthless: take dev, or train")
     if out and not _writable(out if out.exists() else out.parent):
         _fail(f"--out {out}: not a folder that can be written to")
+    if rows:
+        if corpus or calibrate or split:
+            _fail("--rows hold their model and their clips: leave --corpus, --split and --calibrate out")
+        _evaluate_rows(rows, out, as_json)
+        return
+    if not model or not corpus:
+        _fail(f"{'--corpus' if model else '--model'} is missing: name one, or --rows that e2v corpus wrote")
     from e2v_port import corpora, evaluation
 
     known = [corpora.read(spec) for spec in corpus]
@@ -677,8 +689,30 @@ def evaluate(
         hot, before, after = evaluation.temperature(list(found.values()))
         evaluation.store_temperature(folder, hot)
         result["calibration"] = {"temperature": hot, "nll_before": before, "nll_after": after, "folder": str(folder)}
+    _tell_evaluation(result, known, found, out, as_json)
+
+
+def _evaluate_rows(rows: Path, out: Path | None, as_json: bool) -> None:
+    from e2v_port.corpus.report import evaluate as evaluate_
+
+    known, found = evaluate_(rows)
+    about = {"path": str(rows), "licence": "", "notes": []}
+    corpora_ = {known.name: about | found.to_dict()}
+    result = {"model": found.model, "split": "all", "corpora": corpora_, "mean": None, "calibration": None}
+    _tell_evaluation(result, [known], {known.name: found}, out, as_json)
+
+
+def _tell_evaluation(
+    result: dict[str, Any],
+    known: "list[corpora.Corpus]",
+    found: "dict[str, evaluation.Evaluation]",
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    from e2v_port.evaluation import plain
+
     if as_json:
-        print(json.dumps(evaluation.plain(result), allow_nan=False))
+        print(json.dumps(plain(result), allow_nan=False))
     else:
         _print_evaluation(result, known, found)
     if out:
@@ -746,6 +780,127 @@ def _write_evaluation(result: dict[str, Any], found: "dict[str, evaluation.Evalu
 
     with replacing(out / "evaluation.png") as partial:
         plot_evaluations(found, partial)
+
+
+@app.command()
+def corpus(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="Folder, glob, list (.txt), table (.csv, .parquet) or tar shards; here or at an fsspec address.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where to write; begun ones are gone on with.")
+    ],
+    model: Annotated[str | None, MODEL_OPTION] = None,
+    dimensional: Annotated[
+        str | None,
+        typer.Option("--dimensional", "-d", metavar="MODEL", help="Model of arousal, dominance and valence, likewise."),
+    ] = None,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="A row for each clip; by default for each stretch of speech in it.")
+    ] = False,
+    embeddings: Annotated[bool, typer.Option("--embeddings", help="Also the embedding of each row, float16.")] = False,
+    runtime: RuntimeName = "auto",
+    dtype: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="float32, bfloat16 or float16; by default as stored.", show_default=False),
+    ] = None,
+    longest: Annotated[
+        float, typer.Option(metavar="SECONDS", help="A longer clip becomes an error; 21600 at most.")
+    ] = 3600,
+    max_errors: Annotated[
+        float, typer.Option("--max-errors", metavar="SHARE", help="Stop where more clips cannot be judged, 0 to 1.")
+    ] = 0.2,
+    shard: Annotated[
+        int, typer.Option(metavar="CLIPS", help="In a file of rows, and lost when a run is killed.")
+    ] = 500,
+    update: Annotated[
+        bool, typer.Option("--update", help="Do anew what was made otherwise, and what holds errors.")
+    ] = False,
+    engine: Annotated[Literal["local", "ray"], typer.Option(help="This machine, or a Ray cluster.")] = "local",
+    address: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Of the cluster; without it, one is started here.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", help="Processes with models; by default one for each GPU.")
+    ] = None,
+    decoders: Annotated[
+        int | None, typer.Option(metavar="N", help="Decoding processes of each; by default one per core.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    offline: Offline = False,
+) -> None:
+    """Write a table of what is in each clip of a whole corpus.
+
+    Interrupted, the same command goes on where it was. See docs/corpora.md.
+    """
+    from dataclasses import asdict
+
+    from e2v_port.corpus.progress import shown
+    from e2v_port.corpus.run import TooManyErrors, run
+
+    failure: TooManyErrors | None = None
+    with shown() as progress:
+        try:
+            summary = run(
+                source,
+                out,
+                model=model,
+                dimensional=dimensional,
+                runtime=runtime,
+                dtype=dtype,
+                whole=whole,
+                embeddings=embeddings,
+                longest=longest,
+                max_errors=max_errors,
+                shard=shard,
+                update=update,
+                engine=engine,
+                address=address,
+                workers=workers,
+                decoders=decoders,
+                offline=offline,
+                progress=progress,
+            )
+        except TooManyErrors as error:
+            failure, summary = error, error.summary
+        except ValueError as error:
+            _fail(str(error))
+    if as_json:
+        print(json.dumps(asdict(summary), ensure_ascii=False))
+    else:
+        _print_summary(summary, out)
+    if failure:
+        _fail(str(failure))
+    _finish(summary.clips, summary.failed)
+
+
+def _print_summary(summary: "Summary", out: Path) -> None:
+    hours = f"{summary.hours:.2f} h of audio"
+    print(f"{out}: {summary.clips} clips, {hours}, {summary.rows} rows, {summary.failed} clips could not be judged")
+    print(f"this run: {summary.done} clips in {summary.seconds:.1f} s, {summary.speed:.0f} s of audio per second")
+    for name, counts in (("label", summary.labels), ("error", summary.errors)):
+        if counts:
+            print()
+            total = sum(counts.values())
+            unit = "rows" if name == "label" else "clips"
+            rows = [[_shown(key), str(count), f"{count / total:.1%}"] for key, count in counts.items()]
+            _print_table([[name, unit, "share"], *rows])
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="What e2v corpus wrote.", show_default=False)],
+) -> None:
+    """Draw what e2v corpus found, as report.html and report.png in its folder."""
+    from e2v_port.corpus.report import write
+
+    for path in write(folder):
+        print(path)
 
 
 @app.command()

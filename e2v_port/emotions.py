@@ -307,9 +307,14 @@ def expected(scores: Mapping[str, float], label_set: str = "emotion2vec") -> Dim
         ValueError: As for `distribution`.
     """
     shares = distribution(scores, None, label_set)
-    places = {entry.name: entry.dimensions.to_dict() for entry in emotions()}
+    places = _places()
     names = ("arousal", "dominance", "valence")
     return Dimensions(**{name: math.fsum(shares[e] * places[e][name] for e in shares) for name in names})
+
+
+@cache
+def _places() -> dict[str, dict[str, float]]:
+    return {entry.name: entry.dimensions.to_dict() for entry in emotions()}
 
 
 def _masses(scores: Mapping[str, float], label_set: str) -> dict[str, float]:
