@@ -50,6 +50,8 @@ def judge(job: Job) -> Iterator[Judge]:
         models["categorical"].need_labels()
     if "dimensional" in models:
         models["dimensional"].need_dimensions()
+    for model in models.values():
+        model.compile()  # a corpus is worth the wait
     count = job.decoders or min(cores(), _MOST_DECODERS)
     # As much as a model sorts at a time, so that it never waits for the next lot.
     with Decoders(count, job.rules, max(model.window_seconds for model in models.values())) as decoders:
