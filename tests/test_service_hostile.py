@@ -469,18 +469,14 @@ def test_memory_does_not_grow() -> None:
         assert all(b < 1.05 * a for a, b in zip(before, after, strict=True)), (before, after)
 
 
-def test_no_file_is_written(monkeypatch: pytest.MonkeyPatch, long: bytes) -> None:
+def test_no_file_is_written(long: bytes) -> None:
     """With a limit of 0 bytes for every file, each write to a disk fails."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
-    try:
-        with Served() as service:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-            assert len(long) > 5_000_000
-            answer = service.client.post("/v1/analyze", files={"file": ("a.flac", long)})
-            assert close(said(answer.json()), said(service.analyze(long)))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert len(long) > 5_000_000
+    with Served() as service:
+        for pid in service.process.pid, service.engine():
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, 0))
+        answer = service.client.post("/v1/analyze", files={"file": ("a.flac", long)})
+        assert close(said(answer.json()), said(service.analyze(long)))
 
 
 def test_a_disk_that_is_full(tmp_path: Path) -> None:
