@@ -6,11 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import soxr
 
 from e2v_port.analysis import JudgedSegment
-from e2v_port.audio import MAX_AMPLITUDE, MAX_CHANNELS, SAMPLING_RATE, Waveform
-from e2v_port.errors import AudioError
+from e2v_port.audio import MAX_CHANNELS, LiveAudio, Waveform
 from e2v_port.segments import DEFAULTS, Segment, SegmentSettings
 from e2v_port.service.answers import segment_dict
 from e2v_port.streaming import SpeechStream
@@ -66,10 +64,9 @@ class Session:
             raise ValueError(f"format: declare one of {', '.join(FORMATS)}, not {_shown(format)}")
         if speaker is not None and not isinstance(speaker, str):
             raise ValueError(f"speaker: give a name or null, not {_shown(speaker)}")
-        self._judge, self._rate, self._kind, self._channels = judge, sampling_rate, FORMATS[format], channels
+        self._judge, self._kind, self._channels = judge, FORMATS[format], channels
         self._speaker, self._settings = speaker, settings
-        same = sampling_rate == SAMPLING_RATE
-        self._resampler = None if same else soxr.ResampleStream(sampling_rate, SAMPLING_RATE, 1, "float32", "HQ")
+        self._audio = LiveAudio(sampling_rate)
         self._rest = b""  # of a sample whose other bytes have not come yet
         self._speech = SpeechStream(settings)
         self._due = 0.0  # s of audio, before which no partial judgement is made
@@ -80,7 +77,7 @@ class Session:
     @property
     def duration(self) -> float:
         """Seconds taken so far."""
-        return self.samples / self._rate
+        return self._audio.duration
 
     def push(self, data: bytes) -> list[dict[str, Any]]:
         """Goes on with the next bytes, as many as there are; a sample may be cut in two between pushes.
@@ -104,8 +101,7 @@ class Session:
 
     def finish(self) -> list[dict[str, Any]]:
         """Returns what remains to be said at the end of the stream. A sample that is not complete is left out."""
-        last = self._resampler.resample_chunk(np.empty(0, np.float32), last=True) if self._resampler else None
-        found = [] if last is None else self._heard(last)
+        found = self._heard(self._audio.finish())
         return found + [self._event("final", segment) for segment in self._speech.finish()]
 
     def _decoded(self, data: bytes) -> Waveform:
@@ -113,18 +109,9 @@ class Session:
         size = len(data) - len(data) % (self._kind.itemsize * self._channels)
         self._rest = data[size:]
         block = np.frombuffer(data[:size], self._kind).reshape(-1, self._channels)
-        if not len(block):
-            return np.empty(0, np.float32)
-        peak = max(abs(float(block.min())), abs(float(block.max())))  # NaN where any sample is
-        if self._kind.kind == "f" and not peak <= MAX_AMPLITUDE:
-            where = f"between {self.duration:.1f} and {(self.samples + len(block)) / self._rate:.1f} s"
-            if np.isfinite(peak):
-                raise AudioError(f"samples up to {peak:.3g} {where}: full scale is 1, so divide by theirs")
-            raise AudioError(f"samples that are not finite (NaN or infinity) {where}: declare their true format")
+        waveform = self._audio.push(block)
         self.samples += len(block)
-        floats = block / np.float32(32768) if self._kind.kind == "i" else block
-        mono: Waveform = np.einsum("fc->f", floats) / np.float32(self._channels)
-        return self._resampler.resample_chunk(mono) if self._resampler else mono
+        return waveform
 
     def _heard(self, waveform: Waveform) -> list[dict[str, Any]]:
         return [self._event("final", segment) for segment in self._speech.push(waveform)]
