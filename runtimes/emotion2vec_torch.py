@@ -15,6 +15,7 @@ from e2v_port.config import Emotion2vecConfig
 from .layers_torch import (
     Attention,
     Distances,
+    Encoder,
     Head,
     Mlp,
     Projection,
@@ -72,11 +73,11 @@ class Block(nn.Module):
         return out
 
 
-class Emotion2vec(nn.Module):
+class Emotion2vec(Encoder):
     """Waveforms in, frames and their mean and logits out."""
 
-    compiled = (ConvLayer, PositionLayer, Block)  # what is worth a compiler's while
-    by_distance = False  # whether attention gets Distances, which is for compiled blocks
+    config: Emotion2vecConfig
+    compiled = (ConvLayer, PositionLayer, Block)
 
     def __init__(self, config: Emotion2vecConfig) -> None:
         super().__init__()
@@ -98,34 +99,9 @@ class Emotion2vec(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.head = Head(config) if config.num_labels else None
 
-    def forward(
-        self, waveform: Tensor, samples: list[int], trace: Trace = untraced
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Runs the model.
-
-        Args:
-            waveform: [B, S], normalised, clips filled up with zeros behind their end.
-            samples: Of each clip.
-            trace: Called with the name and value of every stage.
-
-        Returns:
-            Frames [B, T, D] in the type of the weights (those behind a clip's end mean nothing), their mean [B, D]
-            and logits [B, labels] (None without a head), both float32.
-        """
-        lengths = [self.config.frames(count) for count in samples]
-        return self.encode(waveform, torch.tensor(samples, device=waveform.device), min(lengths) < max(lengths), trace)
-
     def encode(
         self, waveform: Tensor, samples: Tensor, padded: bool, trace: Trace = untraced
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Does what `forward` does without a look at the numbers, so that a graph of it can be kept.
-
-        Args:
-            waveform: As for `forward`.
-            samples: Of each clip, [B].
-            padded: Whether any clip has fewer frames than there are.
-            trace: As for `forward`.
-        """
         x = waveform[:, :, None].to(self.extra_tokens.dtype)  # [B, S, 1]
         x = extract(self.conv_layers, self.config.conv_layers, x, trace, 0)  # [B, T, C]
         x = self.projection(x)  # [B, T, D]
@@ -171,12 +147,6 @@ class Emotion2vec(nn.Module):
         logits = self.score(pooled)  # [B, labels]
         trace("logits", logits)
         return frames, pooled, logits
-
-    def score(self, x: Tensor) -> Tensor:
-        """Applies the head to embeddings [..., D]: logits [..., labels], float32."""
-        assert self.head is not None
-        logits: Tensor = self.head(x)
-        return logits
 
     def bias(self, time: int, like: Tensor) -> Tensor:
         """ALiBi [1, H, E+T, E+T] in the type of `like`: a head's slope times the distance of two frames.

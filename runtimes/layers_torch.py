@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import flex_attention
 
-from e2v_port.config import Architecture
+from e2v_port.config import Architecture, Transformer
 
 __all__ = [
     "Attention",
     "Distances",
+    "Encoder",
     "Head",
     "Linear",
     "Mlp",
@@ -226,3 +227,55 @@ class Head(nn.Module):
                 return F.linear(x, self.weight.float(), self.bias.float())
             x = torch.tanh(F.linear(x, self.dense.weight.float(), self.dense.bias.float()))
             return F.linear(x, self.out.weight.float(), self.out.bias.float())
+
+
+class Encoder(nn.Module):
+    """What transformers for waveforms have in common: waveforms in, frames and their mean and logits out.
+
+    Attributes:
+        config: Sizes.
+        head: None for a model without one.
+        compiled: Layers that are worth a compiler's while.
+        by_distance: Whether attention gets `Distances`, which is for compiled blocks.
+    """
+
+    config: Transformer
+    head: Head | None
+    compiled: tuple[type[nn.Module], ...] = ()
+    by_distance = False
+
+    def forward(
+        self, waveform: Tensor, samples: list[int], trace: Trace = untraced
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Runs the model.
+
+        Args:
+            waveform: [B, S], normalised, clips filled up with zeros behind their end.
+            samples: Of each clip.
+            trace: Called with the name and value of every stage.
+
+        Returns:
+            Frames [B, T, D] in the type of the weights (those behind a clip's end mean nothing), their mean [B, D]
+            and logits [B, labels] (None without a head), both float32.
+        """
+        lengths = [self.config.frames(count) for count in samples]
+        return self.encode(waveform, torch.tensor(samples, device=waveform.device), min(lengths) < max(lengths), trace)
+
+    def encode(
+        self, waveform: Tensor, samples: Tensor, padded: bool, trace: Trace = untraced
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Does what `forward` does without a look at the numbers, so that a graph of it can be kept.
+
+        Args:
+            waveform: As for `forward`.
+            samples: Of each clip, [B].
+            padded: Whether any clip has fewer frames than there are.
+            trace: As for `forward`.
+        """
+        raise NotImplementedError
+
+    def score(self, x: Tensor) -> Tensor:
+        """Applies the head to embeddings [..., D]: logits [..., labels], float32."""
+        assert self.head is not None
+        logits: Tensor = self.head(x)
+        return logits

@@ -15,6 +15,7 @@ from e2v_port.config import Wav2vec2Config
 from .layers_torch import (
     Attention,
     Distances,
+    Encoder,
     Head,
     Mlp,
     Projection,
@@ -95,11 +96,11 @@ class Block(nn.Module):
         return x
 
 
-class Wav2vec2(nn.Module):
+class Wav2vec2(Encoder):
     """Waveforms in, frames and their mean and outputs out."""
 
-    compiled = (ConvLayer, PositionLayer, Block)  # what is worth a compiler's while
-    by_distance = False  # whether attention gets Distances, which is for compiled blocks
+    config: Wav2vec2Config
+    compiled = (ConvLayer, PositionLayer, Block)
 
     def __init__(self, config: Wav2vec2Config) -> None:
         super().__init__()
@@ -116,34 +117,9 @@ class Wav2vec2(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.head = Head(config) if config.num_labels else None
 
-    def forward(
-        self, waveform: Tensor, samples: list[int], trace: Trace = untraced
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Runs the model.
-
-        Args:
-            waveform: [B, S], normalised, clips filled up with zeros behind their end.
-            samples: Of each clip.
-            trace: Called with the name and value of every stage.
-
-        Returns:
-            Frames [B, T, D] in the type of the weights (those behind a clip's end mean nothing), their mean [B, D]
-            and outputs [B, labels] (None without a head), both float32.
-        """
-        lengths = [self.config.frames(count) for count in samples]
-        return self.encode(waveform, torch.tensor(samples, device=waveform.device), min(lengths) < max(lengths), trace)
-
     def encode(
         self, waveform: Tensor, samples: Tensor, padded: bool, trace: Trace = untraced
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Does what `forward` does without a look at the numbers, so that a graph of it can be kept.
-
-        Args:
-            waveform: As for `forward`.
-            samples: Of each clip, [B].
-            padded: Whether any clip has fewer frames than there are.
-            trace: As for `forward`.
-        """
         sizes = self.config.conv_layers
         x = waveform[:, :, None].to(self.positions.bias.dtype)  # [B, S, 1]
         whole = int(self.config.norm_of(0) == "group")  # layers that need all of a clip
@@ -186,9 +162,3 @@ class Wav2vec2(nn.Module):
         outputs = self.score(pooled)  # [B, labels]
         trace("logits", outputs)
         return x, pooled, outputs
-
-    def score(self, x: Tensor) -> Tensor:
-        """Applies the head to embeddings [..., D]: outputs [..., labels], float32."""
-        assert self.head is not None
-        outputs: Tensor = self.head(x)
-        return outputs
