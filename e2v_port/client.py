@@ -387,8 +387,8 @@ class Client:
                 # It may answer before it has everything, as to a body that is too large, and close.
                 with suppress(BrokenPipeError, ConnectionResetError):
                     connection.request(method, self._path + target, body, headers)
-                response = connection.getresponse()
-                done.set_result((response.status, response.read()))
+                with connection.getresponse() as response:
+                    done.set_result((response.status, response.read()))
             except BaseException as error:
                 done.set_exception(error)
             finally:

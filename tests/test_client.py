@@ -1,5 +1,6 @@
 """The client against the real service in its own process, and against servers that do not behave."""
 
+import gc
 import io
 import re
 import socket
@@ -299,6 +300,7 @@ def test_without_the_service_the_caller_goes_on(talk: Callable[[socket.socket], 
         while any(thread.name == "e2v-client" for thread in threading.enumerate()):
             assert time.monotonic() < until, "threads that wait for what nobody wants any more"
             time.sleep(0.02)
+        gc.collect()  # warns of connections that were left open
 
 
 def test_nobody_listens() -> None:

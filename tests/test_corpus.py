@@ -423,9 +423,13 @@ def test_a_decoder_that_dies_or_hangs_costs_one_clip(clips, tmp_path, monkeypatc
     good = sorted(clips.rglob("*.wav"))[:6]
     names = [tmp_path / "a.wav", *good[:3], tmp_path / "m.wav", *good[3:]]
     (tmp_path / "list.txt").write_text("\n".join(map(str, names)), "utf-8")
-    killed = threading.Thread(target=_kill_decoders, args=(tmp_path / "a.wav",))
+
+    def kill_then_hurry() -> None:
+        _kill_decoders(tmp_path / "a.wav")
+        monkeypatch.setattr(decoding, "PATIENCE", 5.0)
+
+    killed = threading.Thread(target=kill_then_hurry)
     killed.start()
-    monkeypatch.setattr(decoding, "PATIENCE", 5.0)
     go(tmp_path / "list.txt", tmp_path / "out", decoders=1, max_errors=1)
     killed.join()
     rows = table(tmp_path / "out")
@@ -447,9 +451,10 @@ def _kill_decoders(pipe: Path) -> None:
         writer: list[int] = []
         wait_for(opened)
         (process,) = children("e2v_port.corpus.decoder", 1)
+        os.kill(process, signal.SIGSTOP)  # so that it does not see the pipe end, nor the next one find it open
+        os.close(writer[0])
         os.kill(process, signal.SIGKILL)
         wait_for(lambda process=process: process not in children("e2v_port.corpus.decoder", 0))
-        os.close(writer[0])
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
