@@ -74,7 +74,7 @@ class _Worker:
         return pa.table(done, pa.schema({"number": pa.int64(), "file": pa.large_binary(), "tally": pa.binary()}))
 
 
-def run(job: Job, shards: Iterable[Shard], progress: Progress) -> Iterator[tuple[int, bytes, Tally]]:
+def run(job: Job, count: int, shards: Iterable[Shard], progress: Progress) -> Iterator[tuple[int, bytes, Tally]]:
     """Gives the number, the file and the tally of each shard, as they are done."""
     import ray
 
@@ -87,13 +87,13 @@ def run(job: Job, shards: Iterable[Shard], progress: Progress) -> Iterator[tuple
         if not isinstance(handler, logging.FileHandler):
             handler.setLevel(logging.CRITICAL)  # what ends the run is raised as well
     items = [{"shard": pickle.dumps(shard)} for shard in shards]
-    done = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+    done = ray.data.from_items(items, override_num_blocks=count).map_batches(
         _Worker,
         batch_size=1,
         batch_format="pyarrow",
         fn_constructor_args=(replace(job, decoders=job.decoders or each),),
         compute=ray.data.ActorPoolStrategy(
-            size=min(workers, len(items)), max_concurrent_calls_per_actor=AT_ONCE, enable_true_multi_threading=True
+            size=min(workers, count), max_concurrent_calls_per_actor=AT_ONCE, enable_true_multi_threading=True
         ),
         num_cpus=each,
         num_gpus=gpus / workers if gpus else None,

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from e2v_port import devices
+from e2v_port.conversion import folder_of
 from e2v_port.corpus.decoding import Decoders
 from e2v_port.corpus.rows import Judge, Shard, Tally
 from e2v_port.corpus.run import Job, Progress
@@ -27,6 +28,10 @@ AT_ONCE = 2
 _AHEAD = AT_ONCE + 1  # one waits, so that no thread does while a file is written
 
 _MOST_DECODERS = 16  # by default; each takes 50 MB, and 300 MB where it looks for speech
+
+# One process waits for Python more than for a model of so few bytes: it takes one for each core. Our own choice, as is
+# how many: each holds torch, some 300 MB.
+_SMALL, _MOST_WORKERS = 64 << 20, 8
 
 
 @contextmanager
@@ -63,20 +68,30 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run(job: Job, shards: Iterable[Shard], progress: Progress) -> Iterator[tuple[int, bytes, Tally]]:
-    """Gives the number, the file and the tally of each shard: with one set of models here, or with one per device.
+def run(job: Job, count: int, shards: Iterable[Shard], progress: Progress) -> Iterator[tuple[int, bytes, Tally]]:
+    """Gives the number, the file and the tally of each shard, of which there are so many.
+
+    One set of models works here; several, by default one for each GPU, work in processes of their own.
 
     Raises:
         CorpusError: A process with models died.
         E2VError: As for `judge`.
     """
-    workers = job.workers or _devices(job.runtime)
+    workers = job.workers or min(_workers(job), count)
     return run_here(job, shards, progress) if workers == 1 else _run_beside(job, shards, progress, workers)
 
 
-def _devices(runtime: str) -> int:
-    if runtime != "cuda":
+def _workers(job: Job) -> int:
+    """Returns how many sets of models keep this machine busy."""
+    if job.runtime == "cuda":
+        return _devices()
+    if job.runtime != "cpu":
         return 1
+    weights = sum((folder_of(name) / "model.safetensors").stat().st_size for name in job.models.values())
+    return min(cores(), _MOST_WORKERS) if weights <= _SMALL else 1
+
+
+def _devices() -> int:
     import torch
 
     return torch.cuda.device_count()
@@ -183,7 +198,7 @@ def _worker(runtime: str, number: int, workers: int) -> "subprocess.Popen[bytes]
     environment = dict(os.environ)
     if runtime == "cuda":
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        devices_ = visible.split(",") if visible else [str(i) for i in range(_devices(runtime))]
+        devices_ = visible.split(",") if visible else [str(i) for i in range(_devices())]
         environment["CUDA_VISIBLE_DEVICES"] = devices_[number % len(devices_)]
     else:
         environment["OMP_NUM_THREADS"] = str(max(1, cores() // workers))

@@ -44,7 +44,7 @@ class Job:
         fusion: Of the two models.
         embeddings: Whether rows have one.
         decoders: Processes that decode, for each of these; None for one for each of its cores.
-        workers: How many sets of models work beside each other; None for one for each GPU.
+        workers: How many sets of models work beside each other; None for as many as the machine is good for.
     """
 
     models: dict[str, str]
@@ -158,8 +158,8 @@ def run(
         update: Do anew what was made with other models, settings or clips, and what holds errors.
         engine: `local`, or `ray` for a cluster.
         address: Of the cluster, as for `ray.init`; without one, one is started on this machine.
-        workers: Sets of models, each in a process; by default one for each GPU. Without any, one on this machine, and
-            on a cluster one for each four cores.
+        workers: Sets of models, each in a process; by default one for each GPU. Without any, one on this machine, or
+            one for each core (8 at most) where they are as small as `bundled`; on a cluster one for each four cores.
         decoders: Processes that decode, for each of these; by default one for each core it has, 16 at most.
         offline: Never open a connection to a hub.
         progress: Who wants to know.
@@ -223,7 +223,7 @@ def _run(
         )
 
     if missing:  # else no model is loaded
-        with closing(engine(job, map(folder.shard, missing), progress)) as results:
+        with closing(engine(job, len(missing), map(folder.shard, missing), progress)) as results:
             for left, (number, file, own) in zip(reversed(range(len(missing))), results, strict=True):
                 folder.write(number, file)
                 tally.add(own)
