@@ -641,6 +641,14 @@ def test_options_that_make_no_sense(tmp_path, options):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("out", ["s3://calls/rows", Path("gs://calls/rows")])
+def test_rows_go_to_a_folder(tmp_path, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="is an address: rows are written to a folder of this machine"):
+        go(SPEECH, out)
+    assert not list(tmp_path.iterdir())
+
+
 def test_progress_is_told_of_every_clip(clips, tmp_path):
     told: list[Any] = []
     progress = Progress(start=lambda *start: told.append(start), advance=lambda *step: told.append(step))

@@ -41,7 +41,9 @@ def opened(runtime: str, dtype: str | None, address: str | None) -> Iterator[str
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **alone)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise CorpusError(f"no Ray cluster at {address or 'this machine'}: {error}") from error
+            # Without the right token Ray says no more than that it cannot connect.
+            token = "" if address in {None, "auto"} else "; if it has a token, set RAY_AUTH_MODE=token"
+            raise CorpusError(f"no Ray cluster at {address or 'this machine'}: {error}{token}") from error
     try:
         if runtime == "auto":
             runtime = "cuda" if ray.cluster_resources().get("GPU") else devices.choose("auto", dtype)

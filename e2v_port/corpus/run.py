@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -142,7 +143,7 @@ def run(
 
     Args:
         source: A folder, glob, list, table or tar shards, or an address: see `sources.find`.
-        out: The folder for the rows; one that was begun is gone on with.
+        out: The folder for the rows, no address; one that was begun is gone on with.
         model: Gives labels: a name or folder as for `load`. `bundled` where neither this nor `dimensional` is given.
         dimensional: Gives arousal, dominance and valence: likewise.
         runtime: As for `load`; on a cluster, `auto` is CUDA where it has GPUs.
@@ -172,6 +173,8 @@ def run(
         E2VError: As for `load`; a library is missing.
     """
     progress = progress or Progress()
+    if re.match(r"\w\w+:/", str(out)):  # and no letter of a drive
+        raise ValueError(f"{out} is an address: rows are written to a folder of this machine, or one mounted on it")
     _check(engine, dtype, longest, max_errors)
     _check_counts(shard=shard, workers=workers, decoders=decoders)
     if engine == "local" and address:
