@@ -259,6 +259,13 @@ def resets(connection: socket.socket) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
 
 
+def resets_midway(connection: socket.socket) -> None:
+    take_request(connection)
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n[")
+    time.sleep(0.1)  # until that has been read
+    resets(connection)
+
+
 @pytest.mark.parametrize(
     ("talk", "why"),
     [
@@ -267,6 +274,7 @@ def resets(connection: socket.socket) -> None:
         (drip(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n", 0.1), "no answer within 0.5 s"),
         (drip(b"HTTP/1.1 200 OK\r\n\r\n" + b" " * 1000, 0.02), "no answer within 0.5 s"),
         (resets, "cannot be asked"),
+        (resets_midway, "cannot be asked"),
         (lambda connection: None, "cannot be asked"),
         (drip(b"SSH-2.0-OpenSSH\r\n\r\n", 0), r"cannot be asked \(BadStatusLine\)"),
         (says(200, "<html>"), "no answer of e2v serve: is it another program's address"),
