@@ -105,13 +105,14 @@ class AudioStream:
         clip: As for `load_audio`. A file object is read to its end at once, into a temporary file where it is longer
             than 64 MiB.
         sampling_rate: As for `load_audio`.
+        resample: Whether blocks come at 16 kHz, for a model. Otherwise they stay at `rate`, to be heard.
 
     Raises:
         AudioError: As `load_audio`; most of it as the blocks are asked for, behind those that were good.
     """
 
-    def __init__(self, clip: Clip, sampling_rate: int | None = None) -> None:
-        self._clip = clip
+    def __init__(self, clip: Clip, sampling_rate: int | None = None, *, resample: bool = True) -> None:
+        self._clip, self._resample = clip, resample
         self.rate = sampling_rate if isinstance(clip, np.ndarray) else None
         self._file: BinaryIO | None = None
         with _named(clip):
@@ -122,13 +123,13 @@ class AudioStream:
                         self._file = _drained(pipe)
 
     def __iter__(self) -> Iterator[Waveform]:
-        """Gives blocks [samples] of at least one sample, float32, 16 kHz."""
+        """Gives blocks [samples] of at least one sample, float32."""
         with _named(self._clip):
             if self._file is None:
-                yield from _from_array(cast(NDArray[Any], self._clip), self.rate)
+                yield from _from_array(cast(NDArray[Any], self._clip), self.rate, self._resample)
             else:
                 source = _Source(self._file)
-                for block in _from_file(source):
+                for block in _from_file(source, self._resample):
                     self.rate = source.rate
                     yield block
 
@@ -284,7 +285,7 @@ def clip_name(clip: Clip) -> str:
     return name if isinstance(name, str) else type(clip).__name__
 
 
-def _from_array(array: NDArray[Any], sampling_rate: int | None) -> Iterator[Waveform]:
+def _from_array(array: NDArray[Any], sampling_rate: int | None, resample: bool) -> Iterator[Waveform]:
     if sampling_rate is None:
         raise AudioError("an array does not tell its rate: pass it, as in sampling_rate=16000")
     _check_kind(array)
@@ -297,7 +298,7 @@ def _from_array(array: NDArray[Any], sampling_rate: int | None) -> Iterator[Wave
         )
     _check_size(sampling_rate, array.shape[1], len(array))
     blocks = (_floats(array[start : start + _BLOCK]) for start in range(0, len(array), _BLOCK))
-    yield from _checked(blocks if array.size else iter(()), sampling_rate)
+    yield from _checked(blocks if array.size else iter(()), sampling_rate, resample)
 
 
 def _check_kind(array: NDArray[Any]) -> None:
@@ -307,6 +308,8 @@ def _check_kind(array: NDArray[Any]) -> None:
 
 def _floats(block: NDArray[Any]) -> Waveform:
     """Brings samples to full scale 1."""
+    if block.dtype == np.float32:
+        return block
     kind = block.dtype.str[1:]
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which is refused
         floats = block.astype(np.float32)
@@ -315,9 +318,9 @@ def _floats(block: NDArray[Any]) -> Waveform:
     return floats / np.float32(_FULL_SCALE.get(kind, 1))
 
 
-def _from_file(source: "_Source") -> Iterator[Waveform]:
+def _from_file(source: "_Source", resample: bool) -> Iterator[Waveform]:
     try:
-        yield from _decoded(source)
+        yield from _decoded(source, resample)
     finally:
         if source.error:
             raise source.error
@@ -337,29 +340,32 @@ class _Source:
         self.rate: int | None = None
         self.error: OSError | None = None
 
-    def read(self, size: int) -> bytes:
+    def readinto(self, buffer: Any) -> int:
         try:
-            start = self.file.tell()
-            data = self.file.read(size)
+            start = self.file.tell() if self.missing else 0
+            size: int = self.file.readinto(buffer)  # type: ignore[attr-defined] # all that `_open` gives have it
         except OSError as error:
             self.error = error
-            return b""
-        if start >= self.missing.stop:
-            return data
-        mended = bytearray(data)
+            return 0
         for at in self.missing:
-            if start <= at < start + len(data):
-                mended[at - start] = 0xFF  # all four of them: a length that libsndfile takes for unknown
-        return bytes(mended)
+            if start <= at < start + size:
+                buffer[at - start] = b"\xff"  # all four of them: a length that libsndfile takes for unknown
+        return size
 
     def seek(self, offset: int, whence: int) -> None:
         with suppress(OSError, ValueError):  # a false header points before the start; tell() shows it failed
             self.file.seek(offset, whence)
 
 
-def _decoded(source: _Source) -> Iterator[Waveform]:
+class _SoundFile(soundfile.SoundFile):  # type: ignore[misc] # it has no types
+    def seekable(self) -> bool:
+        """Says no of an MP3: each read would end in a seek, where its next frame loses what it builds on."""
+        return self.format != "MP3" and bool(super().seekable())  # in others that seek finds damage
+
+
+def _decoded(source: _Source, resample: bool) -> Iterator[Waveform]:
     try:
-        sound = soundfile.SoundFile(source)
+        sound = _SoundFile(source)
     except soundfile.LibsndfileError as error:
         raise AudioError(
             "damaged, or not audio that can be read here (WAV, FLAC, OGG, Opus, MP3): "
@@ -381,15 +387,16 @@ def _decoded(source: _Source) -> Iterator[Waveform]:
                     why = "no length in the header, as in a FLAC from a pipe: write a file, or pipe WAV"
                 raise AudioError(why) from error
 
-        yield from _checked(blocks(), rate)
+        yield from _checked(blocks(), rate, resample)
 
 
 class _Mixer:
-    """Mixes down, resamples and checks blocks [frames, channels] of at least one frame each."""
+    """Mixes down, checks and, where it is to, resamples blocks [frames, channels] of at least one frame each."""
 
-    def __init__(self, rate: int) -> None:
+    def __init__(self, rate: int, resample: bool = True) -> None:
         self.rate, self.frames = rate, 0
-        self.stream = None if rate == SAMPLING_RATE else soxr.ResampleStream(rate, SAMPLING_RATE, 1, "float32", "HQ")
+        as_it_is = rate == SAMPLING_RATE or not resample
+        self.stream = None if as_it_is else soxr.ResampleStream(rate, SAMPLING_RATE, 1, "float32", "HQ")
 
     def add(self, block: Waveform) -> Waveform:
         peak = max(abs(float(block.min())), abs(float(block.max())))  # NaN where any sample is
@@ -399,8 +406,9 @@ class _Mixer:
                 raise AudioError(f"samples up to {peak:.3g} {where}: full scale is 1, so divide by theirs")
             raise AudioError(f"samples that are not finite (NaN or infinity) {where}: cut or repair it")
         self.frames += len(block)
-        # The mean; block.mean(axis=1) takes three times as long, more than decoding.
-        mono: Waveform = np.einsum("fc->f", block) / block.shape[1]
+        # A copy, as what it lies in is used again; or the mean: block.mean(axis=1) takes three times as long as this,
+        # more than decoding.
+        mono = block[:, 0].copy() if block.shape[1] == 1 else np.einsum("fc->f", block) / block.shape[1]
         return self.stream.resample_chunk(mono) if self.stream else mono
 
     def finish(self) -> Waveform:
@@ -408,8 +416,8 @@ class _Mixer:
         return self.stream.resample_chunk(rest, last=True) if self.stream else rest
 
 
-def _checked(blocks: Iterator[Waveform], rate: int) -> Iterator[Waveform]:
-    mixer = _Mixer(rate)
+def _checked(blocks: Iterator[Waveform], rate: int, resample: bool) -> Iterator[Waveform]:
+    mixer = _Mixer(rate, resample)
     samples = 0
     for block in blocks:
         part = mixer.add(block)
@@ -422,6 +430,8 @@ def _checked(blocks: Iterator[Waveform], rate: int) -> Iterator[Waveform]:
     if len(part := mixer.finish()):
         samples += len(part)
         yield part
+    if not resample:
+        samples = round(samples * SAMPLING_RATE / rate)  # as many as soxr would give
     if samples < MIN_SAMPLES:
         raise AudioError(
             f"too short at {samples / 16:.1f} ms ({samples} samples at 16 kHz): "

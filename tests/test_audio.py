@@ -19,6 +19,8 @@ from e2v_port import audio
 from e2v_port.audio import MIN_SAMPLES, SAMPLING_RATE, AudioStream, Moments, clip_name, load_audio
 from e2v_port.errors import AudioError
 
+SPEECH = sorted((Path(__file__).parents[1] / "benchmarks" / "speech").glob("*.flac"))[0]
+
 
 def tone(rate: int, seconds: float = 1.0, hz: float = 440.0) -> np.ndarray:
     return (0.5 * np.sin(2 * np.pi * hz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
@@ -92,6 +94,29 @@ def test_resampling_agrees_with_scipy_and_keeps_the_length(rate: int) -> None:
     assert len(waveform) == 2 * SAMPLING_RATE
     difference = (waveform - other)[1000:-1000]
     assert np.sqrt(np.mean(difference**2) / np.mean(other**2)) < 0.003  # -50 dB: scipy's filter is the shorter
+
+
+@pytest.mark.parametrize("kind", [("WAV",), ("FLAC",), ("OGG",), ("MP3",)])
+def test_a_clip_stays_at_its_own_rate_where_it_is_to_be_heard(kind: tuple[str, ...]) -> None:
+    """And is what one read of the whole gives: an MP3 would not be where a block begins with a seek."""
+    speech, rate = soundfile.read(SPEECH, dtype="float32")
+    data = encoded(resample_poly(np.tile(speech, 6), 441, rate // 100), 44_100, *kind)
+    with AudioStream(io.BytesIO(data), resample=False) as stream:
+        waveform = np.concatenate(list(stream))
+    assert stream.rate == 44_100
+    whole, _ = soundfile.read(io.BytesIO(data), dtype="float32")
+    np.testing.assert_allclose(waveform, whole, atol=1e-6)
+
+
+def test_too_short_is_the_same_at_any_rate() -> None:
+    for frames in range(1_095, 1_110):  # at 44.1 kHz 25 ms are 1102.5
+        refused = []
+        for resample in (True, False):
+            try:
+                list(AudioStream(tone(44_100)[:frames], 44_100, resample=resample))
+            except AudioError as error:
+                refused.append(str(error))
+        assert (len(refused), len(set(refused))) == ((2, 1) if frames < 1_102 else (0, 0))
 
 
 def test_a_tone_above_8_khz_does_not_alias() -> None:
@@ -373,10 +398,10 @@ def test_samples_that_would_poison_a_model(value: float) -> None:
 
 def test_a_disk_that_fails_halfway_is_no_short_clip(monkeypatch: pytest.MonkeyPatch) -> None:
     class Failing(io.BytesIO):
-        def read(self, size: int | None = -1) -> bytes:
+        def readinto(self, buffer: memoryview) -> int:
             if self.tell() > 100_000:
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
-            return super().read(size)
+            return super().readinto(buffer)
 
     data = encoded(tone(44_100, 5), 44_100)
     monkeypatch.setattr(audio, "open", lambda *_: Failing(data), raising=False)

@@ -30,6 +30,7 @@ from pyarrow import parquet
 import e2v_port
 from e2v_port import cli, corpora, evaluation
 from e2v_port.audio import load_audio
+from e2v_port.cli.output import BAD_INPUT
 from e2v_port.corpus import decoding, machine
 from e2v_port.corpus.run import Progress, TooManyErrors, run
 from e2v_port.corpus.sources import find
@@ -619,7 +620,7 @@ def test_a_second_run_is_refused_and_a_killed_one_leaves_no_process(tmp_path):
         (decoder,) = children("e2v_port.corpus.decoder", 1, first.pid)
         first.kill()
     wait_for(lambda: not Path(f"/proc/{decoder}/exe").exists())
-    assert second.returncode == cli.BAD_INPUT
+    assert second.returncode == BAD_INPUT
     why = "another run is writing there: wait for its end, or name another folder"
     assert second.stderr == f"error: {out}: {why}\n"
 
@@ -749,7 +750,7 @@ def test_evaluate_says_of_rows_what_it_says_of_the_clips(labelled, capsys):
 
 def test_rows_without_references_cannot_be_evaluated(whole):
     done = subprocess.run([E2V, "evaluate", "--rows", whole], capture_output=True, text=True, check=False)
-    assert done.returncode == cli.BAD_INPUT
+    assert done.returncode == BAD_INPUT
     assert done.stderr == f"error: {whole}: no row has a reference: give e2v corpus a table with a column label\n"
 
 
@@ -769,6 +770,6 @@ def test_the_report_shows_what_the_rows_hold(labelled):
 
 def test_nothing_is_drawn_of_a_folder_without_rows(tmp_path):
     done = subprocess.run([E2V, "report", tmp_path], capture_output=True, text=True, check=False)
-    assert done.returncode == cli.BAD_INPUT
+    assert done.returncode == BAD_INPUT
     assert len(done.stderr.splitlines()) == 1
     assert "no folder that e2v corpus wrote" in done.stderr

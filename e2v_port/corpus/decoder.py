@@ -185,7 +185,7 @@ def _parts(
 def _described(waveform: Waveform, start: float, rules: Rules, waveforms: list[Waveform]) -> dict[str, Any]:
     """Finds the segments of a clip, adds those to be judged to `waveforms`, and says what they are."""
     duration = len(waveform) / SAMPLING_RATE
-    if max(float(waveform.max()), -float(waveform.min())) <= SILENT:
+    if _peak(waveform) <= SILENT:
         return {"duration": duration, "error": "silent: no sample beyond 1/32768 of full scale: record it again"}
     if rules.whole:
         short = duration < rules.segments.low_confidence
@@ -201,7 +201,7 @@ def _described(waveform: Waveform, start: float, rules: Rules, waveforms: list[W
         judged = segment.quality in {"normal", "low_confidence"}
         # Not a dot product, whose last digits depend on where in memory the samples lie.
         mean_square = float(np.square(own).mean())
-        peak = max(float(own.max()), -float(own.min()))
+        peak = _peak(own)
         rows.append(
             {
                 # On a whole sample of the file, whatever is added to what.
@@ -217,6 +217,10 @@ def _described(waveform: Waveform, start: float, rules: Rules, waveforms: list[W
         if judged:
             waveforms.append(own)
     return {"duration": duration, "segments": rows}
+
+
+def _peak(waveform: Waveform) -> float:
+    return max(float(waveform.max()), -float(waveform.min()))
 
 
 def _limit_memory(longest: float) -> None:
