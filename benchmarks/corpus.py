@@ -1,10 +1,10 @@
 """What a corpus costs beside the models, and whether it comes out whole: the figures in docs/corpora.md.
 
-    python benchmarks/corpus.py speed [MODEL ...]     decoded on the way, against `predict` on arrays
+    python benchmarks/corpus.py speed [MODEL ...]     decoded on the way, once running, against `predict` on arrays
     python benchmarks/corpus.py short                 10 000 short files
     python benchmarks/corpus.py memory                100 000 rows
     python benchmarks/corpus.py kills                 killed 20 times
-    python benchmarks/corpus.py ray [MODEL]           local Ray, with two workers, against one process
+    python benchmarks/corpus.py ray [MODEL]           local Ray, with two workers, against two processes
 
 Clips are cut from the recordings in ../shared/audio, or in $E2V_TEST_AUDIO, with a fixed seed. Prints Markdown.
 """
@@ -48,7 +48,7 @@ def speed(models: list[str], folder: Path) -> None:
     print("| model | files | predict on arrays | corpus | share |\n|---|---|---|---|---|")
     for name in models:
         for suffix in (".wav", ".flac") if name == "bundled" else (".flac",):
-            count = 2000 if name == "bundled" else 60
+            count, size = (4000, 100) if name == "bundled" else (120, 10)
             clips = write_clips(folder / f"{Path(name).name}{suffix}", count, (1, 8), suffix)
             arrays: list[Clip] = [load_audio(path) for path in sorted(clips.iterdir())]
             total = sum(soundfile.info(path).duration for path in clips.iterdir())
@@ -59,7 +59,9 @@ def speed(models: list[str], folder: Path) -> None:
                 started = time.perf_counter()
                 model.predict(arrays, SAMPLING_RATE)
                 plain.append(total / (time.perf_counter() - started))
-                whole.append(corpus_speed(clips, folder / f"out-{suffix}-{Path(name).name}-{repeat}", name))
+                out = folder / f"out-{suffix}-{Path(name).name}-{repeat}"
+                run(str(clips), out, model=name, whole=True, runtime="cpu", shard=size)
+                whole.append(once_running(out))
             ratios = [a / b for a, b in zip(whole, plain, strict=True)]
             cells = [f"{statistics.median(plain):.1f}", f"{statistics.median(whole):.1f}"]
             print(
@@ -67,20 +69,11 @@ def speed(models: list[str], folder: Path) -> None:
             )
 
 
-def corpus_speed(clips: Path, out: Path, model: str, **options: object) -> float:
-    """Returns the speed between the first clip and the end: what it takes to load a model is paid once."""
-    first: list[float] = []
-    seconds = 0.0
-    counting = threading.Lock()
-
-    def advance(clips: int, own: float) -> None:
-        nonlocal seconds
-        with counting:
-            first.append(time.perf_counter())
-            seconds += own
-
-    run(str(clips), out, model=model, whole=True, runtime="cpu", progress=Progress(advance=advance), **options)  # type: ignore[arg-type]
-    return seconds / (time.perf_counter() - first[0])
+def once_running(out: Path) -> float:
+    """Returns the speed behind the first shards: what it takes to load models is paid once."""
+    written = sorted((path.stat().st_mtime, path) for path in out.glob("rows/*.parquet"))
+    later = [parquet.read_table(path, columns=["duration"])["duration"].to_numpy().sum() for _, path in written[2:]]
+    return float(sum(later)) / (written[-1][0] - written[1][0])
 
 
 def short(folder: Path) -> None:
@@ -184,27 +177,25 @@ def kills(folder: Path) -> None:
 
 
 def cluster(model: str, folder: Path) -> None:
-    """Prints the speed between the first and the last shard with one process, and with local Ray and two workers."""
-    clips = write_clips(folder / "clips", 4000 if model == "bundled" else 120, (1, 8))
-    size = 100 if model == "bundled" else 10
+    """Prints the speed between the first and the last shard with two processes, and with local Ray and two workers."""
+    count, size = (4000, 100) if model == "bundled" else (120, 10)
+    clips = write_clips(folder / "clips", count, (1, 8))
     speeds = {}
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (its name); not 15, or what else runs here would count
-    options: dict[str, dict[str, Any]] = {"one process": {}, "Ray, 2 workers": {"engine": "ray", "workers": 2}}
+    options: dict[str, dict[str, Any]] = {"two processes": {}, "Ray, two workers": {"engine": "ray"}}
     for name, own in options.items():
         out = folder / name
-        summary = run(str(clips), out, model=model, whole=True, runtime="cpu", shard=size, **own)
-        shards = sorted((path.stat().st_mtime, path) for path in out.glob("rows/*.parquet"))
-        later = [parquet.read_table(path, columns=["duration"])["duration"].to_numpy().sum() for _, path in shards[2:]]
-        speeds[name] = sum(later) / (shards[-1][0] - shards[1][0])
+        summary = run(str(clips), out, model=model, whole=True, runtime="cpu", shard=size, workers=2, **own)
+        speeds[name] = once_running(out)
         print(
             f"{name}: {speeds[name]:.1f} s of audio per second once running, {summary.seconds:.1f} s in all", flush=True
         )
-    one, other = speeds.values()
+    here, other = speeds.values()
     same = all(
-        path.read_bytes() == (folder / "one process" / "rows" / path.name).read_bytes()
-        for path in (folder / "Ray, 2 workers" / "rows").glob("*.parquet")
+        path.read_bytes() == (folder / "two processes" / "rows" / path.name).read_bytes()
+        for path in (folder / "Ray, two workers" / "rows").glob("*.parquet")
     )
-    print(f"Ray costs {1 - other / one:.1%}; its files are {'identical' if same else 'NOT the same'}")
+    print(f"Ray costs {1 - other / here:.1%}; its files are {'identical' if same else 'NOT the same'}")
 
 
 def main() -> None:
