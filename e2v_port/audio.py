@@ -13,7 +13,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from e2v_port.errors import AudioError
+from e2v_port.errors import AudioError, printable
 
 __all__ = [
     "MAX_AMPLITUDE",
@@ -194,7 +194,7 @@ def _named(clip: Clip) -> Iterator[None]:
     except OSError as error:
         why, cause = f"cannot be read ({error.strerror or error}): pass a readable file", error
     name = clip_name(clip)
-    raise AudioError(f"{name if name and name.isprintable() else ascii(name)}: {why}") from cause
+    raise AudioError(f"{printable(name) or ascii(name)}: {why}") from cause
 
 
 class Moments(NamedTuple):

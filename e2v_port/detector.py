@@ -197,6 +197,7 @@ class EmotionDetector:
     Raises:
         RuntimeUnavailable: The backend cannot run here: why, and what to do.
         NoLabels: A model is not of the kind it is to be used as.
+        BaselineError: The file of a baseline cannot be read, or holds something else.
         ValueError: No backend goes by this name, or the arguments contradict each other.
         E2VError: As for `load`.
     """
@@ -218,19 +219,19 @@ class EmotionDetector:
     ) -> None:
         self._settings = AnalysisSettings("speech", settings or SegmentSettings(), fusion or FusionSettings(), None)
         self._live = live or LiveSettings()
+        self._baselines: dict[str | None, Baseline] = {}
+        if baseline is not None:
+            self._set_baseline(baseline)
         self._backend = opened(
             backend, model, dimensional, fallback=fallback, runtime=runtime, dtype=dtype, offline=offline
         )
         self.backend, self.fallback = self._backend.name, self._backend.fallback
         kinds = {"categorical": self._backend.categorical, "dimensional": self._backend.dimensional}
         self.models = tuple(UsedModel.of(kind, loaded) for kind, loaded in kinds.items() if loaded)
-        self._baselines: dict[str | None, Baseline] = {}
         self._epoch = time.time() - time.monotonic()  # the clock of the system may be set while somebody speaks
         self._heard: deque[VoiceSegment] = deque()
         self._listeners: WeakSet[Listener] = WeakSet()
         self._lock = threading.Lock()
-        if baseline is not None:
-            self._set_baseline(baseline)
 
     def __repr__(self) -> str:
         return f"EmotionDetector({', '.join([self.backend, *(model.name for model in self.models)])})"

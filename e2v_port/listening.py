@@ -21,9 +21,9 @@ from rich.text import Text
 from e2v_port import emotions
 from e2v_port.audio import SAMPLING_RATE, Waveform, load_audio
 from e2v_port.detector import Listener, VoiceSegment
-from e2v_port.errors import AudioError
+from e2v_port.errors import AudioError, printable
 from e2v_port.fusion import MEASURED
-from e2v_port.terminal import GREY, bar, doubtful, number, plain
+from e2v_port.terminal import GREY, bar, doubtful, number
 
 __all__ = ["Block", "JsonLines", "Microphone", "Pipe", "Recording", "Show", "Source", "View", "follow", "row"]
 
@@ -311,7 +311,7 @@ def _emotion(segment: VoiceSegment, ascii_only: bool) -> Text:
     confidence = segment.confidence or 0.0
     colour = emotions.emotion(segment.emotion).colour if segment.emotion and not doubtful(segment) else GREY
     return Text.assemble(
-        (f"{plain(name):{_NAMES}}", colour),
+        (f"{printable(name):{_NAMES}}", colour),
         f"  {number(segment.confidence):5} ",
         (f"{bar(confidence, ascii_only):12} ", colour),
     )
@@ -372,7 +372,7 @@ class View:
         latest = list(self._trace)[9 - self._console.width :]  # what there is room for
         for name in "arousal", "valence":
             lines[name] = Text("".join(self._spark(getattr(segment, name)) for segment in latest))
-        status = [plain(self._source.name), self._by]
+        status = [printable(self._source.name), self._by]
         if self._latency is not None:
             status.append(f"{self._latency:.2f} s behind")
         if self._source.gaps:

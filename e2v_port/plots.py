@@ -9,7 +9,7 @@ import numpy as np
 
 from e2v_port.analysis import Analysis
 from e2v_port.audio import SAMPLING_RATE, Waveform
-from e2v_port.errors import E2VError
+from e2v_port.errors import E2VError, printable
 from e2v_port.evaluation import Evaluation, Figures
 from e2v_port.formats import label
 from e2v_port.terminal import GREY, colour, doubtful
@@ -175,6 +175,6 @@ def _envelope(waveform: Waveform) -> tuple[Any, Any, Any]:
 def _title(analysis: Analysis) -> str:
     """On one line, and without what matplotlib would read as a formula."""
     name = Path(analysis.file).name
-    name = (name if name.isprintable() else ascii(name)).replace("$", r"\$")
+    name = printable(name).replace("$", r"\$")
     models = ", ".join(model.name for model in analysis.models).replace("$", r"\$")
     return f"{name}, {analysis.duration:.1f} s: {models}"

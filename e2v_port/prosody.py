@@ -689,11 +689,13 @@ class Baseline:
         """Reads a file that `save` wrote.
 
         Raises:
-            BaselineError: It is something else.
-            OSError: It cannot be read.
+            BaselineError: It is something else, or cannot be read.
         """
         try:
             return cls.from_dict(json.loads(Path(path).read_bytes()))
+        except OSError as error:
+            why = f"cannot be read ({error.strerror}): name the file that `e2v listen --calibrate` wrote"
+            raise BaselineError(f"{os.fsdecode(path)}: {why}") from error
         except (BaselineError, ValueError) as error:
             raise BaselineError(f"{os.fsdecode(path)}: {_NO_BASELINE}") from error
 

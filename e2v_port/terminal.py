@@ -7,8 +7,9 @@ from rich.text import Text
 
 from e2v_port import emotions
 from e2v_port.analysis import Analysis, JudgedSegment
+from e2v_port.errors import printable
 
-__all__ = ["GREY", "bar", "colour", "doubtful", "number", "plain", "table"]
+__all__ = ["GREY", "bar", "colour", "doubtful", "number", "table"]
 
 GREY = "#8c8c8c"  # what could not be judged, or not surely
 
@@ -30,7 +31,7 @@ def table(analysis: Analysis, *, ascii_only: bool = False) -> Text:
         ascii_only: Whether the terminal shows nothing else.
     """
     models = ", ".join(f"{model.name} on {model.runtime}" for model in analysis.models)
-    text = Text.assemble((plain(analysis.file), "bold"), f"  {analysis.duration:.2f} s  {models}\n")
+    text = Text.assemble((printable(analysis.file), "bold"), f"  {analysis.duration:.2f} s  {models}\n")
     if analysis.reason:
         text.append(f"{analysis.reason}\n")
     _append(text, [(_cells(segment, ascii_only), _colour(segment)) for segment in analysis.segments])
@@ -72,7 +73,7 @@ def _cells(segment: JudgedSegment, ascii_only: bool) -> dict[str, str]:
     return {
         "start": f"{segment.start:.2f}",
         "end": f"{segment.end:.2f}",
-        "speaker": plain(segment.speaker or ""),
+        "speaker": printable(segment.speaker or ""),
         "emotion": segment.emotion or "",
         "conf": number(segment.confidence),
         "": bar(segment.confidence or 0, ascii_only),
@@ -82,7 +83,7 @@ def _cells(segment: JudgedSegment, ascii_only: bool) -> dict[str, str]:
         "D": about + number(segment.dominance),
         "V": about + number(segment.valence),
         "note": ", ".join(note for note in notes if note),
-        "text": plain(segment.text or ""),
+        "text": printable(segment.text or ""),
     }
 
 
@@ -115,8 +116,3 @@ def bar(share: float, ascii_only: bool, cells: int = _BAR) -> str:
 def number(value: float | None) -> str:
     """Returns a number as tables show it, and nothing for None."""
     return "" if value is None else f"{value:.3f}"
-
-
-def plain(text: str) -> str:
-    """Keeps a name on its line, and out of the terminal's commands."""
-    return text if text.isprintable() else ascii(text)

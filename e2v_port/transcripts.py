@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-from e2v_port.errors import SegmentError
+from e2v_port.errors import SegmentError, printable
 from e2v_port.segments import GivenSegment
 
 __all__ = ["FORMATS", "Span", "align", "parse_segments", "read_segments"]
@@ -89,7 +89,7 @@ def _named(name: str) -> Iterator[None]:
         return
     except SegmentError as error:
         why, cause = error, error.__cause__
-    raise SegmentError(f"{name if name and name.isprintable() else ascii(name)}: {why}") from cause
+    raise SegmentError(f"{printable(name) or ascii(name)}: {why}") from cause
 
 
 def _parsed(name: str, data: bytes) -> list[GivenSegment]:

@@ -15,6 +15,7 @@ import soxr
 from voices import noisy, syllables, tone, voice, with_silences
 
 from e2v_port.audio import SAMPLING_RATE, load_audio
+from e2v_port.detector import EmotionDetector
 from e2v_port.errors import AudioError, BaselineError
 from e2v_port.prosody import FRAME_SECONDS, MAX_CONFIDENCE, MIN_SECONDS, Baseline, Prosody, judge, measure
 
@@ -330,13 +331,16 @@ def test_what_is_no_baseline_is_refused(change: dict, speaker: list[Prosody], tm
         Baseline.load(path)
 
 
+def test_a_baseline_that_is_not_there_is_told_before_a_model_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(BaselineError, match=r"none\.json: cannot be read \(No such file or directory\): name the file"):
+        EmotionDetector("no/model", baseline=tmp_path / "none.json")
+
+
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff\xfe", b'{"means": NaN}', b"3"])
 def test_another_file_is_no_baseline(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(content)
     with pytest.raises(BaselineError, match="not a baseline"):
         Baseline.load(tmp_path / "file")
-    with pytest.raises(FileNotFoundError):
-        Baseline.load(tmp_path / "none")
 
 
 def test_a_speaker_is_compared_with_their_own_baseline(speech_folder: Path) -> None:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from e2v_port.cli.options import MODEL_OPTION, DimensionalName, DtypeName, ModelName, Offline, RuntimeName
-from e2v_port.cli.output import complain, fail, finish, printable, progress_bar, writable
-from e2v_port.errors import AudioError
+from e2v_port.cli.output import complain, fail, finish, need_place, progress_bar
+from e2v_port.errors import AudioError, printable
 
 if TYPE_CHECKING:
     from e2v_port.analysis import Analysis
@@ -118,8 +118,10 @@ def _check_analyze(
         fail("--json and --format contradict each other: --format jsonl is the same without errors")
     if out and not form:
         fail(f"--out {out}: name a --format as well")
-    if out and (out.is_dir() or not writable(out.parent)):
-        fail(f"--out {out}: {'a folder' if out.is_dir() else f'{out.parent} is not a folder that can be written to'}")
+    if out and out.is_dir():
+        fail(f"--out {out}: a folder")
+    if out:
+        need_place("--out", out)
     if form:
         from e2v_port import formats
 
@@ -133,8 +135,7 @@ def _check_analyze(
 
         if len(files) > 1:
             fail(f"--plot {plot}: shows one file, not {len(files)}: analyse them one at a time")
-        if not writable(plot.parent):
-            fail(f"--plot {plot}: {plot.parent} is not a folder that can be written to")
+        need_place("--plot", plot)
         try:
             plots.check(plot)
         except ValueError as error:
@@ -211,8 +212,7 @@ def embed(
     """Write the embedding of each file to an .npz."""
     if out.suffix != ".npz" or out.is_dir():
         fail(f"--out {out}: name an .npz file")
-    if not writable(out.parent):
-        fail(f"--out {out}: {out.parent} is not a folder that can be written to")
+    need_place("--out", out)
     from e2v_port import npz
     from e2v_port.model import load
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from e2v_port.cli.options import Offline, RuntimeName
-from e2v_port.cli.output import fail, writable
+from e2v_port.cli.output import need_folder
 
 __all__ = ["bench"]
 
@@ -42,8 +42,8 @@ def bench(
 
     And beside transformers; each where it is installed.
     """
-    if out and not writable(out if out.exists() else out.parent):
-        fail(f"--out {out}: not a folder that can be written to")
+    if out:
+        need_folder("--out", out)
     from e2v_port import bench as bench_
     from e2v_port import bench_report
 

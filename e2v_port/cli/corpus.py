@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from e2v_port.cli.options import DimensionalName, ModelName, Offline, RuntimeName
-from e2v_port.cli.output import fail, finish, print_table, printable
+from e2v_port.cli.output import fail, finish, print_table
+from e2v_port.errors import printable
 
 if TYPE_CHECKING:
     from e2v_port.corpus.run import Summary
@@ -54,7 +55,8 @@ def corpus(
         str | None, typer.Option(metavar="HOST:PORT", help="Of the cluster; without it, one is started here.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(metavar="N", help="Processes with models; by default one for each GPU.")
+        int | None,
+        typer.Option(metavar="N", help="Processes with models; by default what the machine is good for."),
     ] = None,
     decoders: Annotated[
         int | None, typer.Option(metavar="N", help="Decoding processes of each; by default one per core.")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from e2v_port.cli.options import CORPUS_OPTION, DtypeName, ModelName, Offline, RuntimeName
-from e2v_port.cli.output import complain, fail, finish, print_table, printable, progress_bar, writable
+from e2v_port.cli.output import complain, fail, finish, need_folder, print_table, progress_bar
+from e2v_port.errors import printable
 
 if TYPE_CHECKING:
     from e2v_port import corpora, evaluation
@@ -42,8 +43,8 @@ def evaluate(
     part = split or ("dev" if calibrate else "test")
     if calibrate and part in {"test", "all"}:
         fail(f"--calibrate on {part} would make the figures of the test speakers worthless: take dev, or train")
-    if out and not writable(out if out.exists() else out.parent):
-        fail(f"--out {out}: not a folder that can be written to")
+    if out:
+        need_folder("--out", out)
     if rows:
         if corpus or calibrate or split:
             fail("--rows hold their model and their clips: leave --corpus, --split and --calibrate out")

@@ -15,10 +15,10 @@ __all__ = [
     "complain",
     "fail",
     "finish",
+    "need_folder",
+    "need_place",
     "print_table",
-    "printable",
     "progress_bar",
-    "writable",
 ]
 
 BAD_INPUT = 2  # nothing could be done
@@ -60,14 +60,20 @@ def finish(total: int, failed: int) -> None:
         raise typer.Exit(BAD_INPUT if failed == total else PARTIAL_FAILURE)
 
 
-def writable(folder: Path) -> bool:
-    """Tells whether files can be written to a folder, which is there."""
+def need_place(option: str, file: Path) -> None:
+    """Ends the program where a file cannot be written."""
+    if not _writable(file.parent):
+        fail(f"{option} {file}: {file.parent} is not a folder that can be written to")
+
+
+def need_folder(option: str, folder: Path) -> None:
+    """Ends the program where files cannot be written to a folder, or where none can be made."""
+    if not _writable(folder if folder.exists() else folder.parent):
+        fail(f"{option} {folder}: not a folder that can be written to")
+
+
+def _writable(folder: Path) -> bool:
     return folder.is_dir() and os.access(folder, os.W_OK)
-
-
-def printable(name: str) -> str:
-    """Returns a name that keeps a result on its line: quoted and escaped, as in error messages, where it must be."""
-    return name if name.isprintable() else ascii(name)
 
 
 def print_table(rows: Iterable[list[str]]) -> None:

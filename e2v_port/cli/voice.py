@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from e2v_port.cli.options import DimensionalName, DtypeName, ModelName, Offline, RuntimeName
-from e2v_port.cli.output import PARTIAL_FAILURE, complain, fail, finish, printable, writable
-from e2v_port.errors import AudioError
+from e2v_port.cli.output import PARTIAL_FAILURE, complain, fail, finish, need_place
+from e2v_port.errors import AudioError, printable
 
 if TYPE_CHECKING:
     from e2v_port.audio import Waveform
@@ -138,8 +138,8 @@ def _check_listen(
         fail("--fast: needs a file; all else comes at its own pace")
     if source == "-" and (sys.stdin is None or sys.stdin.isatty()):
         fail("-: no samples come in: pipe them, as in arecord -t raw -f S16_LE -r 16000 | e2v listen -")
-    if calibrate and not writable(calibrate.parent):
-        fail(f"--calibrate {calibrate}: {calibrate.parent} is not a folder that can be written to")
+    if calibrate:
+        need_place("--calibrate", calibrate)
     if any((speak_as, reply, out)):
         if not (speak_as and reply and out):
             fail("--speak-as, --reply and --out belong together: name all three")
@@ -211,8 +211,7 @@ def _check_tone(tone: str) -> None:
 def _check_audio_out(out: Path) -> None:
     if out.suffix.lower() not in {".wav", ".flac"} or out.is_dir():
         fail(f"--out {out}: name a .wav or .flac file")
-    if not writable(out.parent):
-        fail(f"--out {out}: {out.parent} is not a folder that can be written to")
+    need_place("--out", out)
 
 
 def _voice(file: Path) -> "tuple[Waveform, int]":

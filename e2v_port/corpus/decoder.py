@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from e2v_port.audio import MIN_SAMPLES, SAMPLING_RATE, AudioStream, Waveform
-from e2v_port.errors import AudioError
+from e2v_port.errors import AudioError, printable
 from e2v_port.segments import Segment, SegmentSettings, detect, to_samples
 
 __all__ = ["LENGTH", "NO_SPEECH", "Rules", "belong", "serve"]
@@ -95,7 +95,7 @@ def _answer(task: dict[str, Any], rules: Rules, waveforms: list[Waveform]) -> li
 
 def _why(error: AudioError, address: str) -> str:
     """Returns what an error says, without the name in front: the row has it."""
-    return str(error).removeprefix(f"{address if address.isprintable() else ascii(address)}: ")
+    return str(error).removeprefix(f"{printable(address)}: ")
 
 
 class _Member:

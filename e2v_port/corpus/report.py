@@ -17,7 +17,7 @@ import numpy as np
 
 from e2v_port import plots
 from e2v_port.corpora import Corpus, Utterance, label_of
-from e2v_port.errors import AudioError, CorpusError
+from e2v_port.errors import AudioError, CorpusError, printable
 from e2v_port.evaluation import Answer, Evaluation, compare
 from e2v_port.files import replacing
 from e2v_port.model import Prediction
@@ -235,7 +235,7 @@ def _most(found: _Found) -> list[str]:
 
 def _short(name: str) -> str:
     """A name for an axis: printable, not too long, and without what matplotlib would read as a formula."""
-    name = name if name.isprintable() else ascii(name)
+    name = printable(name)
     return (name if len(name) <= 20 else f"{name[:19]}…").replace("$", r"\$")
 
 
