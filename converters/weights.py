@@ -300,9 +300,10 @@ def may_replace(folder: Path) -> bool:
 
 
 def _is_ours(folder: Path) -> bool:
-    if not folder.is_dir():
-        return not folder.exists()
-    entries = {entry.name for entry in folder.iterdir()}
+    try:
+        entries = set(os.listdir(folder))  # one look: between two of them it may come or go
+    except (FileNotFoundError, NotADirectoryError) as error:
+        return isinstance(error, FileNotFoundError)
     # Models of other libraries are kept in files of the same names.
     ours = catalog.is_converted(folder) and b'"converter": "e2v-port' in (folder / "config.json").read_bytes()
     return not entries or (ours and entries <= {"config.json", "model.safetensors", "model.npz"})

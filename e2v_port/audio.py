@@ -13,7 +13,8 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from e2v_port.errors import AudioError, printable
+from e2v_port.errors import AudioError
+from e2v_port.files import printable
 
 __all__ = [
     "MAX_AMPLITUDE",

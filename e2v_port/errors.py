@@ -15,13 +15,7 @@ __all__ = [
     "ServiceError",
     "ServiceUnavailable",
     "TrainingError",
-    "printable",
 ]
-
-
-def printable(name: str) -> str:
-    """Returns a name that keeps its message on one line: quoted and escaped where it must be."""
-    return name if name.isprintable() else ascii(name)
 
 
 class E2VError(Exception):

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and how a reader notices that one did."""
+"""Files and folders that appear whole or not at all, how a reader notices it, and what messages call them."""
 
 import os
 import tempfile
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["identity", "replacing"]
+__all__ = ["identity", "printable", "replacing"]
 
 
 @contextmanager
@@ -32,3 +32,8 @@ def identity(path: Path) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino, found.st_ctime_ns  # the number of a deleted file is given to another
+
+
+def printable(name: str) -> str:
+    """Returns a name that keeps its message on one line: quoted and escaped where it must be."""
+    return name if name.isprintable() else ascii(name)

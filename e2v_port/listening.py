@@ -21,7 +21,8 @@ from rich.text import Text
 from e2v_port import emotions
 from e2v_port.audio import SAMPLING_RATE, Waveform, load_audio
 from e2v_port.detector import Listener, VoiceSegment
-from e2v_port.errors import AudioError, printable
+from e2v_port.errors import AudioError
+from e2v_port.files import printable
 from e2v_port.fusion import MEASURED
 from e2v_port.terminal import GREY, bar, doubtful, number
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from e2v_port.analysis import Analysis
 from e2v_port.audio import SAMPLING_RATE, Waveform
-from e2v_port.errors import E2VError, printable
+from e2v_port.errors import E2VError
 from e2v_port.evaluation import Evaluation, Figures
+from e2v_port.files import printable
 from e2v_port.formats import label
 from e2v_port.terminal import GREY, colour, doubtful
 

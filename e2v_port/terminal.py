@@ -7,7 +7,7 @@ from rich.text import Text
 
 from e2v_port import emotions
 from e2v_port.analysis import Analysis, JudgedSegment
-from e2v_port.errors import printable
+from e2v_port.files import printable
 
 __all__ = ["GREY", "bar", "colour", "doubtful", "number", "table"]
 

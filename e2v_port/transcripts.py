@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-from e2v_port.errors import SegmentError, printable
+from e2v_port.errors import SegmentError
+from e2v_port.files import printable
 from e2v_port.segments import GivenSegment
 
 __all__ = ["FORMATS", "Span", "align", "parse_segments", "read_segments"]

@@ -7,7 +7,8 @@ import typer
 
 from e2v_port.cli.options import MODEL_OPTION, DimensionalName, DtypeName, ModelName, Offline, RuntimeName
 from e2v_port.cli.output import complain, fail, finish, need_place, progress_bar
-from e2v_port.errors import AudioError, printable
+from e2v_port.errors import AudioError
+from e2v_port.files import printable, replacing
 
 if TYPE_CHECKING:
     from e2v_port.analysis import Analysis
@@ -175,7 +176,6 @@ def _print_timeline(analysis: "Analysis", end: str) -> None:
 
 
 def _print_format(analyses: "list[Analysis]", form: str, out: Path | None) -> None:
-    from e2v_port.files import replacing
     from e2v_port.formats import FORMATS
 
     text = FORMATS[form](analyses)
@@ -187,7 +187,6 @@ def _print_format(analyses: "list[Analysis]", form: str, out: Path | None) -> No
 
 
 def _draw(analysis: "Analysis", waveform: "Waveform", path: Path) -> None:
-    from e2v_port.files import replacing
     from e2v_port.plots import plot
 
     with replacing(path) as partial:

@@ -7,7 +7,7 @@ import typer
 
 from e2v_port.cli.options import DimensionalName, ModelName, Offline, RuntimeName
 from e2v_port.cli.output import fail, finish, print_table
-from e2v_port.errors import printable
+from e2v_port.files import printable
 
 if TYPE_CHECKING:
     from e2v_port.corpus.run import Summary

@@ -9,7 +9,7 @@ import typer
 
 from e2v_port.cli.options import CORPUS_OPTION, DtypeName, ModelName, Offline, RuntimeName
 from e2v_port.cli.output import complain, fail, finish, need_folder, print_table, progress_bar
-from e2v_port.errors import printable
+from e2v_port.files import printable, replacing
 
 if TYPE_CHECKING:
     from e2v_port import corpora, evaluation
@@ -157,7 +157,6 @@ def _write_evaluation(result: dict[str, Any], found: "dict[str, evaluation.Evalu
     from importlib.util import find_spec
 
     from e2v_port.evaluation import plain
-    from e2v_port.files import replacing
 
     out.mkdir(exist_ok=True)
     with replacing(out / "evaluation.json") as partial:

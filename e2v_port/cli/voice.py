@@ -9,7 +9,8 @@ import typer
 
 from e2v_port.cli.options import DimensionalName, DtypeName, ModelName, Offline, RuntimeName
 from e2v_port.cli.output import PARTIAL_FAILURE, complain, fail, finish, need_place
-from e2v_port.errors import AudioError, printable
+from e2v_port.errors import AudioError
+from e2v_port.files import printable, replacing
 
 if TYPE_CHECKING:
     from e2v_port.audio import Waveform
@@ -228,8 +229,6 @@ def _voice(file: Path) -> "tuple[Waveform, int]":
 
 def _write_voice(waveform: "Waveform", rate: int, out: Path) -> None:
     import soundfile
-
-    from e2v_port.files import replacing
 
     data = io.BytesIO()  # the library would not tell that a disk is full
     soundfile.write(data, waveform, rate, format=out.suffix[1:])

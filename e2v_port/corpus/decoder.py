@@ -18,7 +18,8 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from e2v_port.audio import MIN_SAMPLES, SAMPLING_RATE, AudioStream, Waveform
-from e2v_port.errors import AudioError, printable
+from e2v_port.errors import AudioError
+from e2v_port.files import printable
 from e2v_port.segments import Segment, SegmentSettings, detect, to_samples
 
 __all__ = ["LENGTH", "NO_SPEECH", "Rules", "belong", "serve"]

@@ -17,9 +17,9 @@ import numpy as np
 
 from e2v_port import plots
 from e2v_port.corpora import Corpus, Utterance, label_of
-from e2v_port.errors import AudioError, CorpusError, printable
+from e2v_port.errors import AudioError, CorpusError
 from e2v_port.evaluation import Answer, Evaluation, compare
-from e2v_port.files import replacing
+from e2v_port.files import printable, replacing
 from e2v_port.model import Prediction
 from e2v_port.terminal import GREY, colour
 
