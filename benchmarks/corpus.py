@@ -95,7 +95,7 @@ def short(folder: Path) -> None:
 
 
 def memory(folder: Path) -> None:
-    """Prints peaks of this process and those that decode, in the first and the second half of 100 000 rows."""
+    """Prints peaks of this process and all that it started, in the first and the second half of 100 000 rows."""
     clips = sorted(write_clips(folder / "clips", 500, (0.3, 0.6)).iterdir())
     (folder / "list.txt").write_text("\n".join(str(clips[i % 500]) for i in range(100_000)))
     done, peaks, ended = 0, [0, 0], threading.Event()
@@ -129,16 +129,18 @@ def memory(folder: Path) -> None:
 
 
 def resident() -> int:
-    """Returns the bytes that this process and its children hold."""
-    total = 0
+    """Returns the bytes that this process and all that it started hold."""
+    processes: dict[int, tuple[int, int]] = {}  # its parent, and its bytes
     for entry in Path("/proc").iterdir():
         try:
             stat = (entry / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if entry.name == str(os.getpid()) or stat[1] == str(os.getpid()):
-            total += int(stat[21]) * os.sysconf("SC_PAGE_SIZE")
-    return total
+            processes[int(entry.name)] = int(stat[1]), int(stat[21]) * os.sysconf("SC_PAGE_SIZE")
+        except (OSError, ValueError):
+            continue  # it is no process, or has ended
+    own = {os.getpid()}
+    while more := {process for process, (parent, _) in processes.items() if parent in own} - own:
+        own |= more
+    return sum(processes[process][1] for process in own)
 
 
 def kills(folder: Path) -> None:
