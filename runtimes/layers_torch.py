@@ -4,6 +4,7 @@ B clips, T frames, D wide, H heads.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -229,7 +230,7 @@ class Head(nn.Module):
             return F.linear(x, self.out.weight.float(), self.out.bias.float())
 
 
-class Encoder(nn.Module):
+class Encoder(nn.Module, ABC):
     """What transformers for waveforms have in common: waveforms in, frames and their mean and logits out.
 
     Attributes:
@@ -261,6 +262,7 @@ class Encoder(nn.Module):
         lengths = [self.config.frames(count) for count in samples]
         return self.encode(waveform, torch.tensor(samples, device=waveform.device), min(lengths) < max(lengths), trace)
 
+    @abstractmethod
     def encode(
         self, waveform: Tensor, samples: Tensor, padded: bool, trace: Trace = untraced
     ) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -272,7 +274,6 @@ class Encoder(nn.Module):
             padded: Whether any clip has fewer frames than there are.
             trace: As for `forward`.
         """
-        raise NotImplementedError
 
     def score(self, x: Tensor) -> Tensor:
         """Applies the head to embeddings [..., D]: logits [..., labels], float32."""
