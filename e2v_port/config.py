@@ -129,6 +129,10 @@ class Transformer(Architecture):
             samples = (samples - kernel) // stride + 1
         return samples
 
+    def tokens(self, samples: int) -> int:
+        """Returns how many tokens its blocks see of such a clip."""
+        return self.frames(samples)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Emotion2vecConfig(Transformer):
@@ -152,6 +156,10 @@ class Emotion2vecConfig(Transformer):
         super().__post_init__()
         if self.num_alibi_heads > self.num_heads:
             raise ValueError(f"{self.num_alibi_heads} ALiBi heads, but {self.num_heads} heads in all")
+
+    def tokens(self, samples: int) -> int:
+        """Returns how many tokens its blocks see of such a clip: frames and extra tokens."""
+        return self.frames(samples) + self.num_extra_tokens
 
 
 @dataclass(frozen=True, kw_only=True)

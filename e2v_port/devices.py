@@ -3,6 +3,7 @@
 import platform
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib import import_module
 from importlib.metadata import version
@@ -128,11 +129,14 @@ def fastest_dtype(runtime: str) -> str:
         rows, weights = torch.ones(256, 768, dtype=dtype), torch.ones(768, 768, dtype=dtype)  # a linear layer, 5 s
         torch.mm(rows[:8], weights)  # loads the kernels
         best = float("inf")
-        for _ in range(3):
+        for _ in range(5):
             start = time.perf_counter()
             torch.mm(rows, weights)
             best = min(best, time.perf_counter() - start)
         return best
 
+    # On one thread: several wait for the last of them, and so, on a busy machine, as long in one type as in another.
+    with ThreadPoolExecutor(1, initializer=limit_threads, initargs=(1, torch.get_num_threads())) as pool:
+        narrow, wide = pool.map(seconds, (torch.bfloat16, torch.float32))
     # Around the products, 16 bits cost more than they save: only a clear gain counts.
-    return "bfloat16" if 1.5 * seconds(torch.bfloat16) < seconds(torch.float32) else "float32"
+    return "bfloat16" if 1.5 * narrow < wide else "float32"

@@ -32,15 +32,13 @@ def flops_by_part(config: Architecture, samples: int) -> dict[str, int]:
         return _wav2small_flops(config, samples)
     if isinstance(config, Emotion2vecConfig):
         layers = config.conv_pos_depth
-        return _transformer_flops(config, samples, layers, config.prenet_depth + config.depth, config.num_extra_tokens)
+        return _transformer_flops(config, samples, layers, config.prenet_depth + config.depth)
     if isinstance(config, Wav2vec2Config):
-        return _transformer_flops(config, samples, 1, config.depth, 0)
+        return _transformer_flops(config, samples, 1, config.depth)
     raise ValueError(f"no family has a {type(config).__name__}")
 
 
-def _transformer_flops(
-    config: Transformer, samples: int, position_layers: int, blocks: int, extra_tokens: int
-) -> dict[str, int]:
+def _transformer_flops(config: Transformer, samples: int, position_layers: int, blocks: int) -> dict[str, int]:
     width, time, channels, convolutions = config.embed_dim, samples, 1, 0
     for out, kernel, stride in config.conv_layers:
         time = (time - kernel) // stride + 1
@@ -48,7 +46,7 @@ def _transformer_flops(
         channels = out
     even = 1 - config.conv_pos_kernel % 2
     position = 2 * (time + even) * config.conv_pos_kernel * width * (width // config.conv_pos_groups)
-    tokens = time + extra_tokens
+    tokens = config.tokens(samples)
     return {
         "convolutions": convolutions,
         "projection": 2 * time * channels * width,

@@ -14,13 +14,14 @@ from e2v_port.config import Emotion2vecConfig
 
 from .layers_torch import (
     Attention,
+    Convolution,
     Distances,
     Encoder,
     Head,
     Mlp,
+    Positions,
     Projection,
     Trace,
-    convolve,
     extract,
     frame_counts,
     untraced,
@@ -29,32 +30,11 @@ from .layers_torch import (
 __all__ = ["Emotion2vec"]
 
 
-class ConvLayer(nn.Module):
-    """A strided convolution over time without padding or bias, LayerNorm over channels, exact GELU."""
-
-    def __init__(self, in_channels: int, channels: int, kernel: int, stride: int) -> None:
-        super().__init__()
-        self.stride = stride
-        self.weight = nn.Parameter(torch.empty(channels, kernel, in_channels))
-        self.norm = nn.LayerNorm(channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.gelu(self.norm(convolve(x, self.weight, None, self.stride)))
-
-
-class PositionLayer(nn.Module):
+class PositionLayer(Positions):
     """A grouped convolution over time that keeps the length, LayerNorm without weights, exact GELU."""
 
-    def __init__(self, dim: int, kernel: int, groups: int) -> None:
-        super().__init__()
-        self.kernel, self.groups = kernel, groups
-        self.weight = nn.Parameter(torch.empty(dim, kernel, dim // groups))
-        self.bias = nn.Parameter(torch.empty(dim))
-
     def forward(self, x: Tensor) -> Tensor:
-        time, dim = x.shape[1:]
-        x = F.conv1d(x.mT, self.weight.mT, self.bias, padding=self.kernel // 2, groups=self.groups).mT
-        return F.gelu(F.layer_norm(x[:, :time], (dim,)))  # an even kernel makes one frame too many
+        return F.gelu(F.layer_norm(self.convolve(x), x.shape[2:]))
 
 
 class Block(nn.Module):
@@ -68,8 +48,8 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
 
     def forward(self, x: Tensor, bias: Tensor | Distances) -> Tensor:
-        x = self.norm1(x + self.attn(x, bias))
-        out: Tensor = self.norm2(x + self.mlp(x))
+        x = self.norm1(self.attn(x, bias, plus=x))
+        out: Tensor = self.norm2(self.mlp(x, plus=x))
         return out
 
 
@@ -77,7 +57,7 @@ class Emotion2vec(Encoder):
     """Waveforms in, frames and their mean and logits out."""
 
     config: Emotion2vecConfig
-    compiled = (ConvLayer, PositionLayer, Block)
+    compiled = (Convolution, PositionLayer, Block)
 
     def __init__(self, config: Emotion2vecConfig) -> None:
         super().__init__()
@@ -86,7 +66,8 @@ class Emotion2vec(Encoder):
         dim = config.embed_dim
         channels = [1, *(layer[0] for layer in config.conv_layers)]
         self.conv_layers = nn.ModuleList(
-            ConvLayer(n, *layer) for n, layer in zip(channels, config.conv_layers, strict=False)
+            Convolution(n, *layer, bias=False, norm=True)
+            for n, layer in zip(channels, config.conv_layers, strict=False)
         )
         self.projection = Projection(channels[-1], dim)
         self.positions = nn.ModuleList(
@@ -102,7 +83,7 @@ class Emotion2vec(Encoder):
     def encode(
         self, waveform: Tensor, samples: Tensor, padded: bool, trace: Trace = untraced
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        x = waveform[:, :, None].to(self.extra_tokens.dtype)  # [B, S, 1]
+        x = waveform[:, :, None]  # [B, S, 1]
         x = extract(self.conv_layers, self.config.conv_layers, x, trace, 0)  # [B, T, C]
         x = self.projection(x)  # [B, T, D]
         trace("projection", x)
@@ -126,7 +107,8 @@ class Emotion2vec(Encoder):
             trace("bias", bias)
             if padded:
                 unreal = F.pad(~real, (extra, 0))[:, None, None, :]  # [B, 1, 1, E+T]
-                bias = bias.masked_fill(unreal, -math.inf)  # [B, H, E+T, E+T]
+                masked = Tensor.masked_fill_ if len(x) == 1 else Tensor.masked_fill
+                bias = masked(bias, unreal, -math.inf)  # [B, H, E+T, E+T]
 
         x = torch.cat([self.extra_tokens.expand(len(x), -1, -1), x], dim=1)  # [B, E+T, D]
         x = self.context_norm(x)
@@ -154,12 +136,14 @@ class Emotion2vec(Encoder):
         Zero for extra tokens, and for heads behind the last that has a slope. A learned scale below zero counts as
         zero.
         """
-        at = torch.arange(time, device=like.device, dtype=torch.float32)
-        bias = self.unscaled_slopes(like.device)[:, None, None] * -(at[:, None] - at).abs()
-        bias = bias * self.alibi_scale.float().clamp_min(0)[:, None, None]  # [H, T, T]
-        extra = self.config.num_extra_tokens
-        plain_heads = self.config.num_heads - self.config.num_alibi_heads
-        return F.pad(bias, (extra, 0, extra, 0, 0, plain_heads))[None].to(like.dtype)
+        far = torch.arange(1 - time, time, device=like.device, dtype=torch.float32).abs()  # [2T-1]
+        lines = self.unscaled_slopes(like.device)[:, None] * -far
+        lines = (lines * self.alibi_scale.float().clamp_min(0)[:, None]).to(like.dtype)
+        extra, biased = self.config.num_extra_tokens, self.config.num_alibi_heads
+        bias = like.new_zeros(1, self.config.num_heads, extra + time, extra + time)
+        # A row is the one before it, moved by one: from the last to the first they lie like this in a line.
+        bias[0, :biased, extra:, extra:] = lines.unfold(1, time, 1).flip(1)
+        return bias
 
     def slopes(self, device: torch.device) -> Tensor:
         """What `bias` takes per frame of distance, [H], float32."""

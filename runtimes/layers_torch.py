@@ -17,14 +17,16 @@ from e2v_port.config import Architecture, Transformer
 
 __all__ = [
     "Attention",
+    "Convolution",
     "Distances",
     "Encoder",
     "Head",
     "Linear",
     "Mlp",
+    "Positions",
+    "Product",
     "Projection",
     "Trace",
-    "convolve",
     "extract",
     "frame_counts",
     "untraced",
@@ -32,30 +34,11 @@ __all__ = [
 
 Trace = Callable[[str, Tensor], None]  # is told name and value of every stage
 
-# Frames that a CPU takes through all convolutions at a time, 2 s: whole clips would go through its memory at each.
-FRAMES = 100
+# Frames that a CPU takes through all convolutions at a time, 1.3 s: what lies between two of them stays near, and is
+# not so large that the memory for it goes back to the system each time.
+FRAMES = 64
+TILE = 128  # frames that the positional convolutions take at a time there
 PACKED_ROWS = 512  # the number of frames that oneDNN is told to expect: 10 s
-
-
-def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
-    """A strided convolution over time without padding.
-
-    Args:
-        x: [B, T, C].
-        weight: [C', kernel, C].
-        bias: [C'], or None.
-        stride: Frames.
-
-    Returns:
-        [B, T', C'].
-    """
-    batch, time, channels = x.shape
-    kernel = weight.shape[1]
-    # A window of k frames is k * C neighbouring numbers: the convolution is one matrix product.
-    windows = x.as_strided(
-        (batch, (time - kernel) // stride + 1, kernel * channels), (x.stride(0), stride * channels, 1)
-    )
-    return F.linear(windows, weight.flatten(1), bias)
 
 
 def frame_counts(samples: Tensor, sizes: Sequence[tuple[int, int, int]]) -> Tensor:
@@ -95,8 +78,9 @@ def extract(
         seen = (seen - 1) * stride + kernel
     frames = (x.shape[1] - seen) // hop + 1
     result: Tensor | None = None
-    for start in range(0, frames, FRAMES):
-        stop = min(start + FRAMES, frames)
+    step = max(FRAMES // len(x), 1)
+    for start in range(0, frames, step):
+        stop = min(start + step, frames)
         part = x[:, start * hop : (stop - 1) * hop + seen]
         for layer in layers:
             part = layer(part)
@@ -109,28 +93,150 @@ def extract(
     return result
 
 
-class Linear(nn.Linear):
-    """A linear layer, and an exact GELU behind it where one is asked for.
+class Product(nn.Module):
+    """A weight to multiply by, [out, ...], and a bias, [out], or None.
 
-    Once packed, its weight lies in the order in which oneDNN multiplies in bfloat16, and oneDNN applies the GELU before
-    it rounds: a tenth less time for a whole model on a CPU with AMX.
+    Once packed, the weight lies in the order in which oneDNN multiplies in bfloat16, and oneDNN applies what follows
+    before it rounds.
+    """
+
+    bias: Tensor | None
+    packed: Tensor | None = None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+        self.register_parameter("bias", None if bias is None else nn.Parameter(bias))
+
+    def pack(self) -> None:
+        """Puts the weight into that order, for good."""
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach().flatten(1), PACKED_ROWS)
+        self.register_parameter("weight", None)
+
+    def multiply(self, x: Tensor, gelu: bool = False, plus: Tensor | None = None) -> Tensor:
+        """Returns x [..., in] times the weight, plus the bias; behind that an exact GELU, or the sum with another."""
+        if self.packed is None:
+            x = F.linear(x, self.weight.flatten(1), self.bias)
+            if gelu:
+                x = F.gelu(x)
+            return x if plus is None else x + plus
+        out: Tensor
+        if plus is None:
+            out = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "gelu" if gelu else "none", [], "none")
+        else:
+            out = torch.ops.mkldnn._linear_pointwise.binary(x, plus, self.packed, self.bias, "add")
+        return out
+
+
+class Linear(Product):
+    """A linear layer."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(torch.empty(outputs, inputs), torch.empty(outputs))
+
+    def forward(self, x: Tensor, gelu: bool = False, plus: Tensor | None = None) -> Tensor:
+        return self.multiply(x, gelu, plus)
+
+
+class Convolution(Product):
+    """A strided convolution over time without padding, LayerNorm over channels where there is one, exact GELU."""
+
+    _spread: Tensor | None = None
+
+    def __init__(self, in_channels: int, channels: int, kernel: int, stride: int, *, bias: bool, norm: bool) -> None:
+        super().__init__(torch.empty(channels, kernel, in_channels), torch.empty(channels) if bias else None)
+        self.kernel, self.stride = kernel, stride
+        self.norm = nn.LayerNorm(channels) if norm else None
+
+    def pack(self) -> None:
+        """Does what `Product.pack` does; a layer on the waveform becomes one product with its norm."""
+        if self.norm is None or self.weight.shape[2] > 1:
+            super().pack()
+            return
+        weight = self.weight.detach().flatten(1).double()  # [C', k]
+        if self.bias is not None:
+            weight = torch.cat([weight, self.bias[:, None]], 1)  # for a window u with a one behind it
+        # Without its mean over channels, W gives them a mean of 0, and a variance of |W u|^2 / C' = |R u|^2 (W = QR).
+        weight = weight - weight.mean(0)
+        self._spread = (torch.linalg.qr(weight, mode="r").R / math.sqrt(len(weight))).float()
+        weight = torch.cat([weight * self.norm.weight[:, None], self.norm.bias[:, None]], 1).to(self.weight.dtype)
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_ROWS)
+        self.register_parameter("weight", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self._spread is not None:
+            return self._normalised(x, self._spread)
+        x = self.convolve(x)
+        return F.gelu(self.norm(x) if self.norm else x)
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """Returns of x, [B, T, C], the convolution alone, [B, T', C']."""
+        if self.packed is None:
+            return self.multiply(self._windows(x.to(self.weight.dtype)))
+        return self.multiply(self._windows(x.to(self.packed.dtype)).contiguous())
+
+    def _windows(self, x: Tensor) -> Tensor:
+        """A window of k frames is k * C neighbouring numbers: the convolution is one matrix product."""
+        batch, time, channels = x.shape
+        return x.as_strided(
+            (batch, (time - self.kernel) // self.stride + 1, self.kernel * channels),
+            (x.stride(0), self.stride * channels, 1),
+        )
+
+    def _normalised(self, x: Tensor, spread: Tensor) -> Tensor:
+        """Applies what `pack` has made to a waveform in float32."""
+        assert self.norm is not None
+        assert self.packed is not None
+        windows = self._windows(x)
+        windows = windows.contiguous() if self.bias is None else F.pad(windows, (0, 1), value=1.0)
+        variance = F.linear(windows, spread).square().sum(2, keepdim=True)
+        windows = F.pad(windows * torch.rsqrt(variance + self.norm.eps), (0, 1), value=1.0)
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(
+            windows.to(self.packed.dtype), self.packed, None, "gelu", [], "none"
+        )
+        return out
+
+
+class Positions(nn.Module):
+    """A grouped convolution over time that keeps the length.
+
+    Once packed, its weight lies as oneDNN wants it in bfloat16 for `TILE` frames, which are then taken at a time: it
+    would be put into another order for every clip, which takes as long as the convolution.
     """
 
     packed: Tensor | None = None
 
+    def __init__(self, dim: int, kernel: int, groups: int) -> None:
+        super().__init__()
+        self.kernel, self.groups = kernel, groups
+        self.weight = nn.Parameter(torch.empty(dim, kernel, dim // groups))
+        self.bias = nn.Parameter(torch.empty(dim))
+
     def pack(self) -> None:
         """Puts the weight into that order, for good."""
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), PACKED_ROWS)
+        weight = self.weight.detach().mT[:, :, None]  # [D, D/G, 1, k]
+        shape = (1, len(weight), 1, TILE + self.kernel - 1)
+        self.packed = torch.ops.mkldnn._reorder_convolution_weight(weight, (0, 0), (1, 1), (1, 1), self.groups, shape)
         self.register_parameter("weight", None)
 
-    def forward(self, x: Tensor, gelu: bool = False) -> Tensor:
+    def convolve(self, x: Tensor) -> Tensor:
+        """Returns of x, [B, T, D], the convolution, [B, T, D]."""
+        batch, time, dim = x.shape
+        before = self.kernel // 2
         if self.packed is None:
-            x = super().forward(x)
-            return F.gelu(x) if gelu else x
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(
-            x, self.packed, self.bias, "gelu" if gelu else "none", [], "none"
-        )
-        return out
+            x = F.conv1d(x.mT, self.weight.mT, self.bias, padding=before, groups=self.groups).mT
+            return x[:, :time]  # an even kernel makes one frame too many
+        whole = -(-time // TILE) * TILE
+        padded = F.pad(x, (0, 0, before, whole - time + self.kernel - 1 - before))
+        out = x.new_empty(batch, whole, dim)
+        for clip in range(batch):
+            for start in range(0, whole, TILE):
+                tile = padded[clip : clip + 1, start : start + TILE + self.kernel - 1].mT[:, :, None]  # [1, D, 1, ...]
+                tile = torch.ops.mkldnn._convolution_pointwise(
+                    tile, self.packed, self.bias, (0, 0), (1, 1), (1, 1), self.groups, "none", [], "none"
+                )
+                out[clip, start : start + TILE] = tile[0, :, 0].mT
+        return out[:, :time]
 
 
 class Projection(nn.Module):
@@ -161,6 +267,8 @@ class Distances(NamedTuple):
 class Attention(nn.Module):
     """Multi-head self-attention with an additive bias that broadcasts to [B, H, T, T], or is made of distances.
 
+    What is given as `plus`, [B, T, D], is added to the result.
+
     The first `extra` tokens are no frames: they are near to all.
     """
 
@@ -172,7 +280,7 @@ class Attention(nn.Module):
         self.v_proj = Linear(dim, dim)
         self.out_proj = Linear(dim, dim)
 
-    def forward(self, x: Tensor, bias: Tensor | Distances | None) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor | Distances | None, plus: Tensor) -> Tensor:
         q = self.q_proj(x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # [B, H, T, D/H]
         k = self.k_proj(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
         v = self.v_proj(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
@@ -180,7 +288,7 @@ class Attention(nn.Module):
             x = self._attend(q, k, v, bias)
         else:
             x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        out: Tensor = self.out_proj(x.transpose(1, 2).flatten(2))  # [B, T, D]
+        out: Tensor = self.out_proj(x.transpose(1, 2).flatten(2), plus=plus)  # [B, T, D]
         return out
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, distances: Distances) -> Tensor:
@@ -196,15 +304,15 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers around an exact GELU."""
+    """Two linear layers around an exact GELU; `plus` is added to the result."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
         self.fc1 = Linear(dim, hidden)
         self.fc2 = Linear(hidden, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc2(self.fc1(x, gelu=True))
+    def forward(self, x: Tensor, plus: Tensor) -> Tensor:
+        out: Tensor = self.fc2(self.fc1(x, gelu=True), plus=plus)
         return out
 
 
@@ -259,8 +367,8 @@ class Encoder(nn.Module, ABC):
             Frames [B, T, D] in the type of the weights (those behind a clip's end mean nothing), their mean [B, D]
             and logits [B, labels] (None without a head), both float32.
         """
-        lengths = [self.config.frames(count) for count in samples]
-        return self.encode(waveform, torch.tensor(samples, device=waveform.device), min(lengths) < max(lengths), trace)
+        padded = self.config.frames(min(samples)) < self.config.frames(waveform.shape[1])
+        return self.encode(waveform, torch.tensor(samples, device=waveform.device), padded, trace)
 
     @abstractmethod
     def encode(

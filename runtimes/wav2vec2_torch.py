@@ -14,13 +14,15 @@ from e2v_port.config import Wav2vec2Config
 
 from .layers_torch import (
     Attention,
+    Convolution,
     Distances,
     Encoder,
     Head,
     Mlp,
+    Positions,
+    Product,
     Projection,
     Trace,
-    convolve,
     extract,
     frame_counts,
     untraced,
@@ -29,50 +31,34 @@ from .layers_torch import (
 __all__ = ["Wav2vec2"]
 
 
-class ConvLayer(nn.Module):
-    """A strided convolution over time without padding, one of three norms, exact GELU."""
+class OverTime(Convolution):
+    """A convolution that brings each channel of each clip to zero mean and unit variance over the clip's frames."""
 
-    def __init__(self, in_channels: int, channels: int, kernel: int, stride: int, bias: bool, norm: str) -> None:
-        super().__init__()
-        self.stride, self.kind = stride, norm
-        self.weight = nn.Parameter(torch.empty(channels, kernel, in_channels))
-        self.bias = nn.Parameter(torch.empty(channels)) if bias else None
-        self.norm = nn.LayerNorm(channels) if norm else None  # for `group`, its weights only
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = convolve(x, self.weight, self.bias, self.stride)
-        return F.gelu(self.norm(x) if self.norm else x)
+    def pack(self) -> None:
+        Product.pack(self)
 
     def over_time(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """Brings each channel of each clip to zero mean and unit variance over its own frames, where `norm` is `group`.
+        """Does what `forward` does for a norm over channels.
 
         Args:
             x: [B, T, C].
             lengths: Frames of each clip behind this layer, [B].
         """
         assert self.norm is not None
-        x = convolve(x, self.weight, self.bias, self.stride).float()
+        x = self.convolve(x).float()
         counts = lengths[:, None, None]
         real = torch.arange(x.shape[1], device=x.device)[:, None] < counts  # [B, T, 1]
         x = x - (x * real).sum(1, keepdim=True) / counts
         variance = (x * x * real).sum(1, keepdim=True) / counts
-        x = (x * torch.rsqrt(variance + 1e-5)).to(self.weight.dtype)
+        x = (x * torch.rsqrt(variance + 1e-5)).to(self.norm.weight.dtype)
         return F.gelu(x * self.norm.weight + self.norm.bias)
 
 
-class PositionLayer(nn.Module):
+class PositionLayer(Positions):
     """A grouped convolution over time that keeps the length, exact GELU."""
 
-    def __init__(self, dim: int, kernel: int, groups: int) -> None:
-        super().__init__()
-        self.kernel, self.groups = kernel, groups
-        self.weight = nn.Parameter(torch.empty(dim, kernel, dim // groups))
-        self.bias = nn.Parameter(torch.empty(dim))
-
     def forward(self, x: Tensor) -> Tensor:
-        time = x.shape[1]
-        x = F.conv1d(x.mT, self.weight.mT, self.bias, padding=self.kernel // 2, groups=self.groups).mT
-        return F.gelu(x[:, :time])  # an even kernel makes one frame too many
+        return F.gelu(self.convolve(x))
 
 
 class Block(nn.Module):
@@ -88,11 +74,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor | Distances | None) -> Tensor:
         if self.pre_norm:
-            x = x + self.attn(self.norm1(x), bias)
-            x = x + self.mlp(self.norm2(x))
+            x = self.attn(self.norm1(x), bias, plus=x)
+            x = self.mlp(self.norm2(x), plus=x)
         else:
-            x = self.norm1(x + self.attn(x, bias))
-            x = self.norm2(x + self.mlp(x))
+            x = self.norm1(self.attn(x, bias, plus=x))
+            x = self.norm2(self.mlp(x, plus=x))
         return x
 
 
@@ -100,7 +86,7 @@ class Wav2vec2(Encoder):
     """Waveforms in, frames and their mean and outputs out."""
 
     config: Wav2vec2Config
-    compiled = (ConvLayer, PositionLayer, Block)
+    compiled = (Convolution, PositionLayer, Block)
 
     def __init__(self, config: Wav2vec2Config) -> None:
         super().__init__()
@@ -108,7 +94,9 @@ class Wav2vec2(Encoder):
         dim = config.embed_dim
         channels = [1, *(layer[0] for layer in config.conv_layers)]
         self.conv_layers = nn.ModuleList(
-            ConvLayer(channels[i], *layer, config.conv_bias, config.norm_of(i))
+            (OverTime if config.norm_of(i) == "group" else Convolution)(
+                channels[i], *layer, bias=config.conv_bias, norm=bool(config.norm_of(i))
+            )
             for i, layer in enumerate(config.conv_layers)
         )
         self.projection = Projection(channels[-1], dim, config.norm_eps)
@@ -121,11 +109,11 @@ class Wav2vec2(Encoder):
         self, waveform: Tensor, samples: Tensor, padded: bool, trace: Trace = untraced
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         sizes = self.config.conv_layers
-        x = waveform[:, :, None].to(self.positions.bias.dtype)  # [B, S, 1]
+        x = waveform[:, :, None]  # [B, S, 1]
         whole = int(self.config.norm_of(0) == "group")  # layers that need all of a clip
         if whole:
             layer = self.conv_layers[0]
-            assert isinstance(layer, ConvLayer)
+            assert isinstance(layer, OverTime)
             x = layer.over_time(x, frame_counts(samples, sizes[:1]))
             trace("conv_layers.0", x)
         x = extract(self.conv_layers[whole:], sizes[whole:], x, trace, whole)  # [B, T, C]
