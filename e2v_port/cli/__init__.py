@@ -1,5 +1,6 @@
 """The command line: a module for each subject, and every command loads only what it uses."""
 
+import gc
 import io
 import os
 import signal
@@ -34,6 +35,7 @@ def main() -> None:
         fail("standard output is closed: there is nowhere to write to")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name may hold what the terminal's encoding lacks
+    gc.set_threshold(50_000)  # importing torch makes many objects that stay: looking for cycles among them takes 0.1 s
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that partial files are removed
     try:
         try:
