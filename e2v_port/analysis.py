@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
@@ -17,7 +19,7 @@ from e2v_port.config import ModelConfig
 from e2v_port.emotions import Dimensions
 from e2v_port.errors import AudioError, ModelNotFound
 from e2v_port.fusion import FusionSettings, Judgement, fuse
-from e2v_port.model import Model, Output, Prediction, load, softmax, tell_licence
+from e2v_port.model import Model, Output, Prediction, ahead, load, softmax, tell_licence
 from e2v_port.segments import GivenSegment, Quality, Segment, SegmentSettings
 from e2v_port.transcripts import read_segments
 
@@ -375,18 +377,39 @@ class _Analyzer:
         self.label_set = context.label_set(categorical.labels) if categorical else None
 
     def each(self, clips: Iterable[Clip], sampling_rate: int | None) -> Iterator[Analysis | AudioError]:
-        most = min(model.window_seconds for model in self.models.values())
-        window: list[_Work | AudioError] = []
-        for clip in clips:
-            # No name but the window's for a clip, which would keep one of hours in memory while the next is read.
-            try:
-                window.append(self._segmented(clip, sampling_rate))
-            except AudioError as error:
-                window.append(error)
-            if sum(len(item.waveform) for item in window if isinstance(item, _Work)) >= most * SAMPLING_RATE:
+        readers = max(model.readers for model in self.models.values())
+        windows = self._windows(ahead(partial(self._read, sampling_rate), clips, readers))
+        if not readers:
+            for window in windows:
                 yield from self._finished(window)
+                window.clear()  # a clip of hours does not stay in memory while the next is read
+            return
+        with ThreadPoolExecutor(1, "analysis") as pool:  # while a GPU has one window, the next is read
+            running: Future[list[Analysis | AudioError]] | None = None
+            for window in windows:
+                last, running = running, pool.submit(self._finished, window)
+                if last:
+                    yield from last.result()
+            assert running is not None
+            yield from running.result()
+
+    def _windows(self, items: Iterable[_Work | AudioError]) -> Iterator[list[_Work | AudioError]]:
+        """Puts together what runs together: lists, of which the last may be empty."""
+        most = min(model.window_seconds for model in self.models.values()) * SAMPLING_RATE
+        window: list[_Work | AudioError] = []
+        for item in items:
+            window.append(item)
+            del item
+            if sum(len(item.waveform) for item in window if isinstance(item, _Work)) >= most:
+                yield window
                 window = []
-        yield from self._finished(window)
+        yield window
+
+    def _read(self, sampling_rate: int | None, clip: Clip) -> _Work | AudioError:
+        try:
+            return self._segmented(clip, sampling_rate)
+        except AudioError as error:
+            return error
 
     def _segmented(self, clip: Clip, sampling_rate: int | None) -> _Work:
         started = time.perf_counter()
@@ -402,15 +425,11 @@ class _Analyzer:
         timings = {"decode": decoded - started, "speech": time.perf_counter() - decoded}
         return _Work(clip_name(clip), waveform, segments, timings | dict.fromkeys(self.models, 0.0))
 
-    def _finished(self, window: list[_Work | AudioError]) -> Iterator[Analysis | AudioError]:
+    def _finished(self, window: list[_Work | AudioError]) -> list[Analysis | AudioError]:
         works = [work for work in window if isinstance(work, _Work)]
         for kind, model in self.models.items():
             self._run(kind, model, works)
-        for item in window:
-            if isinstance(item, _Work):
-                yield item.error or self._analysis(item)
-            else:
-                yield item
+        return [(item.error or self._analysis(item)) if isinstance(item, _Work) else item for item in window]
 
     def _run(self, kind: str, model: Model, works: list[_Work]) -> None:
         """Runs the segments of several clips together."""

@@ -10,7 +10,7 @@ from functools import partial
 from importlib import import_module
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias, overload
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +23,14 @@ from e2v_port.errors import AudioError, E2VError, NoLabels
 from e2v_port.files import identity
 from e2v_port.windows import Joined, Piece, pieces
 
-__all__ = ["Model", "Output", "Prediction", "Runtime", "load", "softmax", "tell_licence"]
+__all__ = ["Model", "Output", "Prediction", "Runtime", "ahead", "load", "softmax", "tell_licence"]
 
 Vector = NDArray[np.float32]
 # Pieces of clips, and for each batch of them their numbers and what gives their outputs.
 _Call: TypeAlias = Future[list["Output"]] | Callable[[], list["Output"]]
 _Window: TypeAlias = tuple[list[Piece | AudioError], list[tuple[list[int], _Call]]]
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 PADDING = 1 / 8  # of what a batch may hold: padding is computed for nothing, and no more of it is put together
 # Clips of this many batches, and of two minutes at least, are held and sorted by length, so that a batch pads little.
@@ -60,7 +62,7 @@ class Runtime(Protocol):
 
     batch_seconds: float
     readers: int
-    """How many clips are read side by side, ahead of what runs; 0 where one after the other is fast enough."""
+    """See `Model`."""
 
     @property
     def at_once(self) -> int:
@@ -127,6 +129,7 @@ class Model:
         labels: Names of the labels it gives, in order; empty for a model without a head.
         embed_dim: Length of an embedding.
         window_seconds: About how much audio `each` sorts at a time; it holds twice as much, to read while it computes.
+        readers: How many clips it reads side by side, ahead of what runs; 0 where one after the other is fast enough.
     """
 
     def __init__(self, config: ModelConfig, runtime: str, dtype: str, runner: Runtime) -> None:
@@ -136,6 +139,7 @@ class Model:
         self.labels = tuple(label.name for label in config.labels if not label.unused)
         self.embed_dim = config.architecture.embed_dim
         self.window_seconds = max(WINDOW_BATCHES * runner.batch_seconds, WINDOW_SECONDS)
+        self.readers = runner.readers
         self._runner = runner
 
     def __repr__(self) -> str:
@@ -288,22 +292,7 @@ class Model:
             found = pieces(clip, sampling_rate, self.config.architecture, frames=frames)
             return chain([*islice(found, 1)], found)  # the first piece, mostly all of it, is read here
 
-        readers = self._runner.readers
-        if not readers:
-            yield from chain.from_iterable(map(begun, clips))
-            return
-        with ThreadPoolExecutor(readers, "reader") as pool:
-            ahead: deque[Future[Iterator[Piece | AudioError]]] = deque()
-            try:
-                for clip in clips:
-                    ahead.append(pool.submit(begun, clip))
-                    if len(ahead) > 4 * readers:  # one slow clip does not keep the others waiting
-                        yield from ahead.popleft().result()
-                while ahead:
-                    yield from ahead.popleft().result()
-            finally:
-                for future in ahead:
-                    future.cancel()
+        yield from chain.from_iterable(ahead(begun, clips, self.readers))
 
     def _started(self, window: list[Piece | AudioError], frames: bool, *, alone: bool) -> "_Window":
         waveforms = {i: item.waveform for i, item in enumerate(window) if isinstance(item, Piece)}
@@ -435,6 +424,25 @@ class Model:
                 f"{self.config.source.repository} gives no arousal, dominance and valence; use "
                 f"audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim"
             )
+
+
+def ahead(call: Callable[[_Item], _Result], items: Iterable[_Item], readers: int) -> Iterator[_Result]:
+    """Yields what a call makes of each item, in order: made by so many threads ahead of who takes it, or here if 0."""
+    if not readers:
+        yield from map(call, items)
+        return
+    with ThreadPoolExecutor(readers, "reader") as pool:
+        made: deque[Future[_Result]] = deque()
+        try:
+            for item in items:
+                made.append(pool.submit(call, item))
+                if len(made) > 4 * readers:  # one slow item does not keep the others waiting
+                    yield made.popleft().result()
+            while made:
+                yield made.popleft().result()
+        finally:
+            for future in made:
+                future.cancel()
 
 
 def softmax(logits: NDArray[Any], temperature: float) -> NDArray[np.float64]:

@@ -17,6 +17,7 @@ import torch
 import toys
 
 from e2v_port import devices
+from e2v_port.analysis import Analysis, each
 from e2v_port.config import ModelConfig
 from e2v_port.errors import AudioError
 from e2v_port.model import Model, Output, load
@@ -65,8 +66,8 @@ def test_compiled_layers_give_the_same_numbers(folder: Path, monkeypatch: pytest
     assert {tensor.data_ptr() for tensor in compiled.state_dict().values()} == shared, "no second copy of the weights"
     runtime.model = compiled
     torch._dynamo.utils.counters.clear()
-    for batch, each, known in zip(batches, lengths, expected, strict=True):
-        for one, other in zip(runtime.run(batch, each, frames=True), known, strict=True):
+    for batch, samples, known in zip(batches, lengths, expected, strict=True):
+        for one, other in zip(runtime.run(batch, samples, frames=True), known, strict=True):
             assert_equal(one, other)
     # Three sizes of convolution, one of positions, one of blocks; each for any batch.
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 5
@@ -89,7 +90,7 @@ def test_what_is_recorded_for_a_length_serves_all_up_to_it(folder: Path) -> None
 def side_by_side(folder: Path) -> Model:
     """As on a GPU: several threads read the clips."""
     model = load(folder, runtime="cpu")
-    model._runner.readers = 4
+    model.readers = 4
     return model
 
 
@@ -129,6 +130,35 @@ def test_no_more_is_read_than_is_needed(folders: dict[str, Path]) -> None:
             break
         time.sleep(0.05)
     assert threading.active_count() <= before + 2
+
+
+def test_while_a_window_is_judged_the_next_is_read(folders: dict[str, Path], speech_folder: Path) -> None:
+    clips: list[Any] = sorted(speech_folder.glob("emodb_*.flac"))[:20]
+    clips[4] = np.full(16_000, np.nan, np.float32)
+    plain, model = load(folders["emotion2vec"], runtime="cpu"), side_by_side(folders["emotion2vec"])
+    judged, run = threading.Event(), model._runner.run
+
+    def waiting(*args: Any, **options: Any) -> Any:
+        """Keeps the first window until a clip of another one is read."""
+        assert judged.wait(20)
+        return run(*args, **options)
+
+    def read() -> Any:
+        for i, clip in enumerate(clips):
+            if i == 18:
+                judged.set()
+            yield clip
+
+    model._runner.run = waiting  # type: ignore[method-assign]
+    plain.window_seconds = model.window_seconds = 5.0
+    options: Any = {"frames": True, "sampling_rate": 16_000}
+    found, expected = list(each(read(), model=model, **options)), list(each(clips, model=plain, **options))
+    assert [i for i, one in enumerate(found) if isinstance(one, AudioError)] == [4]
+    for one, other in zip(found, expected, strict=True):
+        if isinstance(one, Analysis) and isinstance(other, Analysis):
+            assert (one.file, one.segments, one.boundaries) == (other.file, other.segments, other.boundaries)
+        else:
+            assert str(one) == str(other)
 
 
 def test_elsewhere_there_is_nothing_to_compile(folder: Path) -> None:
