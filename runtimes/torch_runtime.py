@@ -143,7 +143,13 @@ def _packs() -> bool:
     """Tells whether oneDNN is here with products in bfloat16, in the form that torch's compiler uses for x86."""
     if platform.machine() not in {"x86_64", "AMD64"} or not torch._C._has_mkldnn:
         return False
-    names = ("_is_mkldnn_bf16_supported", "_reorder_linear_weight", "_linear_pointwise")
+    names = (
+        "_is_mkldnn_bf16_supported",
+        "_reorder_linear_weight",
+        "_linear_pointwise",
+        "_reorder_convolution_weight",
+        "_convolution_pointwise",
+    )
     return all(hasattr(torch.ops.mkldnn, name) for name in names) and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
