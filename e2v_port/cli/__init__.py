@@ -42,6 +42,7 @@ def main() -> None:
             app(prog_name="e2v")
         finally:
             sys.stdout.flush()  # here, not at exit, where an error would be a traceback
+            gc.freeze()  # nor look for cycles at exit, for another 0.1 s
     except E2VError as error:
         fail(str(error))
     except OSError as error:
