@@ -399,7 +399,7 @@ class _Analyzer:
         window: list[_Work | AudioError] = []
         for item in items:
             window.append(item)
-            del item
+            del item  # no name but the window's for a clip, which would keep one of hours while the next is read
             if sum(len(item.waveform) for item in window if isinstance(item, _Work)) >= most:
                 yield window
                 window = []

@@ -1,4 +1,5 @@
-"""emotion2vec in MLX. Its twin is emotion2vec_torch.py: the same classes in the same order.
+"""emotion2vec in MLX. Its twin is emotion2vec_torch.py: the same classes in the same order, but for
+convolutions, which torch has in layers_torch.py.
 
 B clips, S samples, T frames, E extra tokens, D wide, H heads. The reference is FunASR's class Emotion2vec
 (arXiv 2312.15185); the encoder is that of data2vec 2.0 (arXiv 2212.07525).

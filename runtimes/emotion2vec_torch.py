@@ -1,4 +1,5 @@
-"""emotion2vec in torch. Its twin is emotion2vec_mlx.py: the same classes in the same order.
+"""emotion2vec in torch. Its twin is emotion2vec_mlx.py: the same classes in the same order, but for
+convolutions, which are in layers_torch.py.
 
 B clips, S samples, T frames, E extra tokens, D wide, H heads. The reference is FunASR's class Emotion2vec
 (arXiv 2312.15185); the encoder is that of data2vec 2.0 (arXiv 2212.07525).
@@ -138,6 +139,7 @@ class Emotion2vec(Encoder):
         """
         far = torch.arange(1 - time, time, device=like.device, dtype=torch.float32).abs()  # [2T-1]
         lines = self.unscaled_slopes(like.device)[:, None] * -far
+        # Scaled last, as in FunASR: some hundred frames apart, the other order differs by more than the bars allow.
         lines = (lines * self.alibi_scale.float().clamp_min(0)[:, None]).to(like.dtype)
         extra, biased = self.config.num_extra_tokens, self.config.num_alibi_heads
         bias = like.new_zeros(1, self.config.num_heads, extra + time, extra + time)

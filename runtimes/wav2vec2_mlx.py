@@ -1,4 +1,5 @@
-"""wav2vec2 with a regression head in MLX. Its twin is wav2vec2_torch.py: the same classes in the same order.
+"""wav2vec2 with a regression head in MLX. Its twin is wav2vec2_torch.py: the same classes in the same order, but for
+convolutions, which torch has in layers_torch.py.
 
 B clips, S samples, T frames, D wide, H heads. The reference is transformers' Wav2Vec2Model (arXiv 2006.11477) with the
 head on the model card of audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim (arXiv 2203.07378).

@@ -1,4 +1,5 @@
-"""wav2vec2 with a regression head in torch. Its twin is wav2vec2_mlx.py: the same classes in the same order.
+"""wav2vec2 with a regression head in torch. Its twin is wav2vec2_mlx.py: the same classes in the same order, but for
+convolutions, which are in layers_torch.py.
 
 B clips, S samples, T frames, D wide, H heads. The reference is transformers' Wav2Vec2Model (arXiv 2006.11477) with the
 head on the model card of audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim (arXiv 2203.07378).
@@ -31,10 +32,11 @@ from .layers_torch import (
 __all__ = ["Wav2vec2"]
 
 
-class OverTime(Convolution):
+class TimeNormConvolution(Convolution):
     """A convolution that brings each channel of each clip to zero mean and unit variance over the clip's frames."""
 
     def pack(self) -> None:
+        """Does what `Product.pack` does: its norm is none over channels, which could become part of the product."""
         Product.pack(self)
 
     def over_time(self, x: Tensor, lengths: Tensor) -> Tensor:
@@ -94,7 +96,7 @@ class Wav2vec2(Encoder):
         dim = config.embed_dim
         channels = [1, *(layer[0] for layer in config.conv_layers)]
         self.conv_layers = nn.ModuleList(
-            (OverTime if config.norm_of(i) == "group" else Convolution)(
+            (TimeNormConvolution if config.norm_of(i) == "group" else Convolution)(
                 channels[i], *layer, bias=config.conv_bias, norm=bool(config.norm_of(i))
             )
             for i, layer in enumerate(config.conv_layers)
@@ -113,7 +115,7 @@ class Wav2vec2(Encoder):
         whole = int(self.config.norm_of(0) == "group")  # layers that need all of a clip
         if whole:
             layer = self.conv_layers[0]
-            assert isinstance(layer, OverTime)
+            assert isinstance(layer, TimeNormConvolution)
             x = layer.over_time(x, frame_counts(samples, sizes[:1]))
             trace("conv_layers.0", x)
         x = extract(self.conv_layers[whole:], sizes[whole:], x, trace, whole)  # [B, T, C]

@@ -136,17 +136,17 @@ def test_while_a_window_is_judged_the_next_is_read(folders: dict[str, Path], spe
     clips: list[Any] = sorted(speech_folder.glob("emodb_*.flac"))[:20]
     clips[4] = np.full(16_000, np.nan, np.float32)
     plain, model = load(folders["emotion2vec"], runtime="cpu"), side_by_side(folders["emotion2vec"])
-    judged, run = threading.Event(), model._runner.run
+    read_on, run = threading.Event(), model._runner.run
 
     def waiting(*args: Any, **options: Any) -> Any:
         """Keeps the first window until a clip of another one is read."""
-        assert judged.wait(20)
+        assert read_on.wait(20)
         return run(*args, **options)
 
     def read() -> Any:
         for i, clip in enumerate(clips):
             if i == 18:
-                judged.set()
+                read_on.set()
             yield clip
 
     model._runner.run = waiting  # type: ignore[method-assign]
