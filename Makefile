@@ -1,8 +1,11 @@
-# make demo    the main job on this machine: emotions in speech with torch and with MLX, and a checkpoint converted for both
-# make test    all tests; ARGS="-k audio" for some of them
-# make lint    ruff and mypy
+# make demo         emotions in speech with torch and with MLX, and a checkpoint converted for both
+# make test         the tests; ARGS="-k audio" runs some of them, ARGS="--full-size" those of full-size models as well
+# make weights      real weights for tests at full size, in build/weights: OpenAI's Whisper, 200 MB to download
+# make lint         ruff and mypy
+# make docs         the documentation site, in build/site; warnings are errors
+# make constraints  constraints.txt: every dependency of the above, pinned at the newest releases that work together
 #
-# The first time each sets up what it needs in .venv. PYTHON=... names another Python 3.11 or newer.
+# Each sets up .venv on its first run. PYTHON=... names another Python 3.11 or newer.
 
 PYTHON ?= python3
 ARGS ?=
@@ -12,30 +15,61 @@ SYSTEM := $(shell uname -s)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint blas programs
+.PHONY: demo test weights lint docs constraints blas programs
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/ready-demo blas
 	@$(BIN)/python benchmarks/demo.py
 
-# One thread for each worker: two workers with two threads each wait for each other more than they compute, and torch is
-# four times slower beside an OpenBLAS that starts threads of its own.
+# One thread per worker: two workers with two threads each mostly wait for each other, and torch is four times slower
+# next to an OpenBLAS with threads.
 test: $(VENV)/ready-test blas programs
 	$(PRELOAD) OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive \
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --junitxml=$(VENV)/tests.xml $(ARGS)
 
+weights: $(VENV)/made
+	@$(BIN)/python tests/real_weights.py build/weights
+
 lint: $(VENV)/ready-lint
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy
+	@$(MERGED)
+	cd $(VENV)/merged && ../bin/mypy
 
+docs: $(VENV)/ready-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "build/site/index.html"
+
+# The package as it is installed, so that mypy checks the calls from e2v_port/ to the folders mapped into it.
+MERGED = rm -rf $(VENV)/merged/e2v_port $(VENV)/merged/benchmarks && mkdir -p $(VENV)/merged && \
+  cp -Rp pyproject.toml e2v_port benchmarks $(VENV)/merged && \
+  cp -Rp converters runtimes taxonomy weights $(VENV)/merged/e2v_port
+
+# Build environments, such as that of this package, have pinned tools as well.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
+
+# torch keeps its pin: its newest release may be a CUDA build of several gigabytes.
+constraints: $(VENV)/made
+	rm -rf $(VENV)/newest
+	$(PYTHON) -m venv $(VENV)/newest
+	grep '^torch==' constraints.txt >$(VENV)/torch.txt
+	env -u PIP_CONSTRAINT -u PIP_BUILD_CONSTRAINT $(VENV)/newest/bin/python -m pip install -q \
+	  -c $(VENV)/torch.txt setuptools '.[$(EVERY_EXTRA)]'
+	{ echo "# Made by make constraints: the releases that tests, checks and documentation run with."; \
+	  $(VENV)/newest/bin/python -m pip freeze --all --exclude e2v-port --exclude pip | sed 's/+cpu$$//'; } >$(VENV)/constraints.txt
+	mv $(VENV)/constraints.txt constraints.txt
+	rm -rf $(VENV)/newest
+
+EVERY_EXTRA := mlx-cpu,test,lint,plots,docs
 EXTRAS_demo := mlx-cpu
 EXTRAS_test := mlx-cpu,test
+EXTRAS_docs := docs
 EXTRAS_lint := mlx-cpu,serve,lint
 
 $(VENV)/ready-%: $(VENV)/made pyproject.toml constraints.txt
 	@echo "installing e2v-port[$(EXTRAS_$*)] into $(VENV): minutes the first time, torch is large"
-	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[$(EXTRAS_$*)]'
+	@$(BIN)/python -m pip install -qq -e '.[$(EXTRAS_$*)]'
 	@touch $@
 
 $(VENV)/made:
@@ -49,14 +83,14 @@ $(VENV)/made:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-# $(call apt,packages): installs them where that is allowed, and says nothing: who calls it looks whether they are there.
+# $(call apt,packages): installs packages where that is allowed, silently; callers check the result.
 apt = { \
   as_root=$$([ "$$(id -u)" = 0 ] || echo sudo -n); \
   install="$$as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $(1)"; \
   command -v apt-get && { $$install || { $$as_root apt-get -qq update && $$install; }; }; \
 } >/dev/null 2>&1 || true
 
-# MLX's wheels for Linux compute with a reference BLAS. OpenBLAS, preloaded, is some 35 times faster.
+# MLX's wheels for Linux compute with a reference BLAS. Preloaded OpenBLAS is about 35 times faster.
 BLAS := libopenblas.so.0
 HAS_BLAS := $(BIN)/python -c 'import ctypes; ctypes.CDLL("$(BLAS)")' 2>/dev/null
 PRELOAD = $(shell [ $(SYSTEM) != Linux ] || ! $(HAS_BLAS) || echo LD_PRELOAD=$(BLAS))
@@ -64,11 +98,11 @@ PRELOAD = $(shell [ $(SYSTEM) != Linux ] || ! $(HAS_BLAS) || echo LD_PRELOAD=$(B
 ifeq ($(SYSTEM),Linux)
 blas: $(VENV)/made
 	@$(HAS_BLAS) || $(call apt,libopenblas0-pthread)
-	@$(HAS_BLAS) || echo "note: without OpenBLAS MLX is some 35 times slower here: apt-get install libopenblas0-pthread"
+	@$(HAS_BLAS) || echo "note: without OpenBLAS, MLX is about 35 times slower here: apt-get install libopenblas0-pthread"
 endif
 
-# The tests of the page drive a real browser (some 115 MB to download, 410 MB on disk), those of `e2v listen` a sound server
-# without hardware, those of `e2v express` a speech engine.
+# Tests of the page need a browser (115 MB to download, 410 MB on disk), tests of `e2v listen` a sound server (no
+# hardware), tests of `e2v express` a speech engine.
 HAS_BROWSER := command -v chromium || command -v chromium-browser || command -v google-chrome || command -v google-chrome-stable
 HAS_SOUND := command -v pulseaudio && command -v paplay
 SOUND := pulseaudio pulseaudio-utils libasound2-plugins libportaudio2
@@ -78,7 +112,7 @@ ifeq ($(SYSTEM),Linux)
 	@{ $(HAS_BROWSER); } >/dev/null || $(call apt,chromium)
 	@{ $(HAS_SOUND); } >/dev/null || $(call apt,$(SOUND))
 	@command -v espeak-ng >/dev/null || $(call apt,espeak-ng)
-	@{ $(HAS_BROWSER); } >/dev/null || echo "note: the tests of the page are skipped: apt-get install chromium"
+	@{ $(HAS_BROWSER); } >/dev/null || echo "note: tests of the page are skipped: apt-get install chromium"
 	@{ $(HAS_SOUND); } >/dev/null || echo "note: tests of the microphone are skipped: apt-get install $(SOUND)"
 	@command -v espeak-ng >/dev/null || echo "note: tests of a speech engine are skipped: apt-get install espeak-ng"
 endif

@@ -1,9 +1,9 @@
-"""Measures time and peak memory of a conversion, each half in a process of its own.
+"""Measures the time and the peak memory of a conversion, each half in its own process.
 
     python benchmarks/conversion.py [--sizes base large]
 
-The checkpoints have the full size and random weights. Those on the hubs hold the optimiser's state too, which is mapped
-and not read: 1118 MB of base, made so, took the first half the same memory.
+The checkpoints have full size and random weights. Those on the hubs also contain the state of the optimizer, which is
+mapped but not read: with it base has 1118 MB, and the first half takes the same memory.
 """
 
 import argparse
@@ -21,7 +21,7 @@ MB = 1e6
 
 
 def main() -> None:
-    """Converts and prints a table."""
+    """Converts the checkpoints and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", nargs="+", choices=("base", "large"), default=["base", "large"])
     arguments = parser.parse_args()
@@ -49,9 +49,9 @@ def main() -> None:
 
 
 def measure(converter: str, *arguments: str) -> tuple[float, int]:
-    """Runs one of the converters and returns its seconds and its peak of resident memory in bytes.
+    """Runs a converter and returns its seconds and its peak resident memory in bytes.
 
-    Pages of files that it maps are counted, also those the system could take back.
+    Pages of mapped files count, including those the system could reclaim.
     """
     start = time.perf_counter()
     command = [sys.executable, "-m", f"e2v_port.converters.{converter}", *arguments]

@@ -1,12 +1,12 @@
-"""What a corpus costs beside the models, and whether it comes out whole: the figures in docs/corpora.md.
+"""Measures the overhead of a corpus run and checks its results: the figures in docs/corpora.md.
 
-    python benchmarks/corpus.py speed [MODEL ...]     decoded on the way, once running, against `predict` on arrays
+    python benchmarks/corpus.py speed [MODEL ...]     speed after the start, compared with `predict` on decoded arrays
     python benchmarks/corpus.py short                 10 000 short files
     python benchmarks/corpus.py memory                100 000 rows
-    python benchmarks/corpus.py kills                 killed 20 times
-    python benchmarks/corpus.py ray [MODEL]           local Ray, with two workers, against two processes
+    python benchmarks/corpus.py kills                 results after 20 kills
+    python benchmarks/corpus.py ray [MODEL]           local Ray with two workers, compared with two processes
 
-Clips are cut from the recordings in ../shared/audio, or in $E2V_TEST_AUDIO, with a fixed seed. Prints Markdown.
+Clips are cut with a fixed seed from the recordings in $E2V_TEST_AUDIO, by default ../shared/audio. Prints Markdown.
 """
 
 import os
@@ -24,15 +24,16 @@ import soundfile
 from pyarrow import parquet
 
 from e2v_port.audio import SAMPLING_RATE, Clip, load_audio
-from e2v_port.corpus.run import Progress, run
-from e2v_port.model import load
+from e2v_port.corpus.job import Progress
+from e2v_port.corpus.run import run
+from e2v_port.models.load import load
 
 AUDIO = Path(os.environ.get("E2V_TEST_AUDIO", Path(__file__).parents[1] / ".." / "shared" / "audio"))
 REPEATS = 3
 
 
 def write_clips(folder: Path, count: int, seconds: tuple[float, float], suffix: str = ".wav", seed: int = 0) -> Path:
-    """Writes pieces of speech of random lengths."""
+    """Writes clips of speech of random lengths."""
     draw = np.random.default_rng(seed)
     pool = np.concatenate([load_audio(path) for path in sorted(AUDIO.glob("emodb_*.flac"))])
     folder.mkdir(parents=True)
@@ -44,7 +45,7 @@ def write_clips(folder: Path, count: int, seconds: tuple[float, float], suffix: 
 
 
 def speed(models: list[str], folder: Path) -> None:
-    """Prints audio seconds per second of `predict` and of a corpus."""
+    """Prints the seconds of audio per second of `predict` and of a corpus run."""
     print("| model | files | predict on arrays | corpus | share |\n|---|---|---|---|---|")
     for name in models:
         for suffix in (".wav", ".flac") if name == "bundled" else (".flac",):
@@ -70,14 +71,14 @@ def speed(models: list[str], folder: Path) -> None:
 
 
 def once_running(out: Path) -> float:
-    """Returns the speed behind the first shards: what it takes to load models is paid once."""
+    """Returns the speed after the first shards, which excludes loading the models."""
     written = sorted((path.stat().st_mtime, path) for path in out.glob("rows/*.parquet"))
     later = [parquet.read_table(path, columns=["duration"])["duration"].to_numpy().sum() for _, path in written[2:]]
     return float(sum(later)) / (written[-1][0] - written[1][0])
 
 
 def short(folder: Path) -> None:
-    """Prints what a file costs beside the model."""
+    """Prints the overhead per file."""
     clips = write_clips(folder / "short", 10_000, (0.5, 1.0))
     arrays: list[Clip] = [load_audio(path) for path in sorted(clips.iterdir())]
     model = load("bundled", runtime="cpu")
@@ -95,7 +96,7 @@ def short(folder: Path) -> None:
 
 
 def memory(folder: Path) -> None:
-    """Prints peaks of this process and all that it started, in the first and the second half of 100 000 rows."""
+    """Prints the peak memory of this process and its descendants in each half of 100 000 rows."""
     clips = sorted(write_clips(folder / "clips", 500, (0.3, 0.6)).iterdir())
     (folder / "list.txt").write_text("\n".join(str(clips[i % 500]) for i in range(100_000)))
     done, peaks, ended = 0, [0, 0], threading.Event()
@@ -108,7 +109,7 @@ def memory(folder: Path) -> None:
 
     def watch() -> None:
         while not ended.wait(0.2):
-            # Of the first thousand, the list is read and the models are loaded: what follows should add nothing.
+            # The first thousand rows include reading the list and loading the models; later ones should add nothing.
             peaks[done > 50_000] = max(peaks[done > 50_000], resident())
 
     watcher = threading.Thread(target=watch)
@@ -129,22 +130,22 @@ def memory(folder: Path) -> None:
 
 
 def resident() -> int:
-    """Returns the bytes that this process and all that it started hold."""
-    processes: dict[int, tuple[int, int]] = {}  # its parent, and its bytes
+    """Returns the resident memory of this process and its descendants, in bytes."""
+    processes: dict[int, tuple[int, int]] = {}  # parent and bytes
     for entry in Path("/proc").iterdir():
         try:
             stat = (entry / "stat").read_text().rpartition(")")[2].split()
             processes[int(entry.name)] = int(stat[1]), int(stat[21]) * os.sysconf("SC_PAGE_SIZE")
         except (OSError, ValueError):
-            continue  # it is no process, or has ended
-    own = {os.getpid()}
-    while more := {process for process, (parent, _) in processes.items() if parent in own} - own:
-        own |= more
-    return sum(processes[process][1] for process in own)
+            continue  # not a process, or one that has ended
+    family = {os.getpid()}
+    while more := {process for process, (parent, _) in processes.items() if parent in family} - family:
+        family |= more
+    return sum(processes[process][1] for process in family)
 
 
 def kills(folder: Path) -> None:
-    """Kills runs at random moments until it was done 20 times, and compares what comes out."""
+    """Kills runs at random moments, 20 times in total, and compares the results."""
     clips = write_clips(folder / "clips", 1000, (1, 4))
     (clips / "000500.wav").write_bytes(b"RIFF")
     options = ["--whole", "--embeddings", "--shard", "25", "--runtime", "cpu"]
@@ -168,50 +169,51 @@ def kills(folder: Path) -> None:
                 process.wait()
                 killed += 1
                 moments.append(len(list(out.glob("rows/*.parquet"))))
-        found = [parquet.read_table(each / "rows").to_pylist() for each in (folder / "whole", out)]
-        keys = [[(row["clip"], row["segment"]) for row in rows] for rows in found]
+        tables = [parquet.read_table(each / "rows").to_pylist() for each in (folder / "whole", out)]
+        keys = [[(row["clip"], row["segment"]) for row in rows] for rows in tables]
         lost += len(set(keys[0]) - set(keys[1]))
         doubled += len(keys[1]) - len(set(keys[1]))
-        wrong += sum(a != b for a, b in zip(*found, strict=False))
-    print("| kills | shards there when it happened | runs brought to their end | rows lost | doubled | wrong |")
+        wrong += sum(a != b for a, b in zip(*tables, strict=False))
+    print("| kills | finished shards at each kill | completed runs | rows lost | duplicated | wrong |")
     print("|---|---|---|---|---|---|")
     print(f"| {killed} | {', '.join(map(str, moments))} of 40 | {runs} | {lost} | {doubled} | {wrong} |")
 
 
 def cluster(model: str, folder: Path) -> None:
-    """Prints the speed between the first and the last shard with two processes, and with local Ray and two workers."""
+    """Prints the speed between the first and the last shard with two processes, and with two workers of local Ray."""
     count, size = (4000, 100) if model == "bundled" else (120, 10)
     clips = write_clips(folder / "clips", count, (1, 8))
     speeds = {}
-    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (its name); not 15, or what else runs here would count
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (its name); the default, 15, would yield to other programs
     options: dict[str, dict[str, Any]] = {"two processes": {}, "Ray, two workers": {"engine": "ray"}}
-    for name, own in options.items():
+    for name, settings in options.items():
         out = folder / name
-        summary = run(str(clips), out, model=model, whole=True, runtime="cpu", shard=size, workers=2, **own)
+        summary = run(str(clips), out, model=model, whole=True, runtime="cpu", shard=size, workers=2, **settings)
         speeds[name] = once_running(out)
         print(
-            f"{name}: {speeds[name]:.1f} s of audio per second once running, {summary.seconds:.1f} s in all", flush=True
+            f"{name}: {speeds[name]:.1f} s of audio per second after the start, {summary.seconds:.1f} s total",
+            flush=True,
         )
     here, other = speeds.values()
     same = all(
         path.read_bytes() == (folder / "two processes" / "rows" / path.name).read_bytes()
         for path in (folder / "Ray, two workers" / "rows").glob("*.parquet")
     )
-    print(f"Ray costs {1 - other / here:.1%}; its files are {'identical' if same else 'NOT the same'}")
+    print(f"overhead of Ray {1 - other / here:.1%}; its files are {'identical' if same else 'DIFFERENT'}")
 
 
 def main() -> None:
-    """Runs one of them."""
+    """Runs the benchmark named on the command line."""
     os.environ.setdefault("E2V_LICENCE", "accepted")
-    what, *rest = sys.argv[1:] or [""]
+    benchmark, *rest = sys.argv[1:] or [""]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if what == "speed":
+        if benchmark == "speed":
             speed(rest or ["bundled"], folder)
-        elif what == "ray":
+        elif benchmark == "ray":
             cluster(rest[0] if rest else "bundled", folder)
-        elif what in {"short", "memory", "kills"}:
-            {"short": short, "memory": memory, "kills": kills}[what](folder)
+        elif benchmark in {"short", "memory", "kills"}:
+            {"short": short, "memory": memory, "kills": kills}[benchmark](folder)
         else:
             sys.exit(__doc__)
 

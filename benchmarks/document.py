@@ -1,4 +1,4 @@
-"""Puts what `e2v bench` measured into docs/benchmarks.md, in place of what stands there.
+"""Replaces the results of `e2v bench` in docs/benchmarks.md.
 
 python benchmarks/document.py FOLDER/bench.json...
 """
@@ -8,7 +8,7 @@ import json
 import re
 from pathlib import Path
 
-from e2v_port.bench_report import render
+from e2v_port.bench.report import render
 from e2v_port.files import replacing
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
@@ -16,14 +16,16 @@ BETWEEN = re.compile(r"(<!-- bench.*?-->\n).*?(<!-- /bench -->)", re.S)
 
 
 def main() -> None:
-    """One section for each file."""
+    """Renders each file as a section."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("measured", type=Path, nargs="+", metavar="FILE.json")
     sections = [render(json.loads(path.read_text("utf-8"))) for path in parser.parse_args().measured]
     text = "\n".join(("", *sections, ""))
-    page, places = BETWEEN.subn(lambda found: found[1] + text + found[2], PAGE.read_text("utf-8"))
+    page, places = BETWEEN.subn(lambda match: match[1] + text + match[2], PAGE.read_text("utf-8"))
     if places != 1:
-        raise SystemExit(f"error: {PAGE.name} has {places} places for it: one pair of <!-- bench --> <!-- /bench -->")
+        raise SystemExit(
+            f"error: {PAGE.name} has {places} places for the results: keep one <!-- bench --> <!-- /bench -->"
+        )
     with replacing(PAGE) as partial:
         partial.write_text(page, "utf-8", newline="\n")
 

@@ -1,14 +1,14 @@
-"""The classic baseline: openSMILE's eGeMAPS and a support vector machine, trained and tested on the same speakers.
+"""A classic baseline: openSMILE's eGeMAPS and a support vector machine, trained and tested on the same speakers.
 
     pip install opensmile scikit-learn
     python benchmarks/egemaps.py --corpus ravdess=FOLDER --corpus nemo=FOLDER --unseen emodb=FOLDER --out egemaps.json
 
-88 functionals of each clip (eGeMAPSv02, Eyben et al. 2016, doi:10.1109/TAFFC.2015.2457417), brought to zero mean and
-unit variance by the training clips; kernel, C and class weights are those of the best mean UAR on the development
-speakers. One machine is trained on all corpora together, and one on each; each is tested on the test speakers of every
-corpus, and on the whole of corpora that no machine was trained on. Figures are those of `e2v evaluate`.
+The features are 88 functionals per clip (eGeMAPSv02, Eyben et al. 2016, doi:10.1109/TAFFC.2015.2457417), standardized
+by the training clips. Kernel, C and class weights are those with the best mean UAR on the development speakers. One
+machine is trained on all corpora, and one on each. Each is tested on the test speakers of every corpus, and on all
+speakers of corpora that no machine was trained on. The figures are those of `e2v evaluate`.
 
-openSMILE's licence allows private use, research and teaching only: no dependency of the package, nor of its tests.
+openSMILE's license permits only private use, research and teaching, so neither the package nor its tests depend on it.
 """
 
 import argparse
@@ -27,10 +27,13 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from e2v_port.audio import SAMPLING_RATE, load_audio
-from e2v_port.corpora import SPLITS, Corpus, Utterance, read, split
-from e2v_port.evaluation import Evaluation, compare, mean
+from e2v_port.emotions.estimates import Prediction
+from e2v_port.evaluation.datasets import SPLITS, Corpus, Utterance
+from e2v_port.evaluation.evaluate import compare
+from e2v_port.evaluation.readers import read
+from e2v_port.evaluation.results import Evaluation, mean
+from e2v_port.evaluation.splits import split
 from e2v_port.files import replacing
-from e2v_port.model import Prediction
 
 GRID = [
     {"kernel": kernel, "C": c, "class_weight": weight}
@@ -43,12 +46,12 @@ Features = dict[str, NDArray[np.float64]]
 
 
 def main() -> None:
-    """Reads, extracts, trains, tests."""
+    """Reads the corpora, extracts features, trains and tests."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", action="append", required=True, metavar="NAME=PATH", help="to train and test on")
-    parser.add_argument("--unseen", action="append", default=[], metavar="NAME=PATH", help="to test on as a whole")
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="where to write all figures")
-    parser.add_argument("--features", type=Path, metavar="FILE.npz", help="where features are kept between runs")
+    parser.add_argument("--corpus", action="append", required=True, metavar="NAME=PATH", help="trained and tested on")
+    parser.add_argument("--unseen", action="append", default=[], metavar="NAME=PATH", help="tested on, all speakers")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="output file for all figures")
+    parser.add_argument("--features", type=Path, metavar="FILE.npz", help="cache of the features")
     options = parser.parse_args()
     corpora, unseen = [read(spec) for spec in options.corpus], [read(spec) for spec in options.unseen]
     parts = split(corpora)
@@ -63,15 +66,15 @@ def main() -> None:
 
 
 def names_of(corpora: Sequence[Corpus]) -> list[str]:
-    """Returns the corpora's names."""
+    """Returns the names of corpora."""
     return [corpus.name for corpus in corpora]
 
 
-def extract(utterances: Sequence[Utterance], kept: Path | None) -> Features:
-    """Returns the 88 functionals of each file, [88], from the last run where it kept them."""
+def extract(utterances: Sequence[Utterance], cache: Path | None) -> Features:
+    """Returns the functionals of each file, [88], from the cache where possible."""
     features: Features = {}
-    if kept and kept.is_file():
-        with np.load(kept) as stored:
+    if cache and cache.is_file():
+        with np.load(cache) as stored:
             features = dict(zip(stored["files"].tolist(), stored["features"], strict=True))
     smile = opensmile.Smile(opensmile.FeatureSet.eGeMAPSv02, opensmile.FeatureLevel.Functionals)
     missing = [utterance.file for utterance in utterances if str(utterance.file) not in features]
@@ -79,8 +82,8 @@ def extract(utterances: Sequence[Utterance], kept: Path | None) -> Features:
         if i % 500 == 0:
             print(f"extracting features: {i} of {len(missing)}", file=sys.stderr)
         features[str(file)] = smile.process_signal(load_audio(file), SAMPLING_RATE).to_numpy()[0]
-    if kept and missing:
-        with replacing(kept) as partial, open(partial, "wb") as opened:
+    if cache and missing:
+        with replacing(cache) as partial, open(partial, "wb") as opened:
             np.savez(opened, files=list(features), features=np.stack(list(features.values())))
     return features
 
@@ -91,7 +94,7 @@ def baseline(
     tests: Sequence[tuple[Corpus, list[Utterance]]],
     features: Features,
 ) -> dict[str, Any]:
-    """Trains a machine on some corpora, prints what it does on all tests, and returns it for JSON."""
+    """Trains a machine on some corpora, prints its figures on all tests, and returns them for JSON."""
     train, dev, _ = ([u for u in parts[part] if u.corpus in trained_on and u.label] for part in SPLITS)
     candidates = [fitted(settings, train, features) for settings in GRID]
     scores = [
@@ -108,20 +111,20 @@ def baseline(
         assert evaluation.open is not None
         assert evaluation.closed is not None
         figures = (evaluation.open.uar, evaluation.closed.uar, evaluation.open.wa, evaluation.open.macro_f1)
-        name = corpus.name if corpus.name in trained_on else f"{corpus.name}, never seen"
+        name = corpus.name if corpus.name in trained_on else f"{corpus.name}, not in training"
         print(f"{name:22}{evaluation.judged:6}  {''.join(f'{figure!s:24}' for figure in figures)}")
         rows[corpus.name] = {key: value for key, value in evaluation.to_dict().items() if key != "clips"}
     return {"trained_on": trained_on, "settings": GRID[best], "uar_on_dev": scores[best], "tests": rows}
 
 
 def fitted(settings: dict[str, Any], train: Sequence[Utterance], features: Features) -> Pipeline:
-    """Returns a machine trained with these settings."""
+    """Returns a machine trained with some settings."""
     machine = make_pipeline(StandardScaler(), SVC(**settings, cache_size=500))
     return machine.fit([features[str(u.file)] for u in train], [u.label for u in train])
 
 
 def tested(machine: Pipeline, utterances: Sequence[Utterance], features: Features) -> Evaluation:
-    """Compares a machine's answers with the labels; its distances to the planes stand for logits."""
+    """Compares the answers of a machine with the labels; its distances to the planes serve as logits."""
     known = [utterance for utterance in utterances if utterance.label]
     labels = [str(label) for label in machine.classes_]
     answers: list[Prediction | None] = [None] * len(utterances)

@@ -1,11 +1,11 @@
-"""Does changed speech have the prosody it was told to have, and do actors change theirs the way the profiles do?
+"""Measures whether changed speech has the requested prosody, and whether actors change theirs the way the profiles do.
 
     python benchmarks/expression.py FOLDER
 
-takes the clips of Emo-DB in a folder (their names say speaker and emotion), measures with Praat, and prints three
-tables: libraries that move pitch and time, `expression.apply` for each of its parameters, and what actors do compared
-with their own neutral voice. Libraries that are not installed are left out: `pip install librosa python-stretch
-pedalboard praat-parselmouth`.
+reads the clips of Emo-DB in a folder (their names encode speaker and emotion), measures them with Praat, and prints
+three tables: libraries that change pitch and tempo, `expression.apply` for each of its parameters, and actors compared
+with their neutral voice. Libraries that are not installed are left out: `pip install librosa python-stretch pedalboard
+praat-parselmouth`.
 """
 
 import argparse
@@ -23,9 +23,10 @@ import parselmouth
 import soundfile
 from numpy.typing import NDArray
 
-from e2v_port import expression
-from e2v_port.expression import ProsodyParameters
-from e2v_port.prosody import measure
+from e2v_port.expression import profiles
+from e2v_port.expression.apply import apply
+from e2v_port.expression.profiles import ProsodyParameters
+from e2v_port.prosody.measure import measure
 
 Array: TypeAlias = NDArray[Any]
 Change: TypeAlias = Callable[[Array, int, float, float], Array]  # waveform, rate, semitones, speed
@@ -34,7 +35,7 @@ ACTED = {"W": "angry", "L": "bored", "A": "panicked", "F": "happy", "T": "sad"} 
 
 
 def libraries() -> dict[str, Change]:
-    """Returns what can move pitch and time here."""
+    """Returns the installed libraries that change pitch and tempo."""
 
     def librosa_(x: Array, rate: int, semitones: float, speed: float) -> Array:
         import librosa
@@ -71,11 +72,11 @@ def libraries() -> dict[str, Change]:
         duration = call("Create DurationTier", "speed", sound.xmin, sound.xmax)
         call(duration, "Add point", sound.xmin, 1 / speed)
         call([duration, manipulation], "Replace duration tier")
-        made: Array = call(manipulation, "Get resynthesis (overlap-add)").values[0]
-        return made
+        resynthesized: Array = call(manipulation, "Get resynthesis (overlap-add)").values[0]
+        return resynthesized
 
     def world(x: Array, rate: int, semitones: float, speed: float) -> Array:
-        return expression.apply(x, rate, ProsodyParameters(pitch_shift_semitones=semitones, speech_rate=speed))
+        return apply(x, rate, ProsodyParameters(pitch_shift_semitones=semitones, speech_rate=speed))
 
     known: dict[str, tuple[str, Change]] = {
         "phase vocoder (librosa)": ("librosa", librosa_),
@@ -88,23 +89,23 @@ def libraries() -> dict[str, Change]:
 
 
 def contour(x: Array, rate: int) -> Array:
-    """Returns the pitch in semitones every 5 ms, nan where there is none."""
-    found = parselmouth.Sound(np.asarray(x, np.float64), rate).to_pitch_ac(
+    """Returns the pitch in semitones every 5 ms, NaN where there is none."""
+    track = parselmouth.Sound(np.asarray(x, np.float64), rate).to_pitch_ac(
         time_step=0.005, pitch_floor=60, pitch_ceiling=800
     )
-    hertz = found.selected_array["frequency"]
+    hertz = track.selected_array["frequency"]
     return np.where(hertz > 0, 12 * np.log2(np.maximum(hertz, 1)), np.nan)
 
 
 def moved(before: Array, after: Array) -> Array:
-    """Returns the difference of two contours where both have a pitch."""
+    """Returns the difference between two contours where both have a pitch."""
     count = min(len(before), len(after))
     difference: Array = after[:count] - before[:count]
     return difference[~np.isnan(difference)]
 
 
 def slope(before: Array, after: Array) -> float:
-    """Returns by what factor a melody was stretched, by the median over pairs of frames."""
+    """Returns the factor by which a melody was expanded, as the median over pairs of frames."""
     count = min(len(before), len(after))
     a, b = before[:count], after[:count]
     voiced = ~np.isnan(a) & ~np.isnan(b)
@@ -115,29 +116,29 @@ def slope(before: Array, after: Array) -> float:
 
 
 def formants(x: Array, rate: int) -> Array:
-    """Returns the medians of the first three over what has a pitch, in Hz."""
+    """Returns the medians of the first three formants over voiced frames, in Hz."""
     sound = parselmouth.Sound(np.asarray(x, np.float64), rate)
-    found = sound.to_formant_burg(max_number_of_formants=5, maximum_formant=5500)
+    track = sound.to_formant_burg(max_number_of_formants=5, maximum_formant=5500)
     pitch = sound.to_pitch_ac(pitch_floor=60, pitch_ceiling=800)
-    times = [at for at in found.ts() if pitch.get_value_at_time(at) > 0]
-    medians: Array = np.nanmedian([[found.get_value_at_time(number, at) for number in (1, 2, 3)] for at in times], 0)
+    times = [at for at in track.ts() if pitch.get_value_at_time(at) > 0]
+    medians: Array = np.nanmedian([[track.get_value_at_time(number, at) for number in (1, 2, 3)] for at in times], 0)
     return medians
 
 
 def levels(x: Array, rate: int) -> Array:
-    """Returns the level in dB along a clip."""
+    """Returns the level along a clip, in dB."""
     along: Array = parselmouth.Sound(np.asarray(x, np.float64), rate).to_intensity(minimum_pitch=100).values[0]
     return along
 
 
 def level(x: Array, rate: int) -> float:
-    """Returns the mean level of what is less than 25 dB below the loudest."""
+    """Returns the mean level over frames less than 25 dB below the loudest one."""
     along = levels(x, rate)
     return float(10 * np.log10((10 ** (along[along > along.max() - 25] / 10)).mean()))
 
 
 def prominence(x: Array, rate: int) -> float:
-    """Returns the smoothed cepstral peak prominence in dB, which breath lowers (Hillenbrand et al. 1994)."""
+    """Returns the smoothed cepstral peak prominence in dB, which breathiness lowers (Hillenbrand et al. 1994)."""
     call = parselmouth.praat.call
     cepstrum = call(parselmouth.Sound(np.asarray(x, np.float64), rate), "To PowerCepstrogram", 60, 0.002, 5000, 50)
     settings = ("no", 0.02, 0.0005, 60, 330, 0.05, "Parabolic", 0.001, 0, "Straight", "Robust")
@@ -148,7 +149,7 @@ def main() -> None:
     """Prints the three tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--every", type=int, default=6, help="of the clips, for the first two tables")
+    parser.add_argument("--every", type=int, default=6, help="take every Nth clip for the first two tables")
     options = parser.parse_args()
     files = sorted(options.folder.glob("emodb_*.flac")) or sorted(options.folder.glob("*.wav"))
     clips = [(0.3 * x, rate) for x, rate in map(soundfile.read, files[:: options.every])]
@@ -159,12 +160,12 @@ def main() -> None:
 
 
 def compare(clips: list[tuple[Array, int]]) -> None:
-    """Prints what libraries do with pitch and time."""
-    print("| 3 st up and down; 0.8 and 1.25 x | pitch off, st | formants moved, % | pitch moved by speed, st | time |")
+    """Prints how libraries change pitch and tempo."""
+    print("| 3 st up and down; 0.8 and 1.25 x | pitch error, st | formant shift, % | shift with speed, st | time |")
     print("|---|---|---|---|---|")
     for name, change in libraries().items():
         found: dict[str, list[float]] = defaultdict(list)
-        change(*clips[0], 3, 1)  # what is imported or compiled on first use
+        change(*clips[0], 3, 1)  # imports and compiles
         for x, rate in clips:
             pitch, places = contour(x, rate), formants(x, rate)
             for semitones in (-3.0, 3.0):
@@ -186,14 +187,15 @@ def compare(clips: list[tuple[Array, int]]) -> None:
 
 
 def parameters(clips: list[tuple[Array, int]]) -> None:
-    """Prints what comes of each parameter."""
-    print("| told | came of it: mean | least | most |\n|---|---|---|---|")
+    """Prints the measured effect of each parameter."""
+    print("| requested | measured: mean | lowest | highest |\n|---|---|---|---|")
 
-    def row(what: str, found: list[float], form: str) -> None:
-        print(f"| {what} | {' | '.join(f'{x:{form}}' for x in (statistics.mean(found), min(found), max(found)))} |")
+    def row(requested: str, values: list[float], form: str) -> None:
+        cells = (statistics.mean(values), min(values), max(values))
+        print(f"| {requested} | {' | '.join(f'{x:{form}}' for x in cells)} |")
 
-    def changed(**told: float) -> list[Array]:
-        return [expression.apply(x, rate, ProsodyParameters(**told)) for x, rate in clips]
+    def changed(**settings: float) -> list[Array]:
+        return [apply(x, rate, ProsodyParameters(**settings)) for x, rate in clips]
 
     for semitones in (-6, -1, 1, 6):
         made = changed(pitch_shift_semitones=semitones)
@@ -235,7 +237,7 @@ def parameters(clips: list[tuple[Array, int]]) -> None:
 
 
 def actors(files: list[Path]) -> None:
-    """Prints how actors differ from their own neutral voice, and the profiles."""
+    """Prints how actors differ from their neutral voice, next to the profiles."""
     print("| emotion | pitch, st: actors | profile | melody: actors | profile | speed: actors | profile |")
     print("|---|---|---|---|---|---|---|")
     voices: dict[str, dict[str, list[tuple[float, float, float]]]] = defaultdict(lambda: defaultdict(list))
@@ -251,11 +253,11 @@ def actors(files: list[Path]) -> None:
             np.mean(voice[code], 0) - np.mean(voice["N"], 0) for voice in voices.values() if voice[code] and voice["N"]
         ]
         pitch, melody, speed = np.median(apart, 0)
-        told = expression.parameters(emotion)
+        profile = profiles.parameters(emotion)
         pairs = (
-            (f"{pitch:+.1f}", f"{told.pitch_shift_semitones:+.1f}"),
-            (f"{np.exp(melody):.2f}", f"{told.pitch_variance:.2f}"),
-            (f"{np.exp(speed):.2f}", f"{told.speech_rate:.2f}"),
+            (f"{pitch:+.1f}", f"{profile.pitch_shift_semitones:+.1f}"),
+            (f"{np.exp(melody):.2f}", f"{profile.pitch_variance:.2f}"),
+            (f"{np.exp(speed):.2f}", f"{profile.speech_rate:.2f}"),
         )
         print(f"| {emotion} ({len(apart)} actors) | {' | '.join(cell for pair in pairs for cell in pair)} |")
 

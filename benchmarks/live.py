@@ -1,8 +1,8 @@
-"""How fast a voice that speaks is judged, whether hours of it change that, and whether it is what `analyze` finds.
+"""Measures streams: speed and delay, over hours as well, and agreement with the analysis of the whole recording.
 
     python benchmarks/live.py [--seconds 60] [--hours 8] [--model NAME]
 
-Runs on one core, on the recordings in ../shared/audio, or in $E2V_TEST_AUDIO, and prints Markdown.
+Runs on one core, with the recordings in ../shared/audio or in $E2V_TEST_AUDIO, and prints Markdown.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import os
 import resource
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,31 +18,34 @@ import numpy as np
 import torch
 
 from e2v_port.audio import SAMPLING_RATE, Waveform, load_audio
-from e2v_port.detector import EmotionDetector, VoiceSegment
+from e2v_port.emotions.trajectory import trajectory
 from e2v_port.errors import AudioError
-from e2v_port.trajectory import trajectory
+from e2v_port.live.detector import EmotionDetector
+from e2v_port.live.follower import LiveSettings
+from e2v_port.live.results import VoiceSegment
 
 AUDIO = Path(os.environ.get("E2V_TEST_AUDIO", Path(__file__).parents[1] / ".." / "shared" / "audio"))
-BLOCK = 320  # samples: 20 ms, as a sound card gives them
+BLOCK = 320  # samples: 20 ms, as from a sound card
 NEAR = 0.25  # s between two boundaries that count as the same
-PART = 1800  # s of a long stream after which its figures are noted
+PART = 1800  # s of a long stream per row of figures
 
 
 @dataclass(frozen=True)
 class Said:
-    """What a trajectory needs of a segment."""
+    """The part of a segment that a trajectory uses."""
 
     at: float
     duration: float
     valence: float | None
     dimensions_from: str | None = "model"
+    speaker: str | None = None
 
 
 def main() -> None:
     """Prints six tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=60, help="of audio at real-time pace, per backend")
-    parser.add_argument("--hours", type=float, default=8, help="of the long stream; 0 leaves it out")
+    parser.add_argument("--seconds", type=float, default=60, help="audio at real-time pace, per backend")
+    parser.add_argument("--hours", type=float, default=8, help="length of the long stream; 0 for none")
     parser.add_argument("--model", help="an emotion2vec model to measure as well")
     options = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
@@ -75,15 +78,15 @@ def main() -> None:
     whole = (finals(detector, waveform), [*detector.analyze(waveform, SAMPLING_RATE).segments])
     print(f"| all in a row | {compared([whole])} |")
 
-    print("\n| windows of | windows | changes | shown | as the final | shown |\n|---|---|---|---|---|---|")
+    print("\n| recording | windows | raw changes | steadied | raw equal | steadied |\n|---|---|---|---|---|---|")
     for name in ("ami_EN2002a_30s.flac", "librivox_idle_hour_john_clare.flac", "emodb_timeline.flac"):
-        print(f"| {name} | {' | '.join(map(str, steadiness(detector, clips[name])))} |")
+        print(f"| {name} | {' | '.join(map(str, steadiness(clips[name])))} |")
 
-    print("\n| segments | resemblance | a trend is told | the interval is right |\n|---|---|---|---|")
+    print("\n| segments | correlation of neighbors | trend reported | interval contains 0 |\n|---|---|---|---|")
     for count in 8, 20, 50:
         for memory in 0.0, 0.3, 0.6:
-            told, right = courses(count, memory)
-            print(f"| {count} | {memory} | {told:.1%} | {right:.1%} |")
+            reported, right = courses(count, memory)
+            print(f"| {count} | {memory} | {reported:.1%} | {right:.1%} |")
 
     if options.hours:
         print("\n| hour | segments | share of real time | worst push in ms | MB resident |\n|---|---|---|---|---|")
@@ -92,7 +95,7 @@ def main() -> None:
 
 
 def readable(paths: Sequence[Path]) -> Iterator[tuple[str, Waveform]]:
-    """Yields those that are audio."""
+    """Yields the name and the waveform of each file that holds audio."""
     for path in paths:
         try:
             yield path.name, load_audio(path)
@@ -107,12 +110,12 @@ def blocks(waveform: Waveform) -> Iterator[Waveform]:
 
 
 def finals(detector: EmotionDetector, waveform: Waveform) -> list[VoiceSegment]:
-    """Returns what a stream gives of a waveform in the end."""
+    """Returns the final segments of a stream of a waveform."""
     return [segment for segment in detector.stream(blocks(waveform)) if segment.final]
 
 
 def throughput(detector: EmotionDetector, waveform: Waveform) -> tuple[str, str]:
-    """Returns the time a stream takes, relative to its length, and the part of it that final segments take."""
+    """Returns the time that a stream takes, relative to its length, and the part of it that final segments take."""
     listener = detector.open()
     seconds = last = 0.0
     for block in blocks(waveform):
@@ -129,9 +132,9 @@ def throughput(detector: EmotionDetector, waveform: Waveform) -> tuple[str, str]
 
 
 def latencies(detector: EmotionDetector, waveform: Waveform) -> dict[str, list[float]]:
-    """Returns seconds from the moment a block has been recorded to the result that it caused.
+    """Returns the seconds from the recording of a block to the result that it completed.
 
-    For a window that is the block with its last sample; for a segment that has ended, the one that showed it.
+    For a window, this is the block with its last sample; for a segment that has ended, the one that showed its end.
     """
     listener = detector.open()
     found: dict[str, list[float]] = {"windows": [], "finals": []}
@@ -151,7 +154,7 @@ def latencies(detector: EmotionDetector, waveform: Waveform) -> dict[str, list[f
 
 
 def compared(pairs: Sequence[tuple[list[VoiceSegment], list[VoiceSegment]]]) -> str:
-    """Counts segments whose both ends are found; pairs are live and offline."""
+    """Counts the offline segments of which both ends were found live; pairs are live and offline."""
     same = 0
     for live, offline in pairs:
         same += sum(any(abs(a.start - b.start) <= NEAR and abs(a.end - b.end) <= NEAR for b in live) for a in offline)
@@ -159,25 +162,23 @@ def compared(pairs: Sequence[tuple[list[VoiceSegment], list[VoiceSegment]]]) -> 
     return f"{count} | {sum(len(live) for live, _ in pairs)} | {same / count:.1%}"
 
 
-def steadiness(detector: EmotionDetector, waveform: Waveform) -> tuple[int, ...]:
-    """Counts windows, changes of the likeliest emotion and of the one shown, and how often each is the final one."""
-    found = list(detector.stream(blocks(waveform)))
-    windows = [segment for segment in found if not segment.final]
-    likeliest = [max(shares, key=shares.__getitem__) for shares in (part.distribution or {} for part in windows)]
-    shown = [str(segment.emotion) for segment in windows]
-    counts = [sum(a != b for a, b in pairwise(names)) for names in (likeliest, shown)]
-    finals = [next((b for b in found if b.final and b.start <= a.end - 0.5 <= b.end), None) for a in windows]
-    counts += [
-        sum(b is not None and b.emotion == name for b, name in zip(finals, names, strict=True))
-        for names in (likeliest, shown)
-    ]
-    return len(windows), *counts
+def steadiness(waveform: Waveform) -> tuple[int, ...]:
+    """Counts windows, changes of their label, and labels that equal the final segment's: raw and steadied."""
+    settings = LiveSettings(load=1e6)  # no window is left out, however busy this machine is
+    changes, equal = [], []
+    for live in replace(settings, smoothing=0.0, margin=0.0, hold=0.0), settings:
+        segments = list(EmotionDetector(live=live).stream(blocks(waveform)))
+        windows = [segment for segment in segments if not segment.final]
+        finals = [next((b for b in segments if b.final and b.start <= a.end - 0.5 <= b.end), None) for a in windows]
+        changes.append(sum(a.emotion != b.emotion for a, b in pairwise(windows)))
+        equal.append(sum(b is not None and b.emotion == a.emotion for a, b in zip(windows, finals, strict=True)))
+    return len(windows), *changes, *equal
 
 
 def courses(count: int, memory: float) -> tuple[float, float]:
-    """Returns how often a trend is told of a voice that has none, and how often the slope's interval holds 0.
+    """Returns how often a voice without a trend is reported to have one, and how often the interval contains 0.
 
-    Valence scatters by 0.08 over five minutes; `memory` is how much a segment resembles the one before.
+    Valence scatters by 0.08 over five minutes; `memory` is the correlation of a segment with the one before.
     """
     rng = np.random.default_rng(0)
     found = []
@@ -188,9 +189,9 @@ def courses(count: int, memory: float) -> tuple[float, float]:
         times, seconds = np.linspace(0, 290, count) + rng.uniform(-3, 3, count), rng.uniform(1.5, 10, count)
         said = [Said(*row) for row in zip(times.tolist(), seconds.tolist(), (0.5 + noise).tolist(), strict=True)]
         found.append(trajectory(said))
-    told = sum(course.trend in {"improving", "declining"} for course in found)
+    reported = sum(course.trend in {"improving", "declining"} for course in found)
     right = sum(course.interval is not None and course.interval[0] <= 0 <= course.interval[1] for course in found)
-    return told / len(found), right / len(found)
+    return reported / len(found), right / len(found)
 
 
 def endless(detector: EmotionDetector, waveform: Waveform, hours: float) -> Iterator[str]:
@@ -211,7 +212,7 @@ def endless(detector: EmotionDetector, waveform: Waveform, hours: float) -> Iter
 
 
 def resident() -> float:
-    """Returns the memory of this process in MB; where the system does not tell, the most it has had."""
+    """Returns the resident memory of this process in MB; or its maximum, if only that is known."""
     try:
         pages = int(Path("/proc/self/statm").read_text("utf-8").split()[1])
     except OSError:

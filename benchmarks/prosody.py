@@ -1,10 +1,10 @@
-"""How well pitch, voice quality and tempo are measured, how fast, and how other libraries do.
+"""Measures the accuracy and the speed of pitch, voice quality and tempo, compared with other libraries.
 
     pip install scipy praat-parselmouth librosa pyworld praatfan-rust pysptk swift-f0
     python benchmarks/prosody.py
 
-Reads the recordings in ../shared/audio, or in $E2V_TEST_AUDIO, and prints Markdown. Praat, by parselmouth, is the
-reference; another library that is not installed is left out. Speed is that of one thread.
+Reads the recordings in $E2V_TEST_AUDIO, by default ../shared/audio, and prints Markdown. The reference is Praat,
+through parselmouth; other libraries that are not installed are left out. Speed is measured with one thread.
 """
 
 import csv
@@ -31,7 +31,9 @@ from numpy.typing import NDArray
 from voices import noisy, syllables, tone, voice
 
 from e2v_port.audio import SAMPLING_RATE, Waveform, load_audio
-from e2v_port.prosody import FRAME_SECONDS, judge, measure
+from e2v_port.prosody.frames import FRAME_SECONDS
+from e2v_port.prosody.judge import judge
+from e2v_port.prosody.measure import measure
 
 AUDIO = Path(os.environ.get("E2V_TEST_AUDIO", Path(__file__).parents[1] / ".." / "shared" / "audio"))
 FLOOR, CEILING = 75.0, 600.0  # Hz
@@ -57,72 +59,72 @@ def main() -> None:
 
 
 def is_speech(row: dict[str, str]) -> bool:
-    """Tells whether a row of the manifest is a recording of somebody who speaks, and not all of them in a row."""
+    """Returns whether a row of the manifest is a recording of speech, other than the timeline that joins them."""
     return row["corpus"] in {"emodb", "longform", "emotion2vec", "w2v2-vad"} and row["file"] != "emodb_timeline.flac"
 
 
 def praat(waveform: Waveform) -> Contour:
-    """Praat's standard settings."""
+    """Tracks pitch with Praat's standard settings."""
     sound = import_module("parselmouth").Sound(waveform.astype(np.float64), SAMPLING_RATE)
     pitch = sound.to_pitch_ac(FRAME_SECONDS, FLOOR, pitch_ceiling=CEILING)
     return pitch.xs(), pitch.selected_array["frequency"]
 
 
-def ours(waveform: Waveform) -> Contour:
-    """All measures, not pitch alone."""
+def e2v(waveform: Waveform) -> Contour:
+    """Tracks pitch with `measure`, which also computes everything else."""
     contour = measure(waveform).contour
     first = (len(waveform) / SAMPLING_RATE - FRAME_SECONDS * (len(contour) - 1)) / 2
     return first + FRAME_SECONDS * np.arange(len(contour)), np.nan_to_num(contour)
 
 
 def praatfan(waveform: Waveform) -> Contour:
-    """A reimplementation of Praat's measures from its manual."""
-    found = import_module("praatfan_rust").Sound(waveform.astype(np.float64), SAMPLING_RATE)
-    found = found.to_pitch_ac(FRAME_SECONDS, FLOOR, CEILING)
-    return np.array(found.xs()), np.nan_to_num(np.array(found.values()))
+    """Tracks pitch with a reimplementation of Praat from its manual."""
+    sound = import_module("praatfan_rust").Sound(waveform.astype(np.float64), SAMPLING_RATE)
+    pitch = sound.to_pitch_ac(FRAME_SECONDS, FLOOR, CEILING)
+    return np.array(pitch.xs()), np.nan_to_num(np.array(pitch.values()))
 
 
 def pyin(waveform: Waveform) -> Contour:
-    """Its voiced frames."""
+    """Tracks pitch with librosa, in voiced frames."""
     track = import_module("librosa").pyin
     pitch, voiced, _ = track(waveform, fmin=FLOOR, fmax=CEILING, sr=SAMPLING_RATE, hop_length=160)
     return FRAME_SECONDS * np.arange(len(pitch)), np.where(voiced, pitch, 0)
 
 
 def harvest(waveform: Waveform) -> Contour:
-    """WORLD's slow one."""
-    found = import_module("pyworld").harvest(waveform.astype(np.float64), SAMPLING_RATE, FLOOR, CEILING, 10.0)
-    return found[1], found[0]
+    """Tracks pitch with WORLD's slow algorithm."""
+    track = import_module("pyworld").harvest(waveform.astype(np.float64), SAMPLING_RATE, FLOOR, CEILING, 10.0)
+    return track[1], track[0]
 
 
 def dio(waveform: Waveform) -> Contour:
-    """WORLD's fast one, refined by StoneMask as its makers advise."""
+    """Tracks pitch with WORLD's fast algorithm, refined by StoneMask as its authors recommend."""
     world, samples = import_module("pyworld"), waveform.astype(np.float64)
     pitch, times = world.dio(samples, SAMPLING_RATE, FLOOR, CEILING, frame_period=10.0)
     return times, world.stonemask(samples, pitch, times, SAMPLING_RATE)
 
 
 def rapt(waveform: Waveform) -> Contour:
-    """Talkin's RAPT, as in SPTK."""
+    """Tracks pitch with Talkin's RAPT, from SPTK."""
     pitch = import_module("pysptk").rapt(waveform * 32768, SAMPLING_RATE, 160, FLOOR, CEILING, otype="f0")
     return FRAME_SECONDS * np.arange(len(pitch)), pitch.astype(np.float64)
 
 
 def swift(waveform: Waveform) -> Contour:
-    """A small network, with the threshold its makers use."""
-    found = swift_network().detect(waveform, SAMPLING_RATE, FLOOR, CEILING)
-    return found.timestamps, np.where(found.confidence >= 0.5, found.pitch_hz, 0.0)
+    """Tracks pitch with a small network and its authors' threshold."""
+    track = swift_network().detect(waveform, SAMPLING_RATE, FLOOR, CEILING)
+    return track.timestamps, np.where(track.confidence >= 0.5, track.pitch_hz, 0.0)
 
 
 @cache
 def swift_network() -> Any:
-    """Loads it once."""
+    """Loads the network once."""
     return import_module("swift_f0").SwiftF0(threads=1)
 
 
-# Name, package on PyPI, its licence, and how it is called.
+# Name, package on PyPI, license, and function.
 CONTENDERS: tuple[tuple[str, str, str, Callable[[Waveform], Contour]], ...] = (
-    ("e2v_port.prosody, all measures", "e2v-port", "MIT", ours),
+    ("e2v_port.prosody.measure, all measures", "e2v-port", "MIT", e2v),
     ("Praat", "praat-parselmouth", "GPL-3", praat),
     ("praatfan (Rust)", "praatfan-rust", "MIT", praatfan),
     ("librosa.pyin", "librosa", "ISC", pyin),
@@ -134,12 +136,12 @@ CONTENDERS: tuple[tuple[str, str, str, Callable[[Waveform], Contour]], ...] = (
 
 
 def pitch_table(clips: Iterable[Waveform]) -> None:
-    """Compares contours: errors on tones, and with Praat on speech."""
+    """Prints errors on tones, and differences from Praat on speech."""
     clips = list(clips)
     references = [praat(clip) for clip in clips]
     tones = [(hz, tone(hz)) for hz in TONES]
-    heads = ("pitch by", "version", "licence", "worst tone", "of Praat's voiced frames within 5 %")
-    print(f"| {' | '.join(heads)} | of those voiced for both | voicing differs | ms/s |\n|{'---|' * 8}")
+    heads = ("pitch by", "version", "license", "worst tone", "within 5 %, Praat's frames")
+    print(f"| {' | '.join(heads)} | shared frames | voicing differs | ms/s |\n|{'---|' * 8}")
     for name, package, licence, track in CONTENDERS:
         try:
             worst = max(tone_error(hz, track(waveform)) for hz, waveform in tones)
@@ -147,15 +149,15 @@ def pitch_table(clips: Iterable[Waveform]) -> None:
             print(f"| {name} | not installed | {licence} | | | | | |")
             continue
         before = time.perf_counter()
-        found = [track(clip) for clip in clips]
+        contours = [track(clip) for clip in clips]
         taken = 1000 * (time.perf_counter() - before) / (sum(map(len, clips)) / SAMPLING_RATE)
         near = voiced = both = differ = frames = 0
-        for (times, hz), (own_times, own) in zip(references, found, strict=True):
-            there = own[np.abs(own_times[:, None] - times).argmin(axis=0)]
-            near += int((np.abs(there - hz)[hz > 0] <= 0.05 * hz[hz > 0]).sum())
+        for (times, hz), (other_times, other) in zip(references, contours, strict=True):
+            nearest = other[np.abs(other_times[:, None] - times).argmin(axis=0)]
+            near += int((np.abs(nearest - hz)[hz > 0] <= 0.05 * hz[hz > 0]).sum())
             voiced += int((hz > 0).sum())
-            both += int(((hz > 0) & (there > 0)).sum())
-            differ += int(((hz > 0) != (there > 0)).sum())
+            both += int(((hz > 0) & (nearest > 0)).sum())
+            differ += int(((hz > 0) != (nearest > 0)).sum())
             frames += len(hz)
         tone_cell = f"{worst:.2%}" if worst < 1 else "no pitch"
         print(
@@ -166,19 +168,19 @@ def pitch_table(clips: Iterable[Waveform]) -> None:
 
 
 def tone_error(hz: float, contour: Contour) -> float:
-    """The largest relative error between 0.1 and 0.9 s of a second; 1 where there is no pitch."""
-    times, found = contour
-    inner = found[(times > 0.1) & (times < 0.9)]
+    """Returns the largest relative error between 0.1 and 0.9 s; 1 where there is no pitch."""
+    times, pitch = contour
+    inner = pitch[(times > 0.1) & (times < 0.9)]
     return float(np.abs(inner / hz - 1).max())
 
 
 def quality_table(clips: Iterable[Waveform]) -> None:
-    """Compares jitter, shimmer and HNR of each recording with Praat's."""
+    """Prints how jitter, shimmer and HNR of the recordings differ from Praat's."""
     pairs = defaultdict(list)
     for clip in clips:
-        own, reference = measure(clip), praat_quality(clip)
+        measured, reference = measure(clip), praat_quality(clip)
         for name, theirs in reference.items():
-            if (value := getattr(own, name)) is not None:
+            if (value := getattr(measured, name)) is not None:
                 pairs[name].append((theirs, value))
     print("| of each recording, against Praat | median difference | 95 % of them | correlation |\n|---|---|---|---|")
     for name, values in pairs.items():
@@ -192,7 +194,7 @@ def quality_table(clips: Iterable[Waveform]) -> None:
 
 
 def praat_quality(waveform: Waveform) -> dict[str, float]:
-    """Jitter and shimmer (local), and the mean harmonicity (cc) of voiced frames."""
+    """Returns jitter and shimmer (local), and the mean harmonicity (cc) of voiced frames, by Praat."""
     call = import_module("parselmouth.praat").call
     sound = import_module("parselmouth").Sound(waveform.astype(np.float64), SAMPLING_RATE)
     pitch = sound.to_pitch_ac(FRAME_SECONDS, FLOOR, pitch_ceiling=CEILING)
@@ -208,7 +210,7 @@ def praat_quality(waveform: Waveform) -> dict[str, float]:
 
 
 def synthetic_table() -> None:
-    """Measures what is known."""
+    """Prints measurements of synthetic voices with known properties."""
     pitches = (113.0, 217.0)
     rows: list[tuple[str, str, str, Callable[[float], Waveform], str]] = []
     for x in (0.005, 0.01, 0.02, 0.04):
@@ -223,37 +225,37 @@ def synthetic_table() -> None:
         rows.append(("tremor of 6 Hz", f"{x:.1%} of pitch", "tremor", partial(trembling, depth=x), ".2f"))
     for x in (2, 4, 6, 8):
         rows.append(("syllables per second", f"{x}", "rate", partial(speaking, rate=x), ".2f"))
-    print(f"| synthetic voice | put in | {' | '.join(f'measured at {pitch:.0f} Hz' for pitch in pitches)} |")
+    print(f"| synthetic voice | true value | {' | '.join(f'measured at {pitch:.0f} Hz' for pitch in pitches)} |")
     print("|---|---|---|---|")
-    for what, put_in, name, make, form in rows:
+    for quantity, true, name, make, form in rows:
         cells = " | ".join(format(getattr(measure(make(pitch)), name), form) for pitch in pitches)
-        print(f"| {what} | {put_in} | {cells} |")
+        print(f"| {quantity} | {true} | {cells} |")
     print()
 
 
 def uneven(pitch: float, jitter: float = 0.0, shimmer: float = 0.0) -> Waveform:
-    """Without noise."""
+    """Returns a voice without noise."""
     return voice(4, pitch, jitter=jitter, shimmer=shimmer).waveform
 
 
 def hoarse(pitch: float, decibels: float) -> Waveform:
-    """Even, with noise."""
+    """Returns an even voice with noise."""
     return noisy(voice(2, pitch).waveform, decibels)
 
 
 def breathy(pitch: float, share: float) -> Waveform:
-    """Noise in a voice that is not quite even."""
+    """Returns a slightly uneven voice with noise."""
     decibels = 10 * math.log10((1 - share) / share)
-    return noisy(voice(2, pitch, jitter=0.01, shimmer=0.04).waveform, decibels, emphasised=True)
+    return noisy(voice(2, pitch, jitter=0.01, shimmer=0.04).waveform, decibels, emphasized=True)
 
 
 def trembling(pitch: float, depth: float) -> Waveform:
-    """A voice that is not quite even and trembles."""
+    """Returns a slightly uneven voice with tremor."""
     return voice(2, pitch, jitter=0.01, tremor=(6.0, depth)).waveform
 
 
 def speaking(pitch: float, rate: float) -> Waveform:
-    """Twelve syllables."""
+    """Returns twelve syllables."""
     return syllables(12, rate, voice(6.5, pitch, jitter=0.01).waveform)
 
 
@@ -272,18 +274,18 @@ SENTENCES = {
 VOWELS = "aeiouæɐɑɒɔəɚɛɜɪʊʌøœɵyʏ"
 
 
-# Of Emo-DB's sentences: "Der Lappen liegt auf dem Eisschrank", "Das will sie am Mittwoch abgeben", "Heute abend könnte
-# ich es ihm sagen", "In sieben Stunden wird es soweit sein".
+# Syllables in Emo-DB's sentences: "Der Lappen liegt auf dem Eisschrank", "Das will sie am Mittwoch abgeben", "Heute
+# abend könnte ich es ihm sagen", "In sieben Stunden wird es soweit sein".
 SYLLABLES = {"a01": 8, "a02": 9, "a04": 11, "a07": 10}
 
 
 def rate_table(rows: list[dict[str, str]], clips: dict[str, Waveform]) -> None:
-    """Compares the rate with the syllables of what is said."""
+    """Prints how the measured rate differs from the true number of syllables per second."""
     pairs: dict[str, list[tuple[float, float]]] = {}
     if shutil.which("espeak-ng"):
         pairs["sentences by espeak-ng, at five speeds"] = [
             (count / (len(waveform) / SAMPLING_RATE), measure(waveform).rate or 0.0)
-            for count, waveform in synthesised()
+            for count, waveform in synthesized()
         ]
     pairs["acted sentences of Emo-DB"] = [
         (count / (len(waveform) / SAMPLING_RATE), measure(waveform).rate or 0.0)
@@ -291,21 +293,19 @@ def rate_table(rows: list[dict[str, str]], clips: dict[str, Waveform]) -> None:
         if "complete utterance" in row["note"] and (count := SYLLABLES.get(row["file"][8:11]))
         for waveform in [trimmed(clips[row["file"]])]
     ]
-    print(
-        "| rate | of them | syllables per second | mean error | on the whole | correlation |\n|---|---|---|---|---|---|"
-    )
+    print("| rate | clips | syllables per second | mean error | bias | correlation |\n|---|---|---|---|---|---|")
     for name, values in pairs.items():
-        true, found = np.array(values).T
-        errors = found / true - 1
+        true, measured = np.array(values).T
+        errors = measured / true - 1
         print(
             f"| {name} | {len(true)} | {true.min():.1f} to {true.max():.1f} | {np.abs(errors).mean():.1%} "
-            f"| {errors.mean():+.1%} | {np.corrcoef(true, found)[0, 1]:.2f} |"
+            f"| {errors.mean():+.1%} | {np.corrcoef(true, measured)[0, 1]:.2f} |"
         )
     print()
 
 
-def synthesised() -> Iterator[tuple[int, Waveform]]:
-    """Gives sentences by espeak-ng and how many vowels it was told to speak."""
+def synthesized() -> Iterator[tuple[int, Waveform]]:
+    """Yields the number of vowels and the waveform of sentences spoken by espeak-ng."""
     with tempfile.TemporaryDirectory() as folder:
         file = f"{folder}/speech.wav"
         for language, sentences in SENTENCES.items():
@@ -319,7 +319,7 @@ def synthesised() -> Iterator[tuple[int, Waveform]]:
 
 
 def trimmed(waveform: Waveform) -> Waveform:
-    """Takes off what is 40 dB below the peak at both ends."""
+    """Trims both ends at 40 dB below the peak."""
     loud = np.flatnonzero(np.abs(waveform) > 0.01 * np.abs(waveform).max())
     return waveform[loud[0] : loud[-1]]
 
@@ -328,9 +328,9 @@ HIGH, LOW = {"anger", "fear", "happiness"}, {"sadness", "boredom", "neutral"}
 
 
 def emotion_line(rows: list[dict[str, str]], clips: dict[str, Waveform]) -> None:
-    """Asks whether the judgement tells acted emotions apart."""
-    found = [(row["emotion"], judge(measure(clips[row["file"]])).dimensions.arousal) for row in rows]
-    high, low = (np.array([arousal for emotion, arousal in found if emotion in group]) for group in (HIGH, LOW))
+    """Prints how well the judged arousal separates acted emotions."""
+    judged = [(row["emotion"], judge(measure(clips[row["file"]])).dimensions.arousal) for row in rows]
+    high, low = (np.array([arousal for emotion, arousal in judged if emotion in group]) for group in (HIGH, LOW))
     auc = (high[:, None] > low).mean() + 0.5 * (high[:, None] == low).mean()
     print(
         f"Arousal of {len(high)} acted sentences of Emo-DB in {', '.join(sorted(HIGH))} above that of {len(low)} in "
@@ -339,7 +339,7 @@ def emotion_line(rows: list[dict[str, str]], clips: dict[str, Waveform]) -> None
 
 
 def speed_line(clips: Iterable[Waveform]) -> None:
-    """Times everything."""
+    """Prints the speed of measuring and judging."""
     clips = list(clips)
     seconds, taken = sum(map(len, clips)) / SAMPLING_RATE, []
     for _ in range(3):

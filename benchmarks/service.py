@@ -1,10 +1,10 @@
-"""What the service costs over the library, what it takes at once, and whether it stays right and small for long.
+"""Measures the service: its overhead over the library, its throughput, its correctness and its memory under load.
 
     python benchmarks/service.py [--model NAME] [--minutes 5] [--requests 10000]
 
-Starts `e2v serve` on this machine, asks it over HTTP and compares its answers with those of `e2v_port.analyze`; prints
-Markdown. The clips are those in benchmarks/speech, alone and joined to longer ones. Clients share the cores with the
-service, as they do where it is used on the machine it runs on.
+Starts `e2v serve` on this machine, sends requests over HTTP, compares the responses with `e2v_port.analyze`, and prints
+Markdown. The clips are those in benchmarks/speech, alone and joined to longer ones. The clients share the cores with
+the service, as they do when it is used on the machine it runs on.
 """
 
 import argparse
@@ -28,19 +28,18 @@ import soundfile
 
 import e2v_port
 from e2v_port.audio import SAMPLING_RATE, load_audio
-from e2v_port.service.answers import segment_dict
 
 SPEECH = Path(__file__).parent / "speech"
-TOLERANCE = 2e-5  # by which an answer may differ from the library's: what the mix of a batch changes
-PAUSE = 2.0  # seconds between two clips that are joined, so that each is a segment
-TURNS = 60  # pairs of a call to the library and a request
+TOLERANCE = 2e-5  # of the numbers in a response: batches change the last digits
+PAUSE = 2.0  # seconds between joined clips, so that each is a segment
+TURNS = 60  # each is a call of the library and a request
 CLIENTS = 16
-SATURATING = 200  # clients at a time, more than the service takes
+SATURATING = 200  # clients at a time: more than the service accepts
 
 
 @dataclass
 class Clip:
-    """A clip, and what has to be said of it."""
+    """A clip and its expected segments."""
 
     data: bytes
     seconds: float
@@ -49,22 +48,22 @@ class Clip:
 
 @dataclass
 class Load:
-    """What a number of clients met."""
+    """Outcome of the requests of several clients."""
 
-    seconds: list[float] = field(default_factory=list)  # of the requests that were answered
+    seconds: list[float] = field(default_factory=list)  # of successful requests
     statuses: Counter[int] = field(default_factory=Counter)
     wrong: int = 0
-    lost: int = 0  # connections that ended without an answer
+    lost: int = 0  # connections closed without a response
 
 
 class Client:
-    """A client with one connection, which it keeps."""
+    """A client with one persistent connection."""
 
     def __init__(self, port: int) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
 
     def ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-        """Sends a request and returns status and body of the answer."""
+        """Sends a request and returns the status and the body of the response."""
         try:
             self._connection.request(method, path, body)
             answer = self._connection.getresponse()
@@ -75,17 +74,17 @@ class Client:
 
 
 def main() -> None:
-    """Measures, and prints tables."""
+    """Runs all measurements and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="bundled")
-    parser.add_argument("--minutes", type=float, default=5, help="of mixed load at saturation")
-    parser.add_argument("--requests", type=int, default=10_000, help="over which memory is watched")
+    parser.add_argument("--minutes", type=float, default=5, help="duration of the mixed load at saturation")
+    parser.add_argument("--requests", type=int, default=10_000, help="requests between two measurements of memory")
     options = parser.parse_args()
     model = e2v_port.load(options.model, runtime="cpu")
     clips = read(model)
     short = [clip for clip in clips if clip.seconds < 5]
     with served(options.model) as port:
-        print("| measured | result | bar |\n|---|---|---|")
+        print("| measured | result | target |\n|---|---|---|")
         print(f"| overhead over the library, one client | {overhead(port, model, short)} | 5 ms median |", flush=True)
         print(f"| throughput, {CLIENTS} clients | {throughput(port, model, short)} | 90 % |", flush=True)
         load = mixed(port, clips, options.minutes)
@@ -94,7 +93,7 @@ def main() -> None:
 
 
 def read(model: e2v_port.Model) -> list[Clip]:
-    """Reads the clips, joins some, and asks the library about each."""
+    """Reads the clips, joins some, and analyzes each with the library."""
     waveforms = [load_audio(path) for path in sorted(SPEECH.glob("*.flac"))]
     pause = np.zeros(int(PAUSE * SAMPLING_RATE), np.float32)
     joined = [np.concatenate([part for w in waveforms[:n] for part in (w, pause)]) for n in (2, 3, 4)]
@@ -103,13 +102,13 @@ def read(model: e2v_port.Model) -> list[Clip]:
         file = io.BytesIO()
         soundfile.write(file, waveform, SAMPLING_RATE, format="FLAC")
         analysis = e2v_port.analyze(io.BytesIO(file.getvalue()), model=model)
-        clips.append(Clip(file.getvalue(), analysis.duration, [segment_dict(s) for s in analysis.segments]))
+        clips.append(Clip(file.getvalue(), analysis.duration, [s.to_dict() for s in analysis.segments]))
     return clips
 
 
 @contextmanager
 def served(model: str) -> Iterator[int]:
-    """Starts the service and gives its port."""
+    """Runs the service for as long as the context lasts, and gives its port."""
     command = [sys.executable, "-m", "e2v_port", "serve", "--port", "0", "--runtime", "cpu", "--model", model]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
@@ -120,10 +119,10 @@ def served(model: str) -> Iterator[int]:
 
 
 def overhead(port: int, model: e2v_port.Model, clips: list[Clip]) -> str:
-    """Asks the library and the service in turns."""
+    """Measures how much longer a request takes than a call of the library, alternating the two."""
     client = Client(port)
     differences: list[float] = []
-    own: list[float] = []
+    calls: list[float] = []
     for turn in range(TURNS + 5):
         clip = clips[turn % len(clips)]
         started = time.perf_counter()
@@ -132,14 +131,14 @@ def overhead(port: int, model: e2v_port.Model, clips: list[Clip]) -> str:
         client.ask("POST", "/v1/analyze", clip.data)
         asked = time.perf_counter()
         if turn >= 5:
-            own.append(called - started)
+            calls.append(called - started)
             differences.append((asked - called) - (called - started))
-    more, library = (1000 * statistics.median(seconds) for seconds in (differences, own))
+    more, library = (1000 * statistics.median(seconds) for seconds in (differences, calls))
     return f"{more:.1f} ms median (the library: {library:.1f} ms)"
 
 
 def throughput(port: int, model: e2v_port.Model, clips: list[Clip]) -> str:
-    """Compares a list given to the library with the same clips from several clients."""
+    """Compares the library on a list of clips with the service on the same clips from several clients."""
     sent = clips * 60
     shares, rates = [], []
     latencies: list[float] = []
@@ -166,7 +165,7 @@ def throughput(port: int, model: e2v_port.Model, clips: list[Clip]) -> str:
 
 
 def mixed(port: int, clips: list[Clip], minutes: float) -> str:
-    """Asks for longer than the service can answer, and compares every answer."""
+    """Sends more requests than the service can answer, and checks every response."""
     until = time.monotonic() + 60 * minutes
     turn = iter(range(1 << 62))
 
@@ -184,8 +183,8 @@ def mixed(port: int, clips: list[Clip], minutes: float) -> str:
 
 
 def growth(port: int, clips: list[Clip], requests: int) -> str:
-    """Watches the memory of both processes."""
-    run(port, CLIENTS, countdown(clips, 1000))  # what threads and allocators keep is there after these
+    """Measures the growth of both processes."""
+    run(port, CLIENTS, countdown(clips, 1000))  # threads and allocators have their memory after these
     before = resident(port)
     run(port, CLIENTS, countdown(clips, requests))
     after = resident(port)
@@ -195,7 +194,7 @@ def growth(port: int, clips: list[Clip], requests: int) -> str:
 
 
 def countdown(clips: list[Clip], requests: int) -> Callable[[], Clip | None]:
-    """Gives so many clips."""
+    """Returns a function that gives the clips in turn, `requests` of them."""
     numbers = iter(range(requests))
     lock = threading.Lock()
 
@@ -208,7 +207,7 @@ def countdown(clips: list[Clip], requests: int) -> Callable[[], Clip | None]:
 
 
 def run(port: int, clients: int, following: Callable[[], Clip | None]) -> Load:
-    """Lets clients ask about clips until there are no more."""
+    """Lets clients send clips until there are no more."""
     load = Load()
     lock = threading.Lock()
 
@@ -230,7 +229,7 @@ def run(port: int, clients: int, following: Callable[[], Clip | None]) -> Load:
                 if status == 200:
                     load.seconds.append(seconds)
             if status == 503:
-                time.sleep(1)  # as Retry-After asks
+                time.sleep(1)  # as in Retry-After
 
     threads = [threading.Thread(target=ask) for _ in range(clients)]
     for thread in threads:
@@ -241,7 +240,7 @@ def run(port: int, clients: int, following: Callable[[], Clip | None]) -> Load:
 
 
 def close(found: Any, wanted: Any) -> bool:
-    """Tells whether two answers say the same."""
+    """Returns whether two answers are equal within the tolerance."""
     if isinstance(wanted, dict):
         return bool(found.keys() == wanted.keys()) and all(close(found[key], wanted[key]) for key in wanted)
     if isinstance(wanted, list):
@@ -252,13 +251,13 @@ def close(found: Any, wanted: Any) -> bool:
 
 
 def percentiles(seconds: list[float]) -> str:
-    """p50 and p99."""
+    """Returns the median and the 99th percentile in words."""
     cuts = statistics.quantiles(seconds, n=100)
     return f"p50 {1000 * cuts[49]:.0f} ms, p99 {1000 * cuts[98]:.0f} ms"
 
 
 def resident(port: int) -> dict[str, float]:
-    """Bytes of memory that each process holds, as /metrics tells them."""
+    """Returns the memory of each process in bytes, from /metrics."""
     text = Client(port).ask("GET", "/metrics")[1].decode()
     rows = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     return {name: float(rows[f"e2v_{name}_resident_bytes"]) for name in ("front", "engine")}

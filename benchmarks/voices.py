@@ -1,4 +1,4 @@
-"""Synthetic voices of which everything is known: pitch, jitter, shimmer, noise, tremor, tempo."""
+"""Synthetic voices with known pitch, jitter, shimmer, noise, tremor and tempo."""
 
 import math
 from collections.abc import Sequence
@@ -12,18 +12,18 @@ from e2v_port.audio import SAMPLING_RATE, Waveform
 
 Numbers = NDArray[np.float64]
 
-# Frequency and bandwidth in Hz: about those of an open vowel.
+# Frequency and bandwidth in Hz, roughly those of an open vowel.
 FORMANTS = ((700, 90), (1200, 110), (2600, 160), (3500, 200))
 
 
 @dataclass(frozen=True)
 class Voice:
-    """A vowel that is held.
+    """A sustained vowel.
 
     Attributes:
         waveform: [samples], float32, 16 kHz, peak 0.5.
-        jitter: Mean difference of neighbouring periods over their mean, of the pulses that were really put in.
-        shimmer: The same of their heights.
+        jitter: Mean difference of neighboring periods relative to their mean, for the actual pulses.
+        shimmer: Mean difference of neighboring heights relative to their mean, for the actual pulses.
     """
 
     waveform: Waveform
@@ -32,7 +32,7 @@ class Voice:
 
 
 def tone(hz: float, seconds: float = 1.0) -> Waveform:
-    """A sine with an amplitude of 0.3."""
+    """Returns a sine with an amplitude of 0.3."""
     return (0.3 * np.sin(2 * np.pi * hz * np.arange(round(seconds * SAMPLING_RATE)) / SAMPLING_RATE)).astype(np.float32)
 
 
@@ -46,19 +46,19 @@ def voice(
     tremor: tuple[float, float] = (5.0, 0.0),
     seed: int = 0,
 ) -> Voice:
-    """Makes a vowel: band-limited pulses through formants.
+    """Makes a vowel: band-limited pulses filtered by formants.
 
     Args:
-        seconds: How long it is.
-        pitch: In Hz, at the start.
-        glide: Semitones per second.
-        jitter: Aimed at; that of the result is told.
-        shimmer: Likewise.
+        seconds: Duration.
+        pitch: Pitch at the start, in Hz.
+        glide: Change of the pitch, in semitones per second.
+        jitter: Intended jitter; the result has the actual one.
+        shimmer: Intended shimmer; the result has the actual one.
         tremor: Rate in Hz, and depth as a share of the pitch.
-        seed: Of the random numbers.
+        seed: Random seed.
     """
     random = np.random.default_rng(seed)
-    # Neighbours of independent normal numbers differ by 2 / sqrt(pi) standard deviations on average.
+    # Neighboring independent normal numbers differ by 2 / sqrt(pi) standard deviations on average.
     spread = math.sqrt(math.pi) / 2
     at, moments = 0.02, []
     while at < seconds - 0.02:
@@ -86,30 +86,30 @@ def voice(
     )
 
 
-def noisy(waveform: Waveform, decibels: float, *, emphasised: bool = False, seed: int = 1) -> Waveform:
+def noisy(waveform: Waveform, decibels: float, *, emphasized: bool = False, seed: int = 1) -> Waveform:
     """Adds white noise.
 
     Args:
-        waveform: Without noise.
-        decibels: How far the noise lies below its mean power.
-        emphasised: Compare the powers after pre-emphasis (first differences).
-        seed: Of the random numbers.
+        waveform: Waveform without noise.
+        decibels: Level of the noise below the mean power of the waveform.
+        emphasized: Whether powers are compared after pre-emphasis (first differences).
+        seed: Random seed.
     """
     noise = np.random.default_rng(seed).standard_normal(len(waveform))
-    powers = [float(np.mean((np.diff(x) if emphasised else x) ** 2)) for x in (waveform.astype(np.float64), noise)]
+    powers = [float(np.mean((np.diff(x) if emphasized else x) ** 2)) for x in (waveform.astype(np.float64), noise)]
     scale = math.sqrt(powers[0] / powers[1]) * 10 ** (-decibels / 20)
     return (waveform + scale * noise).astype(np.float32)
 
 
 def syllables(count: int, rate: float, waveform: Waveform) -> Waveform:
-    """Makes a held vowel louder and quieter, by 20 dB, once for each syllable."""
+    """Modulates the level of a sustained vowel by 20 dB, once per syllable."""
     seconds = np.arange(round(count / rate * SAMPLING_RATE)) / SAMPLING_RATE
     loudness = 10 ** (-(1 + np.cos(2 * np.pi * rate * seconds)) / 2)
     return (waveform[: len(seconds)] * loudness).astype(np.float32)
 
 
 def with_silences(waveform: Waveform, silences: Sequence[tuple[float, float]]) -> Waveform:
-    """Puts silence into it: at seconds of the waveform, for seconds."""
+    """Inserts silences, given by position in the waveform and duration, both in seconds."""
     parts, last = [], 0
     for at, seconds in silences:
         here = round(at * SAMPLING_RATE)

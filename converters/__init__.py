@@ -1,1 +1,1 @@
-"""PyTorch checkpoint -> npz -> safetensors."""
+"""Conversion: PyTorch checkpoint -> npz -> safetensors. One module per family, and what they share."""

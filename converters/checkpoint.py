@@ -1,9 +1,9 @@
-"""First half of a conversion: a PyTorch checkpoint -> one npz with every tensor under its own name.
+"""First half of a conversion: a checkpoint of PyTorch or CTranslate2 -> one npz with every tensor under its own name.
 
     python -m e2v_port.converters.checkpoint CHECKPOINT OUT.npz
 
-needs torch. The npz also carries the checkpoint's config.yaml and tokens.txt and where it came from, so that
-the second half, `python -m e2v_port.converters.weights`, can run on another machine without torch.
+needs torch. The npz also holds the checkpoint's config.yaml, tokens.txt and origin, so that the second half,
+`python -m e2v_port.converters.weights`, can run on another machine without torch.
 """
 
 import argparse
@@ -13,7 +13,6 @@ import pickle
 import re
 import struct
 import sys
-import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,28 +30,33 @@ from safetensors.torch import load_file
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from e2v_port import npz
-from e2v_port.config import Source
+from e2v_port.architectures.config import Source
+from e2v_port.checkpoints.checkpoint import Checkpoint, local
 from e2v_port.errors import CheckpointError, E2VError
-from e2v_port.hubs import Checkpoint, local
+from e2v_port.host import fork_safe_lock
+from e2v_port.quiet import quiet
+
+from . import ctranslate2
 
 __all__ = ["ABOUT", "extract"]
 
-ABOUT = "checkpoint.json"  # the array with everything that is not a tensor, as text
+ABOUT = "checkpoint.json"  # name of the array that holds everything but the tensors, as text
 
-# Left-overs of training that stand beside the weights in some checkpoints. An inert class takes their place, so
-# that nothing of them runs. Any other name is refused.
+# Classes left over from training in some checkpoints. An inert class replaces them, so that none of their code runs.
+# Any other class is refused.
 LEFT_OVERS = ("argparse.Namespace", "omegaconf.", "numpy.", "typing.Any", "collections.defaultdict")
 BUILTINS = {f"builtins.{name}" for name in ("dict", "list", "tuple", "set", "str", "int", "float", "bool")}
 
-
 DAMAGED = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)  # of any parser
 
+_unpickling = fork_safe_lock()
+
 MAX_NAME = 200
-MAX_SETTINGS = 100_000  # a published config.yaml has a few hundred; aliases of aliases unfold to any number
+MAX_SETTINGS = 100_000  # a published config.yaml has a few hundred; nested aliases can expand to any number
 
 
 class _Inert:
-    """Stands for an object of training that is not needed: takes any arguments and any state, does nothing."""
+    """Replaces an object of training: accepts any arguments and any state, does nothing."""
 
     def __new__(cls, *_: Any) -> "_Inert":
         return super().__new__(cls)
@@ -68,17 +72,18 @@ def _load(path: Path) -> Any:
     """Unpickles a checkpoint without running anything in it.
 
     Raises:
-        CheckpointError: The file would run code (its global is named), or is no checkpoint.
+        CheckpointError: The file would run code (the message names its globals), or is not a checkpoint.
     """
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} is no safetensors file ({_first_line(error)})") from error
+            raise CheckpointError(f"{path} is not a safetensors file ({_first_line(error)})") from error
     try:
-        with warnings.catch_warnings(action="ignore"):
+        # torch's list of allowed globals is one for the process: two loads at once would take names from each other.
+        with quiet(), _unpickling:
             zipped = zipfile.is_zipfile(path)
-            # The older format cannot be searched or memory-mapped: there torch's own short list is all there is.
+            # The older format cannot be scanned or memory-mapped; torch's own short allowlist is the only protection.
             names = get_unsafe_globals_in_checkpoint(path) if zipped else []
             refused = [name for name in names if not name.startswith(LEFT_OVERS) and name not in BUILTINS]
             if refused:
@@ -86,17 +91,17 @@ def _load(path: Path) -> Any:
             with safe_globals([(_Inert, name) for name in names]):
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
-        cause = error.__context__ or error  # torch puts advice around it that would be wrong here
+        cause = error.__context__ or error  # torch wraps it in advice that would be wrong here
         if found := re.search(r"GLOBAL (\S+)", str(cause)):
             raise _unsafe(path, [found[1]]) from error
-        raise CheckpointError(f"{path} is no PyTorch checkpoint ({_first_line(cause)})") from error
+        raise CheckpointError(f"{path} is not a PyTorch checkpoint ({_first_line(cause)})") from error
     except (*DAMAGED, EOFError, AssertionError, struct.error, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path} is damaged or no PyTorch checkpoint ({_first_line(error)})") from error
+        raise CheckpointError(f"{path} is damaged or not a PyTorch checkpoint ({_first_line(error)})") from error
 
 
 def _unsafe(path: Path, names: Iterable[str]) -> CheckpointError:
     calls = _plain(", ".join(names))
-    return CheckpointError(f"{path} would execute code when opened: it calls {calls}; do not use this file")
+    return CheckpointError(f"{path} would run code when opened ({calls}): do not use this file")
 
 
 def _first_line(error: BaseException) -> str:
@@ -104,38 +109,56 @@ def _first_line(error: BaseException) -> str:
 
 
 def _plain(text: str) -> str:
-    """Keeps what a damaged file has for names from writing to the terminal."""
+    """Escapes names from a damaged file, which could write to the terminal."""
     return text if text.isprintable() else repr(text)[1:-1]
 
 
 def _state(loaded: Any, path: Path) -> Mapping[str, Any]:
-    """Unwraps the model's tensors in the order FunASR does."""
+    """Unwraps the model's tensors, trying the same keys in the same order as FunASR."""
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(loaded, Mapping) and key in loaded:
             loaded = loaded[key]
     if not isinstance(loaded, Mapping):
-        raise CheckpointError(f"{path} holds no table of tensors but a {type(loaded).__name__}")
+        raise CheckpointError(f"{path} holds a {type(loaded).__name__} instead of a table of tensors")
     return loaded
+
+
+def _dims(loaded: Any, path: Path) -> dict[str, int | str]:
+    """Returns the sizes that openai-whisper saves next to its tensors; an empty table for other checkpoints."""
+    if not (isinstance(loaded, Mapping) and "dims" in loaded and "model_state_dict" in loaded):
+        return {}
+    dims = loaded["dims"]
+    if not isinstance(dims, dict) or not all(type(name) is str and type(size) is int for name, size in dims.items()):
+        raise CheckpointError(f"{path}: dims is not a table of sizes")
+    return dict(islice(dims.items(), MAX_SETTINGS))
+
+
+def _read(path: Path) -> tuple[list[tuple[str, Any]], dict[str, int | str]]:
+    """Returns the tensors of a checkpoint of any format, and the settings that are stored with them."""
+    if ctranslate2.recognize(path):
+        return ctranslate2.read(path)
+    loaded = _load(path)
+    return list(_tensors(_state(loaded, path), path)), _dims(loaded, path)
 
 
 def _tensors(state: Mapping[str, Any], path: Path, prefix: str = "") -> Iterator[tuple[str, Any]]:
     if len(prefix) > MAX_NAME:
-        raise CheckpointError(f"{path} holds a table that holds itself")
+        raise CheckpointError(f"{path} holds a table that contains itself")
     for name, value in state.items():
-        if isinstance(value, Mapping):  # the pretraining teacher is a table inside the table
+        if isinstance(value, Mapping):  # the pretraining teacher is a nested table
             yield from _tensors(value, path, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 
 
 def _fault(name: str, value: Any) -> str | None:
-    """Returns what a value is if it is no weight."""
+    """Returns what a value is instead of a weight; None for a weight."""
     if not isinstance(value, torch.Tensor):
         return type(value).__name__
-    counter = name.endswith(".num_batches_tracked")  # a batch norm's, beside its weights
+    counter = name.endswith(".num_batches_tracked")  # of a batch norm
     if not (value.is_floating_point() or counter) or value.layout != torch.strided:
         return f"a tensor of {value.dtype}, {value.layout}"
-    # A few bytes can be spread over any shape, to fill the disk.
+    # A few bytes can be expanded to any shape, which would fill the disk.
     if value.device.type != "cpu" or value.nbytes > value.untyped_storage().nbytes():
         return "larger than its data"
     return None
@@ -150,12 +173,13 @@ def _read_config(path: Path | None) -> Any:
     if path is None:
         return None
     try:
-        config = yaml.safe_load(path.read_text("utf-8-sig"))
+        text = path.read_text("utf-8-sig")
+        config = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
         settings = list(islice(json.JSONEncoder(default=str).iterencode(config), MAX_SETTINGS))
     except (*DAMAGED, yaml.YAMLError) as error:
-        raise CheckpointError(f"{path} is no readable YAML file ({_first_line(error)})") from error
+        raise CheckpointError(f"{path} is not a readable YAML file ({_first_line(error)})") from error
     if not isinstance(config, dict) or len(settings) == MAX_SETTINGS:
-        raise CheckpointError(f"{path} is no table of settings")
+        raise CheckpointError(f"{path} is not a table of settings")
     return config
 
 
@@ -166,9 +190,9 @@ def _read_tokens(path: Path | None) -> list[str]:
         text = path.read_text("utf-8-sig")
         tokens = json.loads(text) if path.suffix == ".json" else [line.rstrip() for line in text.splitlines()]
     except (OSError, RecursionError, ValueError) as error:
-        raise CheckpointError(f"{path} is no readable list of tokens ({error})") from error
+        raise CheckpointError(f"{path} is not a readable list of tokens ({error})") from error
     if not isinstance(tokens, list):
-        raise CheckpointError(f"{path} is no list of tokens")
+        raise CheckpointError(f"{path} is not a list of tokens")
     while tokens and not tokens[-1]:
         tokens.pop()
     return [str(token) for token in tokens]
@@ -183,26 +207,26 @@ def extract(checkpoint: Checkpoint, out: Path) -> None:
     """Writes a checkpoint's tensors, configuration, tokens and origin to one npz.
 
     Args:
-        checkpoint: What to read.
-        out: The npz; it appears whole or not at all.
+        checkpoint: Checkpoint to read.
+        out: npz to write; it is complete or absent at every moment.
 
     Raises:
-        CheckpointError: The checkpoint would run code, is damaged, or holds what is no float tensor.
+        CheckpointError: The checkpoint would run code, is damaged, or holds anything but float tensors.
     """
     path = checkpoint.weights
-    entries = list(_tensors(_state(_load(path), path), path))
+    entries, inside = _read(path)
     tensors = dict(entries)
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors")
     wrong = [f"{name} is {fault}" for name, value in entries if (fault := _fault(name, value))]
     wrong += [
-        f"{name!r} is no name"
+        f"{name!r} is not a valid name"
         for name in tensors
         if not name.isprintable() or len(name) > 2 * MAX_NAME or name == ABOUT
     ]
-    wrong += [f"{name} is there twice" for name, number in Counter(name for name, _ in entries).items() if number > 1]
+    wrong += [f"{name} occurs twice" for name, number in Counter(name for name, _ in entries).items() if number > 1]
     if wrong:
-        raise CheckpointError(f"{path} holds what is no weight: {'; '.join(wrong)}")
+        raise CheckpointError(f"{path} holds entries that are not weights: {'; '.join(wrong)}")
     source = Source(
         repository=checkpoint.repository,
         hub=checkpoint.hub,
@@ -211,7 +235,7 @@ def extract(checkpoint: Checkpoint, out: Path) -> None:
         sha256=_sha256(path),
     )
     about = {
-        "config": _read_config(checkpoint.config),
+        "config": (_read_config(checkpoint.config) or {}) | inside if inside else _read_config(checkpoint.config),
         "tokens": _read_tokens(checkpoint.tokens),
         "preprocessor": _read_config(checkpoint.preprocessor),
         "source": asdict(source),
@@ -227,8 +251,8 @@ def extract(checkpoint: Checkpoint, out: Path) -> None:
 def main() -> None:
     """Command line of the first half."""
     parser = argparse.ArgumentParser(prog="e2v_port.converters.checkpoint", description=__doc__.splitlines()[0])
-    parser.add_argument("checkpoint", type=Path, help="folder with model.pt, config.yaml, tokens.txt; or a .pt file")
-    parser.add_argument("out", type=Path, help="the .npz to write")
+    parser.add_argument("checkpoint", type=Path, help="folder with model.pt, config.yaml and tokens.txt; or a .pt file")
+    parser.add_argument("out", type=Path, help=".npz to write")
     arguments = parser.parse_args()
     try:
         extract(local(arguments.checkpoint), arguments.out)

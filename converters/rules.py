@@ -1,22 +1,27 @@
 """Renames as a table: every source tensor matches exactly one rule, every target tensor is written once."""
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from e2v_port.config import Architecture, Label
-from e2v_port.layout import Shape
+from e2v_port.architectures.base import Architecture
+from e2v_port.architectures.config import Label
+from e2v_port.architectures.shapes import Shape
 
 __all__ = [
-    "Family",
+    "Converter",
     "Piece",
     "Rule",
     "batch_norm",
     "channels_last",
+    "converter",
     "heads",
     "keep",
     "plan",
@@ -31,51 +36,51 @@ Array = NDArray[Any]
 
 
 def keep(array: Array) -> Sequence[Array]:
-    """The tensor as it is."""
+    """Keeps a tensor as it is."""
     return [array]
 
 
 def channels_last(array: Array) -> Sequence[Array]:
-    """A convolution [out, in, kernel] -> [out, kernel, in]."""
+    """Reorders a convolution, [out, in, kernel] -> [out, kernel, in]."""
     return [np.swapaxes(array, 1, 2)]
 
 
 def transposed(array: Array) -> Sequence[Array]:
-    """A matrix on its side; ValueError for what is none."""
+    """Transposes a matrix; ValueError for anything else."""
     rows, columns = array.shape
     return [array.T.reshape(columns, rows)]
 
 
 def pointwise(array: Array) -> Sequence[Array]:
-    """A convolution of one point [out, in, 1, 1] -> [out, in]; ValueError for a larger one."""
+    """Flattens a convolution of one point, [out, in, 1, 1] -> [out, in]; ValueError for a larger one."""
     return [array.reshape(array.shape[:2])]
 
 
 def thirds(array: Array) -> Sequence[Array]:
-    """Stacked query, key and value rows -> the three of them."""
+    """Splits stacked query, key and value rows."""
     return np.split(array, 3)
 
 
 def squeeze(array: Array) -> Sequence[Array]:
-    """[1, ...] -> [...]; ValueError for more than one."""
+    """Removes the first axis, [1, ...] -> [...]; ValueError if it is longer than one."""
     return [array.reshape(array.shape[1:])]
 
 
 def heads(array: Array) -> Sequence[Array]:
-    """[..., heads, 1, 1] -> [heads]; ValueError where another axis is longer than one."""
+    """Flattens [..., heads, 1, 1] -> [heads]; ValueError if another axis is longer than one."""
     return [array.reshape(array.shape[-3])]
 
 
 def weight_norm(direction: Array, length: Array) -> Sequence[Array]:
-    """Folds torch's weight norm over axis 2, direction * length / |direction|, and puts channels last."""
+    """Folds torch's weight norm over axis 2, direction * length / |direction|, and moves channels last."""
     size = np.sqrt(np.square(direction, dtype=np.float64).sum(axis=(0, 1), keepdims=True))
     return channels_last((direction * (length / np.maximum(size, np.finfo(np.float64).tiny))).astype(np.float32))
 
 
 def batch_norm(weight: Array, gain: Array, shift: Array, mean: Array, variance: Array) -> Sequence[Array]:
-    """Folds a convolution [out, in, k, k] and torch's batch norm behind it into weights [out, k, k, in] and biases."""
+    """Folds a convolution [out, in, k, k] and the batch norm after it into weights [out, k, k, in] and biases."""
     gain, shift, mean, variance = np.stack([gain, shift, mean, variance]).astype(np.float64)
-    with np.errstate(invalid="ignore"):  # of a negative variance; what is not finite is told when it is written
+    with np.errstate(invalid="ignore"):  # from a negative variance; writing reports values that are not finite
         scale = gain / np.sqrt(variance + 1e-5)
     folded = np.moveaxis(weight * scale[:, None, None, None], 1, 3)
     return [folded.astype(np.float32), (shift - mean * scale).astype(np.float32)]
@@ -87,11 +92,11 @@ class Rule:
 
     Attributes:
         source: Full name of a source tensor; `{i}` stands for a number, `{*}` for anything, `[...]` may be absent.
-        targets: Names of what it becomes, with the same `{i}` or `{i-1}`; none if it is dropped.
-        change: How it becomes that. For a dropped tensor: what makes sure that it may be dropped; it returns nothing,
-            or raises CheckpointError.
+        targets: Names of the target tensors, with the same `{i}` or `{i-1}`; none for a tensor that is dropped.
+        change: Computes the targets from the source. For a dropped tensor it checks that dropping is safe, and returns
+            an empty sequence or raises CheckpointError.
         beside: Other source tensors that the change needs, written like `source` and with the same `{i}`.
-        why: For a dropped tensor, why it is not needed.
+        why: Reason for dropping a tensor.
     """
 
     source: str
@@ -101,7 +106,7 @@ class Rule:
     why: str = ""
 
     def match(self, name: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
-        """Returns the targets of a tensor of this name and what is beside it; None if the rule is not about it."""
+        """Returns the targets and the other sources of a tensor of this name; None if the rule does not match it."""
         found = _match(self.source, name)
         if found is None:
             return None
@@ -118,19 +123,22 @@ def _match(pattern: str, name: str) -> re.Match[str] | None:
 
 
 @dataclass(frozen=True)
-class Family:
-    """One architecture, as the converter sees it.
+class Converter:
+    """One family, as the conversion sees it; each module of a family has one, as `CONVERTER`.
 
     Attributes:
-        name: As in the runtimes' file names.
-        rules: Its table.
+        rules: Table of renames.
+        recognize: Returns whether a checkpoint is of this family, given the names of its tensors and its settings.
         describe: Returns sizes and labels, given the checkpoint's settings, its tokens, the settings of its
-            preprocessor (None where there is no such file), name and shape of each target tensor, and whom to tell what
-            was inferred rather than read. Raises CheckpointError for what the runtimes do not compute.
+            preprocessor (None where there is no such file), name and shape of each target tensor, and a function to
+            report to what was inferred rather than read. Raises CheckpointError for what the runtimes cannot compute.
+        sizes: Sizes that a synthetic checkpoint can have, by name.
+        make: Writes a synthetic checkpoint of some sizes to a folder, `make(sizes, folder, seed=0)`, and returns the
+            folder. Needs torch.
     """
 
-    name: str
     rules: tuple[Rule, ...]
+    recognize: Callable[[Iterable[str], Mapping[str, Any] | None], bool]
     describe: Callable[
         [
             Mapping[str, Any] | None,
@@ -141,18 +149,26 @@ class Family:
         ],
         tuple[Architecture, tuple[Label, ...]],
     ]
+    sizes: Mapping[str, Architecture]
+    make: Callable[..., Path]
+
+
+def converter(family: str) -> Converter:
+    """Returns the converter of a registered family."""
+    found: Converter = import_module(f"e2v_port.converters.{family}").CONVERTER
+    return found
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One step of a conversion: source tensors, what they become, and how."""
+    """One step of a conversion: source tensors, target tensors and the change between them."""
 
     sources: tuple[str, ...]
     targets: tuple[str, ...]
     change: Callable[..., Sequence[Array]]
 
     def convert(self, *arrays: Array) -> dict[str, Array]:
-        """Returns the target tensors made of the source tensors."""
+        """Computes the target tensors from the source tensors."""
         return dict(zip(self.targets, self.change(*arrays), strict=True))
 
 
@@ -160,22 +176,23 @@ def plan(rules: Iterable[Rule], sources: Mapping[str, Shape]) -> tuple[list[Piec
     """Matches every source tensor with the table.
 
     Args:
-        rules: The table.
+        rules: Table of rules.
         sources: Name and shape of each source tensor.
 
     Returns:
-        The steps (without the dropped tensors), name and shape of every target, and one line for each problem: a
-        source that no rule or more than one rule is about, a target that is written twice, a source whose shape
-        its rule cannot work on or that lacks the other one its rule needs.
+        Steps (without dropped tensors); name and shape of every target; and one line for each problem: a source that
+        matches no rule or several, a target that is written twice, a source of a shape its rule cannot change, or one
+        without the other source its rule needs.
     """
     table = list(rules)
     pieces: list[Piece] = []
     targets: dict[str, Shape] = {}
     problems: list[str] = []
-    helpers = {name for name in sources for rule in table for other in rule.beside if _match(other, name)}
+    helpers = _helpers(table, sources)
+    helping = {name for names in helpers.values() for name in names}
     used: set[str] = set()
     for name, shape in sources.items():
-        if name in helpers:
+        if name in helping:
             continue
         matches = [(rule, *found) for rule in table if (found := rule.match(name)) is not None]
         if len(matches) != 1:
@@ -183,9 +200,9 @@ def plan(rules: Iterable[Rule], sources: Mapping[str, Shape]) -> tuple[list[Piec
             problems.append(f"{name} {list(shape)} matches {rivals or 'no rule'}")
             continue
         rule, names, wanted = matches[0]
-        beside = [[other for other in helpers if _match(pattern, other)] for pattern in wanted]
+        beside = [helpers[pattern] for pattern in wanted]
         if missing := [pattern for pattern, others in zip(wanted, beside, strict=True) if len(others) != 1]:
-            problems.append(f"{name} {list(shape)} needs one {' and one '.join(missing)} beside it")
+            problems.append(f"{name} {list(shape)} needs one {' and one '.join(missing)}")
             continue
         others = [other for (other,) in beside]
         used.update(others)
@@ -195,7 +212,7 @@ def plan(rules: Iterable[Rule], sources: Mapping[str, Shape]) -> tuple[list[Piec
                 pieces.append(piece)
             continue
         try:
-            # A broadcast zero has the shape and none of the memory.
+            # A broadcast zero has the shape but takes no memory.
             zeros = [np.broadcast_to(np.float32(0), sources[each]) for each in piece.sources]
             made = {target: array.shape for target, array in piece.convert(*zeros).items()}
         except (ValueError, IndexError):
@@ -205,5 +222,15 @@ def plan(rules: Iterable[Rule], sources: Mapping[str, Shape]) -> tuple[list[Piec
         problems += [f"{target} would be written twice, by {name} too" for target in made if target in targets]
         targets |= made
         pieces.append(piece)
-    problems += [f"{name} {list(sources[name])} belongs to a tensor that is not there" for name in helpers - used]
+    problems += [f"{name} {list(sources[name])} belongs to a tensor that is missing" for name in helping - used]
     return pieces, targets, problems
+
+
+def _helpers(rules: Iterable[Rule], sources: Iterable[str]) -> defaultdict[str, list[str]]:
+    """Returns the source tensors that the changes of others need, by the pattern that asks for them, with its `{i}`."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for pattern in dict.fromkeys(other for rule in rules for other in rule.beside):
+        for name in sources:
+            if match := _match(pattern, name):
+                found[pattern.replace("{i}", match.groupdict().get("i", "0"))].append(name)
+    return found

@@ -1,15 +1,23 @@
-"""How a transformers wav2vec2 checkpoint maps to the stored layout: the renames, the configuration, the outputs."""
+"""transformers' wav2vec2 checkpoints: the renames to the stored layout, settings and outputs, and synthetic ones."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from e2v_port.config import Label, Wav2vec2Config
+import numpy as np
+from numpy.typing import NDArray
+
+from e2v_port.architectures.config import Label
+from e2v_port.architectures.shapes import Shape
+from e2v_port.architectures.wav2vec2 import Wav2vec2Config
+from e2v_port.emotions.estimates import DIMENSIONS
 from e2v_port.errors import CheckpointError
-from e2v_port.layout import Shape
 
-from .rules import Family, Rule, channels_last, weight_norm
+from .random_weights import pair, trained_like
+from .rules import Converter, Rule, channels_last, weight_norm
 
-__all__ = ["FAMILY", "is_one"]
+__all__ = ["AUDEERING", "CONVERTER", "make"]
 
 CONV = "[wav2vec2.]feature_extractor.conv_layers.{i}"
 POSITION = "[wav2vec2.]encoder.pos_conv_embed.conv"
@@ -18,7 +26,7 @@ LAYER = "[wav2vec2.]encoder.layers.{i}"
 RULES: tuple[Rule, ...] = (
     Rule(f"{CONV}.conv.weight", ("conv_layers.{i}.weight",), channels_last),
     Rule(f"{CONV}.conv.bias", ("conv_layers.{i}.bias",)),
-    # torch has kept the two halves of a weight norm under two kinds of names.
+    # torch has stored the two halves of a weight norm under two kinds of names.
     Rule(f"{POSITION}.weight_v", ("positions.weight",), weight_norm, beside=(f"{POSITION}.weight_g",)),
     Rule(
         f"{POSITION}.parametrizations.weight.original1",
@@ -54,8 +62,8 @@ RULES: tuple[Rule, ...] = (
     Rule("project_hid.{*}", why="a pretraining loss"),
 )
 
-# Settings under which transformers computes something else than the forward pass of the runtimes, and what they must
-# be; where config.json leaves one out, transformers takes this value.
+# Settings that change the forward pass: the runtimes compute only the value given here, which is also transformers'
+# default where config.json omits one.
 REQUIRED = {
     "model_type": "wav2vec2",
     "hidden_act": "gelu",
@@ -66,8 +74,8 @@ REQUIRED = {
 }
 
 
-def is_one(names: Iterable[str]) -> bool:
-    """Tells a wav2vec2 by the names of its tensors."""
+def recognize(names: Iterable[str], _config: Mapping[str, Any] | None) -> bool:
+    """Returns whether tensors of these names are those of a wav2vec2."""
     return any(name.removeprefix("wav2vec2.").startswith("feature_extractor.conv_layers.") for name in names)
 
 
@@ -81,17 +89,17 @@ def describe(
     """Returns the sizes and outputs of a checkpoint.
 
     Args:
-        config: Its config.json.
-        preprocessor: Its preprocessor_config.json.
-        targets: Name and shape of its tensors, in the target layout.
-        note: Told what was inferred rather than read.
+        config: Parsed config.json.
+        preprocessor: Parsed preprocessor_config.json.
+        targets: Name and shape of the tensors, in the target layout.
+        note: Called with a line for each setting that was inferred rather than read.
 
     Raises:
-        CheckpointError: There is no config.json; or a setting is missing, of the wrong kind or one the runtimes do not
-            compute.
+        CheckpointError: There is no config.json; or a setting is missing, of the wrong type or one that the runtimes
+            cannot compute.
     """
     if config is None:
-        raise CheckpointError("a wav2vec2 without its config.json: put that beside the weights")
+        raise CheckpointError("wav2vec2 without a config.json: put that file next to the weights")
     for key, wanted in REQUIRED.items():
         if (value := config.get(key, wanted)) != wanted:
             raise CheckpointError(f"config.json: {key} is {value!r}; only {wanted!r} is supported")
@@ -125,8 +133,119 @@ def describe(
     except ValueError as error:
         raise CheckpointError(f"config.json: {error}") from error
     except (AttributeError, KeyError, TypeError) as error:
-        raise CheckpointError(f"config.json is not that of a wav2vec2 model ({error!r})") from error
+        raise CheckpointError(f"config.json is not the one of a wav2vec2 model ({error!r})") from error
     return sizes, labels
 
 
-FAMILY = Family("wav2vec2", RULES, describe)
+AUDEERING = Wav2vec2Config(
+    conv_layers=((512, 10, 5), *[(512, 3, 2)] * 4, *[(512, 2, 2)] * 2),
+    embed_dim=1024,
+    num_heads=16,
+    depth=12,
+    ffn_dim=4096,
+    conv_pos_kernel=128,
+    conv_pos_groups=16,
+    normalize=True,
+    head_dim=1024,
+    norm_eps=1e-5,
+    num_labels=len(DIMENSIONS),
+    conv_bias=True,
+    conv_norm="layer",
+    pre_norm=True,
+)
+SIZES = {"audeering": AUDEERING}
+
+
+def _source_shapes(config: Wav2vec2Config, parametrized: bool) -> Iterator[tuple[str, Shape]]:
+    dim, kernel = config.embed_dim, config.conv_pos_kernel
+    encoder = "wav2vec2.encoder"
+    yield "wav2vec2.masked_spec_embed", (dim,)
+    channels = 1
+    for i, (out, size, _) in enumerate(config.conv_layers):
+        layer = f"wav2vec2.feature_extractor.conv_layers.{i}"
+        yield f"{layer}.conv.weight", (out, channels, size)
+        if config.conv_bias:
+            yield f"{layer}.conv.bias", (out,)
+        if config.norm_of(i):
+            yield from pair(f"{layer}.layer_norm", (out,))
+        channels = out
+    yield from pair("wav2vec2.feature_projection.layer_norm", (channels,))
+    yield from pair("wav2vec2.feature_projection.projection", (dim, channels))
+    length, direction = ("parametrizations.weight.original0", "parametrizations.weight.original1")
+    if not parametrized:
+        length, direction = "weight_g", "weight_v"
+    yield f"{encoder}.pos_conv_embed.conv.bias", (dim,)
+    yield f"{encoder}.pos_conv_embed.conv.{length}", (1, 1, kernel)
+    yield f"{encoder}.pos_conv_embed.conv.{direction}", (dim, dim // config.conv_pos_groups, kernel)
+    yield from pair(f"{encoder}.layer_norm", (dim,))
+    for i in range(config.depth):
+        layer = f"{encoder}.layers.{i}"
+        for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            yield from pair(f"{layer}.attention.{part}", (dim, dim))
+        yield from pair(f"{layer}.layer_norm", (dim,))
+        yield from pair(f"{layer}.feed_forward.intermediate_dense", (config.ffn_dim, dim))
+        yield from pair(f"{layer}.feed_forward.output_dense", (dim, config.ffn_dim))
+        yield from pair(f"{layer}.final_layer_norm", (dim,))
+    if config.num_labels:
+        yield from pair("classifier.dense", (config.head_dim, dim))
+        yield from pair("classifier.out_proj", (config.num_labels, config.head_dim))
+
+
+def _value(name: str, shape: Shape, draw: np.random.Generator) -> NDArray[np.float32]:
+    values = draw.standard_normal(shape, dtype=np.float32)
+    if name.endswith(("weight_g", "original0")):  # the length of a weight norm
+        length: NDArray[np.float32] = np.abs(np.float32(4) + values)
+        return length
+    # Dimensions spread over less than one.
+    return trained_like(name, values, 0.5 if name == "classifier.out_proj.weight" else 1.0)
+
+
+def make(config: Wav2vec2Config, folder: Path, *, seed: int = 0, parametrized: bool = False) -> Path:
+    """Writes a checkpoint folder as transformers does.
+
+    Args:
+        config: Sizes; `num_labels` is 3 for arousal, dominance and valence, or 0 for a model without a head.
+        folder: Folder to write pytorch_model.bin, config.json and preprocessor_config.json to.
+        seed: Random seed of the weights.
+        parametrized: Whether the weight norm is named as in newer versions of torch.
+
+    Returns:
+        The folder.
+    """
+    import torch
+
+    draw = np.random.default_rng(seed)
+    shapes = _source_shapes(config, parametrized)
+    tensors = {name: torch.from_numpy(_value(name, shape, draw)) for name, shape in shapes}
+    folder.mkdir(parents=True, exist_ok=True)
+    dims, kernels, strides = zip(*config.conv_layers, strict=True)
+    settings = {
+        "model_type": "wav2vec2",
+        "architectures": ["Wav2Vec2ForSpeechClassification"],
+        "conv_dim": dims,
+        "conv_kernel": kernels,
+        "conv_stride": strides,
+        "conv_bias": config.conv_bias,
+        "feat_extract_norm": config.conv_norm,
+        "feat_extract_activation": "gelu",
+        "num_feat_extract_layers": len(dims),
+        "hidden_size": config.embed_dim,
+        "num_attention_heads": config.num_heads,
+        "num_hidden_layers": config.depth,
+        "intermediate_size": config.ffn_dim,
+        "hidden_act": "gelu",
+        "num_conv_pos_embeddings": config.conv_pos_kernel,
+        "num_conv_pos_embedding_groups": config.conv_pos_groups,
+        "do_stable_layer_norm": config.pre_norm,
+        "layer_norm_eps": config.norm_eps,
+        "id2label": dict(enumerate(DIMENSIONS)),
+        "label2id": {name: i for i, name in enumerate(DIMENSIONS)},
+    }
+    (folder / "config.json").write_text(json.dumps(settings, indent=2))
+    processor = {"do_normalize": config.normalize, "return_attention_mask": True, "sampling_rate": 16_000}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2))
+    torch.save(tensors, folder / "pytorch_model.bin")
+    return folder
+
+
+CONVERTER = Converter(RULES, recognize, describe, SIZES, make)

@@ -5,18 +5,23 @@
     model = e2v_port.load("iic/emotion2vec_plus_base")
     model.predict("speech.wav")
 
-Importing this package imports neither torch nor MLX nor numpy: each name below is loaded when it is first used.
+Importing this package imports neither torch nor MLX nor numpy: each name below is loaded on first use.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from e2v_port.version import __version__
+
 if TYPE_CHECKING:
-    from e2v_port.analysis import Analysis, analyze
-    from e2v_port.backends import available_backends
-    from e2v_port.context import tool_schema
-    from e2v_port.conversion import convert
-    from e2v_port.detector import EmotionDetector, VoiceAnalysis, VoiceSegment
+    from e2v_port.analysis.analyze import analyze
+    from e2v_port.analysis.results import Analysis, AnalysisSettings, JudgedSegment, UsedModel
+    from e2v_port.audio.notes import Note
+    from e2v_port.emotions.changes import Boundary, BoundarySettings
+    from e2v_port.emotions.estimates import Dimensions, Prediction
+    from e2v_port.emotions.fusion import FusionSettings
+    from e2v_port.emotions.judgement import Judgement, Shade
+    from e2v_port.emotions.trajectory import Trajectory
     from e2v_port.errors import (
         AudioError,
         BaselineError,
@@ -24,41 +29,76 @@ if TYPE_CHECKING:
         CorpusError,
         DownloadError,
         E2VError,
+        HistoryError,
         ModelNotFound,
+        ModelsUnavailable,
         NoLabels,
+        RequestCancelled,
+        RequestRefused,
         RuntimeUnavailable,
         SegmentError,
+        ServiceError,
+        ServiceUnavailable,
         TrainingError,
     )
-    from e2v_port.expression import ProsodyParameters
-    from e2v_port.model import Model, Prediction, load
-    from e2v_port.prosody import Baseline, Prosody
-    from e2v_port.trajectory import Trajectory
-
-__version__ = "0.1.0"
+    from e2v_port.expression.profiles import ProsodyParameters
+    from e2v_port.live.backends import available_backends
+    from e2v_port.live.detector import EmotionDetector
+    from e2v_port.live.follower import LiveSettings
+    from e2v_port.live.listener import Listener
+    from e2v_port.live.results import VoiceAnalysis, VoiceSegment
+    from e2v_port.llm.tool import tool_schema
+    from e2v_port.models.convert import convert
+    from e2v_port.models.load import load
+    from e2v_port.models.model import Model
+    from e2v_port.prosody.baseline import Baseline
+    from e2v_port.prosody.measure import Prosody
+    from e2v_port.speech.segment import GivenSegment, Segment, SegmentSettings
 
 __all__ = [
     "Analysis",
+    "AnalysisSettings",
     "AudioError",
     "Baseline",
     "BaselineError",
+    "Boundary",
+    "BoundarySettings",
     "CheckpointError",
     "CorpusError",
+    "Dimensions",
     "DownloadError",
     "E2VError",
     "EmotionDetector",
+    "FusionSettings",
+    "GivenSegment",
+    "HistoryError",
+    "JudgedSegment",
+    "Judgement",
+    "Listener",
+    "LiveSettings",
     "Model",
     "ModelNotFound",
+    "ModelsUnavailable",
     "NoLabels",
+    "Note",
     "Prediction",
     "Prosody",
     "ProsodyParameters",
+    "RequestCancelled",
+    "RequestRefused",
     "RuntimeUnavailable",
+    "Segment",
     "SegmentError",
+    "SegmentSettings",
+    "ServiceError",
+    "ServiceUnavailable",
+    "Shade",
     "TrainingError",
     "Trajectory",
+    "UsedModel",
     "VoiceAnalysis",
     "VoiceSegment",
+    "__version__",
     "analyze",
     "available_backends",
     "convert",
@@ -67,29 +107,61 @@ __all__ = [
 ]
 
 _HOME = {
-    "Analysis": "e2v_port.analysis",
-    "analyze": "e2v_port.analysis",
-    "tool_schema": "e2v_port.context",
-    "convert": "e2v_port.conversion",
-    "EmotionDetector": "e2v_port.detector",
-    "VoiceAnalysis": "e2v_port.detector",
-    "VoiceSegment": "e2v_port.detector",
-    "available_backends": "e2v_port.backends",
-    "ProsodyParameters": "e2v_port.expression",
-    "Model": "e2v_port.model",
-    "Prediction": "e2v_port.model",
-    "load": "e2v_port.model",
-    "Baseline": "e2v_port.prosody",
-    "Prosody": "e2v_port.prosody",
-    "Trajectory": "e2v_port.trajectory",
+    "analyze": "analysis.analyze",
+    "Analysis": "analysis.results",
+    "AnalysisSettings": "analysis.results",
+    "JudgedSegment": "analysis.results",
+    "UsedModel": "analysis.results",
+    "Note": "audio.notes",
+    "Boundary": "emotions.changes",
+    "BoundarySettings": "emotions.changes",
+    "Dimensions": "emotions.estimates",
+    "Prediction": "emotions.estimates",
+    "FusionSettings": "emotions.fusion",
+    "Judgement": "emotions.judgement",
+    "Shade": "emotions.judgement",
+    "Trajectory": "emotions.trajectory",
+    "AudioError": "errors",
+    "BaselineError": "errors",
+    "CheckpointError": "errors",
+    "CorpusError": "errors",
+    "DownloadError": "errors",
+    "E2VError": "errors",
+    "HistoryError": "errors",
+    "ModelNotFound": "errors",
+    "ModelsUnavailable": "errors",
+    "NoLabels": "errors",
+    "RequestCancelled": "errors",
+    "RequestRefused": "errors",
+    "RuntimeUnavailable": "errors",
+    "SegmentError": "errors",
+    "ServiceError": "errors",
+    "ServiceUnavailable": "errors",
+    "TrainingError": "errors",
+    "ProsodyParameters": "expression.profiles",
+    "available_backends": "live.backends",
+    "EmotionDetector": "live.detector",
+    "Listener": "live.listener",
+    "LiveSettings": "live.follower",
+    "VoiceAnalysis": "live.results",
+    "VoiceSegment": "live.results",
+    "tool_schema": "llm.tool",
+    "convert": "models.convert",
+    "load": "models.load",
+    "Model": "models.model",
+    "Baseline": "prosody.baseline",
+    "Prosody": "prosody.measure",
+    "GivenSegment": "speech.segment",
+    "Segment": "speech.segment",
+    "SegmentSettings": "speech.segment",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _HOME:
         raise AttributeError(f"module 'e2v_port' has no attribute {name!r}")
-    return getattr(import_module(_HOME.get(name, "e2v_port.errors")), name)
+    return getattr(import_module(f"e2v_port.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return list(__all__)

@@ -1,9 +1,11 @@
-"""A client of `e2v serve` that a pipeline can rely on: without the service, it goes on without emotions.
+"""A client of `e2v serve` for pipelines: if the service is unavailable, they continue without emotions.
 
-Needs nothing but the standard library, and loads no model.
+It needs only the standard library and loads no model. The classes hold the JSON dialect of docs/json.md; fields that a
+newer service adds are ignored.
 """
 
 import json
+import math
 import os
 import socket
 import threading
@@ -14,10 +16,11 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from datetime import datetime
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from typing import Any, BinaryIO, Literal, Protocol, TypeAlias, TypeVar
-from urllib.parse import urlencode, urlsplit
+from typing import Any, BinaryIO, Literal, Protocol, TypeAlias, TypeVar, cast
+from urllib.parse import SplitResult, urlencode, urlsplit
 
-from e2v_port.errors import AudioError, SegmentError, ServiceError, ServiceUnavailable
+from e2v_port.errors import AudioError, RequestRefused, SegmentError, ServiceError, ServiceUnavailable, cut, quoted
+from e2v_port.files import printable
 
 __all__ = [
     "Answer",
@@ -27,12 +30,14 @@ __all__ = [
     "Embedding",
     "Emotion",
     "GivenSegment",
+    "Note",
     "Segment",
     "ServedModel",
+    "Shade",
     "UsedModel",
 ]
 
-Audio: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO
+Audio: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 _T = TypeVar("_T")
 
 _AUDIO = {"audio", "empty", "too_large", "too_long"}  # kinds of errors that are about the clip
@@ -41,7 +46,10 @@ _NAME = 255  # characters that the service takes
 
 
 class GivenSegment(Protocol):
-    """What is needed of a segment that somebody gives, as `e2v_port.segments.GivenSegment` has it; or a dict of it."""
+    """The attributes of a given segment that the client sends, as in `e2v_port.speech.segment.GivenSegment`.
+
+    A dict with these keys will do as well.
+    """
 
     @property
     def start(self) -> float: ...  # noqa: D102
@@ -51,30 +59,49 @@ class GivenSegment(Protocol):
     def speaker(self) -> str | None: ...  # noqa: D102
     @property
     def text(self) -> str | None: ...  # noqa: D102
+    @property
+    def channel(self) -> int | None: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
-class Emotion:
-    """An estimate of how a voice sounds. What no model said, and nothing follows from, is None.
+class Shade:
+    """The finer emotion, one of 26, that a label means in a voice.
 
     Attributes:
-        primary: The most probable label.
-        confidence: Of it, 0 to 1; below 0.3 it is not to be shown without saying so.
-        intensity: `low`, `mild`, `moderate` or `high`.
-        valence: `negative`, `neutral` or `positive`.
-        arousal: `low`, `moderate` or `high`.
+        name: Name of the emotion.
+        probability: Probability of this shade given that the label is right, 0 to 1.
+    """
+
+    name: str
+    probability: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Emotion:
+    """The estimate of how a voice sounds. Fields that no model provided and none could be derived from are None.
+
+    Attributes:
+        primary: The headline: the most probable label; None without a model that gives labels.
+        confidence: Probability of that label, 0 to 1; see also the note `uncertain`.
+        shade: The finer emotion that the label means here.
+        intensity: Intensity of the voice: `low`, `mild`, `moderate` or `high`.
+        valence: Measured valence as a word: `negative`, `neutral` or `positive`.
+        arousal: Measured arousal as a word: `low`, `moderate` or `high`.
         compound: The label refined by arousal and dominance.
-        octant: Of the three dimensions.
-        agreement: Of label and valence: `agree`, `disagree` or `neutral`.
-        notes: Any of `elevated arousal`, `short` and `uncertain`.
+        octant: Name of the octant of the three dimensions.
+        agreement: Agreement of label and valence: `agree`, `disagree` or `neutral`.
+        notes: Any of `elevated arousal`, `short`, `noisy`, `uncertain` and `overlap`. With `uncertain`, the
+            label is in doubt and no answer.
+        sources: Inputs of the judgement: `categorical`, `dimensional`, `prosodic`.
         e2v_scores: Probability of each label.
-        avd_scores: `arousal`, `dominance` and `valence`, 0 to 1.
-        avd_from: Where these are from: `model`, measured; `labels`, derived.
-        distribution: Probability of each of the 26 emotions.
+        avd_scores: `arousal`, `dominance` and `valence` as numbers, nominally 0 to 1.
+        avd_from: Source of `avd_scores`: `model`, measured; `labels`, derived from the labels.
+        distribution: Probability of each of the 26 emotions, over all labels.
     """
 
     primary: str | None
     confidence: float | None
+    shade: Shade | None = None
     intensity: str | None
     valence: str | None
     arousal: str | None
@@ -82,6 +109,7 @@ class Emotion:
     octant: str | None
     agreement: str | None
     notes: tuple[str, ...]
+    sources: tuple[str, ...] = ()
     e2v_scores: Mapping[str, float] | None
     avd_scores: Mapping[str, float] | None
     avd_from: str | None
@@ -90,15 +118,17 @@ class Emotion:
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of a clip.
+    """A segment of a clip.
 
     Attributes:
-        start: Seconds from the start of the clip.
-        end: Seconds.
-        quality: How far the estimate can be trusted, as in `e2v_port.segments.Segment`; None if nobody looked.
-        speaker: Who speaks, if that was given.
-        text: What is said, if that was given.
-        emotion: None if it was not judged: too short, no speech, nobody enrolled, switched off, or no service.
+        start: Start in seconds, from the start of the clip.
+        end: End in seconds.
+        quality: How far the estimate can be trusted, as in `e2v_port.speech.segment.Segment`; None without the service.
+        speaker: Name of the speaker, if given.
+        text: Words spoken, if given.
+        emotion: The estimate; None if the segment was not judged: too short, no speech, speaker not enrolled, analysis
+            switched off, or no service.
+        channel: Channel of the clip in which it was judged, from 1; None for the channels mixed.
     """
 
     start: float
@@ -107,11 +137,20 @@ class Segment:
     speaker: str | None
     text: str | None
     emotion: Emotion | None
+    channel: int | None = None
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something the user must know about the sound of a clip: `kind` for programs, `text` for people."""
+
+    kind: str
+    text: str
 
 
 @dataclass(frozen=True)
 class Boundary:
-    """A stretch in which one label prevails, in seconds from the start of the clip."""
+    """A span within a segment in which one label prevails, in seconds from the start of the clip."""
 
     start: float
     end: float
@@ -121,7 +160,7 @@ class Boundary:
 
 @dataclass(frozen=True)
 class UsedModel:
-    """A model that a clip was judged with, as `e2v_port.UsedModel`."""
+    """A model that judged a clip, as `e2v_port.UsedModel`."""
 
     kind: str
     name: str
@@ -146,31 +185,36 @@ class ServedModel:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the service says of a clip.
+    """The service's analysis of a clip.
 
     Attributes:
-        segments: In order of time. Without the service, those that were given, with `emotion` None.
-        unavailable: Why there is no answer, in one line; None if there is one. What follows is then None or empty.
-        request_id: By which the service's log has it.
-        file: What the clip is called.
-        duration: Of the clip, in seconds.
-        emotion_enabled: Whether emotions are analysed at all.
-        reason: Why no segment was judged; None if one was.
+        segments: Segments in order of time. Without the service, the given ones, with `emotion` None.
+        unavailable: Reason why there is no answer, in one line; None if there is one. All fields below are then None
+            or empty.
+        schema_version: Version of the JSON dialect that the service speaks.
+        request_id: Identifier of the request in the service's log.
+        file: Name of the clip.
+        duration: Duration of the clip in seconds.
+        emotion_enabled: Whether the service analyzes emotions.
+        reason: Reason why no segment was judged; None if one was.
+        notes: What the user must know about the sound of the clip.
         context: One line that tells a language model how the voice sounds.
-        boundaries: Which emotion when, inside the segments; None unless asked for.
-        models: That judged.
-        settings: All thresholds.
-        timings: Seconds by stage.
-        history: `off`, `stored`, or why it was not.
+        boundaries: Where the emotion changes within segments; None unless requested.
+        models: Models used.
+        settings: All thresholds of the analysis.
+        timings: Seconds spent, by stage.
+        history: `off`, `stored`, or the reason why the answer was not stored.
     """
 
     segments: tuple[Segment, ...]
     unavailable: str | None = None
+    schema_version: int | None = None
     request_id: str | None = None
     file: str | None = None
     duration: float | None = None
     emotion_enabled: bool | None = None
     reason: str | None = None
+    notes: tuple[Note, ...] = ()
     context: str | None = None
     boundaries: tuple[Boundary, ...] | None = None
     models: tuple[UsedModel, ...] = ()
@@ -181,17 +225,18 @@ class Answer:
 
 @dataclass(frozen=True)
 class Embedding:
-    """What a model makes of a voice, as numbers.
+    """An embedding of a voice.
 
     Attributes:
-        embedding: [dim], or [frames][dim] if frames were asked for; None if emotions are switched off, or without the
+        embedding: [dim], or [frames][dim] if frames were requested; None if analysis is switched off, or without the
             service.
-        unavailable: Why there is no answer, in one line; None if there is one. What follows is then None.
-        request_id: By which the service's log has it.
-        model: That made it.
-        dim: Numbers in a vector.
-        duration: Of the clip, in seconds.
-        hop_seconds: Between two frames.
+        unavailable: Reason why there is no answer, in one line; None if there is one. All fields below are then None.
+        request_id: Identifier of the request in the service's log.
+        model: Name of the model.
+        dim: Length of a vector.
+        duration: Duration of the clip in seconds.
+        hop_seconds: Seconds from one frame to the next.
+        notes: What the user must know about the sound of the clip.
     """
 
     embedding: list[float] | list[list[float]] | None
@@ -201,20 +246,21 @@ class Embedding:
     dim: int | None = None
     duration: float | None = None
     hop_seconds: float | None = None
+    notes: tuple[Note, ...] = ()
 
 
 class Client:
-    """Asks a service. May be used from several threads at once; each question has a connection of its own.
+    """Sends requests to a service. Safe to use from several threads: each request has a connection of its own.
 
     Args:
-        url: Of the service.
-        token: What it asks for, if anything.
-        timeout: Seconds that a question may take in all, from the first byte sent to the last one received. 5 s are
-            what the deployed pipeline waited for, so that speech recognition is never held up by emotions.
-        strict: Raise ServiceUnavailable where `analyze` and `embed` would go on without the service.
+        url: Address of the service.
+        token: Token that the service requires, if any.
+        timeout: Longest time for a whole request in seconds, from the first byte sent to the last received. The
+            default of 5 s is that of the deployed pipeline, so that emotions never hold up speech recognition.
+        strict: Raise ServiceUnavailable instead of returning an answer without emotions.
 
     Raises:
-        ValueError: What is given is no address of a service, no token or no time.
+        ValueError: The address, the token or the timeout is invalid.
     """
 
     def __init__(
@@ -225,14 +271,14 @@ class Client:
         *,
         strict: bool = False,
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
-            raise ValueError(f"{url!r} is no address of a service: give one as http://127.0.0.1:9101")
-        if token is not None and not (token.isascii() and token.isprintable()):
-            raise ValueError("a token is printable ASCII, without line breaks")
-        if not 0 < timeout < threading.TIMEOUT_MAX:
-            raise ValueError(f"timeout must be more than 0 s, not {timeout!r}")
-        self._url, self._host, self._port, self._path = url, parts.hostname, parts.port, parts.path.rstrip("/")
+        parts = _address(url)
+        if token is not None and not (isinstance(token, str) and token.isascii() and token.isprintable()):
+            raise ValueError("a token is printable ASCII, without line breaks: pass that of `e2v serve --token`")
+        if token is not None and token != token.strip():
+            raise ValueError("a token has no blanks at its ends, which HTTP would lose: remove them")
+        if not isinstance(timeout, int | float) or not 0 < timeout < threading.TIMEOUT_MAX:
+            raise ValueError(f"timeout must be more than 0 s, not {quoted(timeout)}")
+        self._url, self._host, self._port, self._path = url, str(parts.hostname), parts.port, parts.path.rstrip("/")
         self._connection = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         self._headers = {"User-Agent": "e2v-port client", "Connection": "close"}
         if token is not None:
@@ -246,33 +292,41 @@ class Client:
         granularity: Literal["segment", "clip", "frame"] = "segment",
         *,
         speaker: str | None = None,
+        channel: int | str = "mix",
         name: str | None = None,
         recorded_at: datetime | None = None,
     ) -> Answer:
-        """Says which emotion is in a voice, when, and how sure.
+        """Returns the emotion in a voice, when it occurs, and the confidence.
 
-        Without the service - it is down, busy, too slow or answers nonsense - nothing is raised: the answer has
-        `unavailable`, and the segments that were given, without emotions.
+        If the service is down, busy, too slow or returns nonsense, nothing is raised: the answer has `unavailable`
+        set and holds the given segments without emotions.
 
         Args:
             audio: Path, bytes of a file, or a binary file object.
-            segments: Of the clip, instead of those found in it. `e2v_port.transcripts.read_segments` reads files.
-            granularity: Segments of speech; the `clip` as one; or segments and which emotion when in them: `frame`.
-            speaker: Of the whole clip.
-            name: What the clip is to be called; by default its path's last part.
-            recorded_at: When the clip began, with a time zone, for the service's history; by default now.
+            segments: Segments to use instead of those detected; `e2v_port.speech.transcripts.read_segments` reads
+                files.
+            granularity: `segment` for segments of speech, `clip` for the clip as one segment, `frame` for segments
+                with the changes of emotion inside them.
+            speaker: Name of the speaker of the whole clip.
+            channel: `mix`, `left`, `right`, a number from 1, or `each` channel as one speaker.
+            name: Name of the clip in the answer; by default the last part of its path.
+            recorded_at: Time at which the clip begins, with a time zone, for the service's history; by default now.
 
         Raises:
-            AudioError: The clip cannot be read, here or there.
+            AudioError: The clip cannot be read, by the client or by the service.
             SegmentError: The given segments cannot be used.
-            ServiceError: The service refuses the question: a wrong token, parameters that make no sense.
+            RequestRefused: The service refuses the request: a wrong token, invalid parameters.
             ServiceUnavailable: With `strict`, instead of an answer without emotions.
+            ValueError: The time has no time zone.
         """
-        given = None if segments is None else [_given(segment) for segment in segments]
+        given = None if segments is None else _all_given(segments)
         data, own_name = _read(audio)
-        body, kind = (data, "application/octet-stream") if given is None else _form(data, json.dumps(given))
-        query = {"granularity": granularity, "speaker": speaker, "name": name or own_name}
-        query["recorded_at"] = None if recorded_at is None else recorded_at.isoformat()
+        body, kind = (data, "application/octet-stream") if given is None else _form(data, json.dumps(_sent(given)))
+        query = {"granularity": granularity, "speaker": speaker, "channel": str(channel), "name": name or own_name}
+        if recorded_at is not None:
+            if not isinstance(recorded_at, datetime) or recorded_at.tzinfo is None:
+                raise ValueError("recorded_at: pass a datetime with a time zone, as datetime.now(UTC)")
+            query["recorded_at"] = recorded_at.isoformat()
 
         def nothing(why: str) -> Answer:
             return Answer(
@@ -287,32 +341,37 @@ class Client:
         granularity: Literal["utterance", "frame"] = "utterance",
         *,
         speaker: str | None = None,
+        channel: int | str = "mix",
         name: str | None = None,
     ) -> Embedding:
-        """Returns what the model makes of a voice, as numbers; without the service, as `analyze` does.
+        """Returns the embedding of a voice. If the service is unavailable, `analyze` describes what happens.
 
         Args:
-            audio: As for `analyze`.
-            granularity: One vector of the clip, or one for each `frame`.
-            speaker: Likewise.
-            name: Likewise.
+            audio: Path, bytes of a file, or a binary file object.
+            granularity: `utterance` for one vector of the clip, `frame` for one vector per frame.
+            speaker: Name of the speaker of the whole clip.
+            channel: `mix`, `left`, `right` or a number from 1.
+            name: Name of the clip in error messages; by default the last part of its path.
 
         Raises:
-            AudioError: As `analyze`, as are the others.
+            AudioError: The clip cannot be read, by the client or by the service.
+            RequestRefused: The service refuses the request: a wrong token, invalid parameters.
+            ServiceUnavailable: With `strict`, instead of an answer without an embedding.
         """
         data, own_name = _read(audio)
-        query = {"granularity": granularity, "speaker": speaker, "name": name or own_name}
+        query = {"granularity": granularity, "speaker": speaker, "channel": str(channel), "name": name or own_name}
         target, kind = f"/v1/embed?{_encoded(query)}", "application/octet-stream"
         return self._else(
             lambda why: Embedding(None, why),
-            lambda: self._ask("POST", target, lambda found: _made(Embedding, found), data, kind),
+            lambda: self._ask("POST", target, _embedding, data, kind),
         )
 
     @property
     def emotion_enabled(self) -> bool:
-        """Whether the service analyses emotions: its switch.
+        """Whether the service analyzes emotions. Setting it turns the analysis on or off.
 
-        Without the service, to read it and to set it raise ServiceUnavailable.
+        Raises:
+            ServiceUnavailable: There is no service to ask.
         """
         return self._ask("GET", "/v1/config/emotion", _enabled)
 
@@ -325,16 +384,16 @@ class Client:
         """Lists the models that the service has loaded.
 
         Raises:
-            ServiceError: As `analyze`.
-            ServiceUnavailable: There is no service, or it is still loading them.
+            RequestRefused: The service refuses the request, as for `analyze`.
+            ServiceUnavailable: There is no service, or it is still loading its models.
         """
         return self._ask("GET", "/v1/models", lambda found: tuple(_made(ServedModel, item) for item in found))
 
     def ready(self) -> bool:
-        """Tells whether the service is there and has loaded its models."""
+        """Returns whether the service is running and has loaded its models."""
         try:
             return self._ask("GET", "/readyz", lambda found: bool(found["status"] == "ready"))
-        except (ServiceError, ServiceUnavailable):
+        except ServiceError:
             return False
 
     def _else(self, nothing: Callable[[str], _T], ask: Callable[[], _T]) -> _T:
@@ -353,7 +412,7 @@ class Client:
         body: bytes | None = None,
         kind: str | None = None,
     ) -> _T:
-        """Asks and reads the answer; raises ServiceUnavailable if there is none."""
+        """Sends a request and reads the answer; raises ServiceUnavailable if there is none."""
         status, data = self._answered(method, target, body, kind)
         try:
             found = json.loads(data)
@@ -367,8 +426,9 @@ class Client:
             ) from None
         if status in _LATER or not 400 <= status < 499:
             raise ServiceUnavailable(f"{self._url}: {message} (status {status})")
-        refused = AudioError if what in _AUDIO else SegmentError if what == "segments" else ServiceError
-        raise refused(message)
+        if what in _AUDIO or what == "segments":
+            raise (SegmentError if what == "segments" else AudioError)(message)
+        raise RequestRefused(message, status=status, kind=str(what))
 
     def _answered(self, method: str, target: str, body: bytes | None, kind: str | None) -> tuple[int, bytes]:
         """Returns status and body within the time.
@@ -398,47 +458,91 @@ class Client:
         try:
             return done.result(self._timeout)
         except TimeoutError:
-            why = f"no answer within {self._timeout:g} s"
+            why = f"no answer within {self._timeout:g} s: pass a longer timeout=, or shorter clips"
             for each in opened:  # wakes the thread, which closes it
                 with suppress(OSError):
                     each.shutdown(socket.SHUT_RDWR)
-        except (OSError, HTTPException) as error:
+        except (OSError, HTTPException, UnicodeError) as error:  # UnicodeError: a host that is no name
             text = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
             why = f"cannot be asked ({text}): is `e2v serve` running there?"
         raise ServiceUnavailable(f"{self._url}: {why}")
 
 
+def _address(url: str) -> SplitResult:
+    """Takes an address apart; raises ValueError for one that cannot be a service's."""
+    with suppress(ValueError, TypeError, AttributeError):  # of brackets, of ports, of other types
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+        whole = parts.scheme in {"http", "https"} and port != 0 and not parts.query and not parts.fragment
+        if whole and host and host.isprintable() and " " not in host:
+            return parts
+    raise ValueError(f"{quoted(url)} is no address of a service: give one as http://127.0.0.1:9101")
+
+
 def _read(audio: Audio) -> tuple[bytes, str | None]:
     """Returns bytes and the name of a file."""
-    if isinstance(audio, bytes):
-        return audio, None
-    if isinstance(audio, str | os.PathLike):
-        path = os.fsdecode(audio)
-        try:
+    if isinstance(audio, bytes | bytearray | memoryview):
+        return bytes(audio), None
+    path = os.fsdecode(audio) if isinstance(audio, str | os.PathLike) else None
+    try:
+        if path is not None:
             with open(path, "rb") as file:
                 return file.read(), os.path.basename(path)[:_NAME].encode(errors="replace").decode()
-        except OSError as error:
-            raise AudioError(f"{path}: cannot be read ({error.strerror or error}): pass a readable file") from error
-    data = audio.read()
+        data = cast(BinaryIO, audio).read()
+    except (OSError, ValueError) as error:  # ValueError: a null character, a closed file
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        where = "" if path is None else f"{cut(printable(path))}: "
+        raise AudioError(f"{where}cannot be read ({why}): pass a readable file") from error
+    except AttributeError:
+        raise AudioError(
+            f"{quoted(audio)} is no clip: pass a path, the bytes of a file, or a binary file object"
+        ) from None
     if not isinstance(data, bytes):
         raise AudioError("opened as text: open it with mode 'rb'")
     return data, None
 
 
 def _encoded(query: Mapping[str, str | None]) -> str:
-    return urlencode({name: value for name, value in query.items() if value is not None})
+    try:
+        return urlencode({name: value for name, value in query.items() if value is not None})
+    except UnicodeEncodeError as error:
+        raise RequestRefused(f"{quoted(error.object)} holds half a character: decode names as UTF-8") from None
+
+
+def _all_given(segments: Iterable[GivenSegment | Mapping[str, Any]]) -> list[dict[str, Any]]:
+    if isinstance(segments, str | bytes) or not isinstance(segments, Iterable):
+        raise SegmentError(f"{quoted(segments)}: pass a list of segments, such as read_segments(path) returns")
+    return [_given(segment) for segment in segments]
 
 
 def _given(segment: GivenSegment | Mapping[str, Any]) -> dict[str, Any]:
-    names = ("start", "end", "speaker", "text")
-    if isinstance(segment, Mapping):
-        found: dict[str, Any] = {name: segment.get(name) for name in names}
-    else:
-        found = {name: getattr(segment, name) for name in names}
+    names = ("start", "end", "speaker", "text", "channel")
     try:
-        return found | {"start": float(found["start"]), "end": float(found["end"])}
-    except (TypeError, ValueError):
-        raise SegmentError(f"from {found['start']!r} to {found['end']!r}: give times in seconds") from None
+        if isinstance(segment, Mapping):
+            found: dict[str, Any] = {name: segment.get(name) for name in names}
+        else:
+            found = {name: getattr(segment, name) for name in names}
+    except AttributeError:
+        raise SegmentError(f'{quoted(segment)}: give a GivenSegment, or {{"start": 0.0, "end": 1.5}}') from None
+    for name, kinds, wanted in (
+        ("speaker", str, "a name"),
+        ("text", str, "words"),
+        ("channel", int, "a number from 1"),
+    ):
+        if not isinstance(found[name], kinds | None):
+            raise SegmentError(f"{name} is {quoted(found[name])}: give {wanted}, or None")
+    try:
+        times = {name: float(found[name]) for name in ("start", "end")}
+    except (TypeError, ValueError, OverflowError):
+        times = {}
+    if not times or not math.isfinite(times["start"]) or not times["end"] > -math.inf:
+        raise SegmentError(f"from {quoted(found['start'])} to {quoted(found['end'])}: give times in seconds")
+    return found | times
+
+
+def _sent(given: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns segments as JSON can hold them: an end that is that of the clip is null."""
+    return [{**item, "end": None if item["end"] == math.inf else item["end"]} for item in given]
 
 
 def _form(audio: bytes, segments: str) -> tuple[bytes, str]:
@@ -455,20 +559,29 @@ def _form(audio: bytes, segments: str) -> tuple[bytes, str]:
 
 
 def _made(kind: type[_T], found: Mapping[str, Any]) -> _T:
-    """Makes a dataclass of what it knows of an answer: a newer service may say more."""
+    """Makes a dataclass from the fields it knows: a newer service may send more."""
     values = {field.name: found[field.name] for field in fields(kind) if field.name in found}  # type: ignore[arg-type]
-    return kind(**{name: tuple(value) if name in {"notes", "labels"} else value for name, value in values.items()})
+    lists = {"notes", "labels", "sources"}
+    return kind(**{name: tuple(value) if name in lists else value for name, value in values.items()})
+
+
+def _emotion(found: Mapping[str, Any] | None) -> Emotion | None:
+    if found is None:
+        return None
+    shade = found.get("shade")
+    return _made(Emotion, {**found, "shade": None if shade is None else _made(Shade, shade)})
+
+
+def _embedding(found: Mapping[str, Any]) -> Embedding:
+    return _made(Embedding, {**found, "notes": tuple(_made(Note, note) for note in found["notes"])})
 
 
 def _answer(found: Mapping[str, Any]) -> Answer:
-    segments = []
-    for item in found["segments"]:
-        emotion = None if item["emotion"] is None else _made(Emotion, item["emotion"])
-        segments.append(_made(Segment, {**item, "emotion": emotion}))
     marks = found["boundaries"]
     parts = {
-        "segments": tuple(segments),
+        "segments": tuple(_made(Segment, {**item, "emotion": _emotion(item["emotion"])}) for item in found["segments"]),
         "boundaries": None if marks is None else tuple(_made(Boundary, mark) for mark in marks),
+        "notes": tuple(_made(Note, note) for note in found["notes"]),
         "models": tuple(_made(UsedModel, model) for model in found["models"]),
     }
     return _made(Answer, {**found, **parts})

@@ -1,4 +1,4 @@
-"""Writes an npz one array at a time: it needs not fit into memory, and appears whole or not at all."""
+"""Writes an npz one array at a time: it need not fit into memory, and is complete or absent at every moment."""
 
 import zipfile
 from collections.abc import Callable, Iterator
@@ -16,13 +16,12 @@ __all__ = ["writing"]
 
 @contextmanager
 def writing(path: Path) -> Iterator[Callable[[str, NDArray[Any]], None]]:
-    """Gives a function that adds an array under a name; `numpy.load` reads the file.
+    """Provides a function that adds an array under a name; `numpy.load` reads the file.
 
-    Names in a zip are Unicode: a byte of a file name that is not UTF-8 is escaped, as it is in JSON.
+    Names in a zip are Unicode: bytes of a file name that are not UTF-8 are escaped as in JSON.
 
     Args:
-        path: The npz. One that is already there is replaced when all arrays are written, and stays if an exception
-            leaves the block.
+        path: File to write. An existing one is replaced once all arrays are written, and kept if the block raises.
 
     Raises:
         OSError: The folder does not exist or the disk is full.

@@ -1,1 +1,1 @@
-"""The same architectures twice: torch (cuda, cpu, mps) and MLX."""
+"""Every network twice, in torch (cuda, cpu, mps) and in MLX, and the runtimes that load and run them."""

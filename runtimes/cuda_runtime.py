@@ -1,38 +1,43 @@
-"""Runs a converted model on an NVIDIA GPU: beside what torch does by itself, streams, graphs and a compiler.
+"""Runs a converted model on an NVIDIA GPU, with streams, graphs and a compiler.
 
-Nothing here changes what is computed: clips are filled up with zeros and masked as in any batch.
+None of them changes the numbers: clips are zero-padded and masked as in any batch.
 """
 
-import sys
+import logging
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeAlias
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import Tensor
 
+from e2v_port.architectures.config import ModelConfig
+from e2v_port.architectures.runtime import Output
 from e2v_port.audio import SAMPLING_RATE, Waveform
-from e2v_port.config import ModelConfig, Transformer
+from e2v_port.host import own_settings
 
+from .fast.compiled import compiled
+from .fast.graphs import Graph, Result
+from .layers_torch import Encoder
 from .torch_runtime import TorchRuntime
 
-__all__ = ["CudaRuntime", "compiled", "load"]
+__all__ = ["CudaRuntime", "load"]
 
-_Result: TypeAlias = tuple[Tensor, Tensor, Tensor | None]
+_log = logging.getLogger(__name__)
 
-# Of a batch. In float32 the first convolution makes 6.6 MB of a second, of which some three copies live at a time, in
-# each of two streams: with 12 s for each GB of the device, half of it stays free. These three are estimates.
+# Limits of a batch, all estimates. In float32 the first convolution yields 6.6 MB per second of audio. About three
+# such arrays live at a time in each of two streams, so that 12 s per GB of the device leave half of it free.
 BATCH_SECONDS = 480.0
 SECONDS_PER_GB = 12.0
-STREAMS = 2  # while the results of one batch are fetched, the next one runs
-# Clips decoded side by side: a GPU takes many thousand seconds of audio in one, a core decodes 400 to 1600.
+STREAMS = 2  # while the results of one batch are copied back, the next one runs
+# Clips decoded at the same time: per second, a GPU runs thousands of seconds of audio, and a core decodes 400 to 1600.
 READERS = 8
 
-# A clip by itself is a few hundred small kernels, which take longer to start than to run: a graph starts them at once.
-# One is kept for every half second up to 16 s, about the longest segment of speech there is.
+# A single clip is a few hundred small kernels, which take longer to start than to run: a graph starts them together.
+# One is kept for every half second up to 16 s, about the longest segment of speech.
 GRAPH_STEP = SAMPLING_RATE // 2
 GRAPH_SAMPLES = 16 * SAMPLING_RATE
 
@@ -41,127 +46,85 @@ class CudaRuntime(TorchRuntime):
     """One model on the current NVIDIA GPU. May be called from several threads at once."""
 
     readers = READERS
-    plain = False  # set by who wants to see every layer run: no graphs, nothing compiled
+    plain = False  # True runs every layer by itself: no graphs, nothing compiled
 
     def __init__(self, weights: Path, config: ModelConfig, dtype: str | None) -> None:
-        # Both default to a mantissa of ten bits somewhere in torch: not float32's numbers.
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cuda.matmul.allow_tf32 = False
-        super().__init__(weights, config, "cuda", dtype)
+        # The current device belongs to a thread: others would run on the first GPU.
+        super().__init__(weights, config, f"cuda:{torch.cuda.current_device()}", dtype)
         memory = torch.cuda.get_device_properties(self.device).total_memory
         self.batch_seconds = min(BATCH_SECONDS, SECONDS_PER_GB * memory / 1e9)
         self._config = config
-        self._compiled: Any = None
-        self._graphs: dict[int, _Graph | None] | None = {}  # by samples, None after the first clip; None: they fail
+        self._compiled: Encoder | None = None
+        self._graphs: dict[int, Graph | None] | None = {}  # by samples, None after the first clip; None if they fail
         self._graphing = threading.Lock()
-        torch.cuda.synchronize(self.device)  # the weights are there before another stream reads them
+        torch.cuda.synchronize(self.device)  # weights must be complete before another stream reads them
 
     @property
     def at_once(self) -> int:
-        """See `e2v_port.model.Runtime`."""
+        """See `architectures.runtime.Runtime`."""
         return STREAMS
 
     def pool(self) -> ThreadPoolExecutor:
-        """Returns threads with a stream each; see `e2v_port.model.Runtime`."""
+        """Returns threads with one stream each; see `architectures.runtime.Runtime`."""
         return _pool()
 
     def compile(self) -> bool:
-        """Compiles the layers for batches; see `e2v_port.model.Runtime`."""
-        if self._compiled is None and isinstance(self.config, Transformer):
+        """Compiles the layers for batches; see `architectures.runtime.Runtime`."""
+        if self._compiled is None and isinstance(self.model, Encoder):
             try:
-                model = compiled(self.model, self._empty(self._config))
-                with torch.inference_mode():
-                    for rows, samples in ((2, SAMPLING_RATE), (3, 2 * SAMPLING_RATE)):
-                        batch = torch.zeros(rows, samples, device=self.device)
-                        model(batch, [samples] * (rows - 1) + [samples // 2])
-                torch.cuda.synchronize(self.device)
-                self._compiled = model
-            except Exception as error:  # without Triton or a C compiler they fail in their own ways
-                print(f"not compiled, runs as it is: {_first_line(error)}", file=sys.stderr)
+                self._compiled = self._warmed_up(compiled(self.model, self._empty(self._config)))
+            except Exception as error:  # without Triton or a C compiler, torch raises many kinds of errors
+                _log.warning("not compiled, batches run layer by layer: %s", _first_line(error))
         return self._compiled is not None
 
-    def _forward(self, batch: Waveform, samples: list[int]) -> _Result:
+    def _warmed_up(self, model: Encoder) -> Encoder:
+        """Compiles for batches of different shapes: torch generalizes over a size once it has seen two."""
+        with own_settings("cuda"), torch.cuda.device(self.device):
+            for rows, samples in ((2, SAMPLING_RATE), (3, 2 * SAMPLING_RATE)):
+                batch = torch.zeros(rows, samples, dtype=torch.float32, device=self.device)
+                model(batch, [samples] * (rows - 1) + [samples // 2])
+        torch.cuda.synchronize(self.device)
+        return model
+
+    def _run(self, batch: Waveform, samples: list[int], frames: bool) -> list[Output]:
+        with torch.cuda.device(self.device):
+            return super()._run(batch, samples, frames)
+
+    def layers(self, batch: Waveform, samples: list[int]) -> list[NDArray[np.float32]]:
+        """Returns the outputs of all blocks; see `architectures.runtime.Runtime`."""
+        with torch.cuda.device(self.device):
+            return super().layers(batch, samples)
+
+    def _forward(self, batch: Waveform, samples: list[int]) -> Result:
         if self.plain:
             return super()._forward(batch, samples)
-        if len(samples) == 1 and samples[0] <= GRAPH_SAMPLES and isinstance(self.config, Transformer):
+        if len(samples) == 1 and samples[0] <= GRAPH_SAMPLES and isinstance(self.model, Encoder):
             with self._graphing:
-                if graph := self._graph(-(-samples[0] // GRAPH_STEP) * GRAPH_STEP):
+                if graph := self._graph(self.model, -(-samples[0] // GRAPH_STEP) * GRAPH_STEP):
                     return graph.run(self._tensor(batch), samples[0])
         if self._compiled is not None and len(samples) > 1:
-            result: _Result = self._compiled(self._tensor(batch), samples)
+            result: Result = self._compiled(self._tensor(batch), samples)
             return result
         return super()._forward(batch, samples)
 
-    def _graph(self, samples: int) -> "_Graph | None":
-        """Returns the graph for this length from the second clip on: most programs have one clip of a length."""
+    def _graph(self, model: Encoder, samples: int) -> Graph | None:
+        """Returns the graph for a length from its second clip on: most programs run one clip of a length."""
         if self._graphs is None:
             return None
         if samples not in self._graphs:
             self._graphs[samples] = None
         elif self._graphs[samples] is None:
             try:
-                self._graphs[samples] = _Graph(self.model, samples, self.device)
+                self._graphs[samples] = Graph(model, samples, self.device)
             except RuntimeError as error:
-                print(f"no graph of the model, runs as it is: {_first_line(error)}", file=sys.stderr)
+                _log.warning("no CUDA graph of the model, clips run layer by layer: %s", _first_line(error))
                 self._graphs = None
                 return None
         return self._graphs[samples]
 
     def _tensor(self, batch: Waveform) -> Tensor:
-        # From pinned memory, a copy goes on while this thread prepares the kernels behind it.
+        # A copy from pinned memory continues while this thread starts the kernels that follow it.
         return torch.from_numpy(batch).pin_memory().to(self.device, non_blocking=True)
-
-
-def compiled(model: Any, empty: Any) -> Any:
-    """Returns a model over the same weights whose layers are compiled, with attention that keeps no bias.
-
-    One layer of a kind is compiled for all of its kind and for all lengths, so that it takes seconds, not minutes.
-
-    Args:
-        model: A transformer with its weights.
-        empty: The same without, on `meta`: becomes the result.
-    """
-    empty.load_state_dict(model.state_dict(), strict=True, assign=True)
-    empty.eval().requires_grad_(False)
-    for part in empty.modules():
-        if isinstance(part, empty.compiled):
-            kind: Any = type(part)
-            part.forward = partial(_compiled_forward(kind), part)
-    empty.by_distance = True
-    return empty
-
-
-@cache
-def _compiled_forward(kind: type[nn.Module]) -> Callable[..., Tensor]:
-    forward: Callable[..., Tensor] = torch.compile(kind.forward, dynamic=True, fullgraph=True)
-    return forward
-
-
-class _Graph:
-    """All kernels for one clip of up to so many samples, recorded once and started as one."""
-
-    def __init__(self, model: Any, samples: int, device: torch.device) -> None:
-        self._waveform = torch.zeros(1, samples, device=device)
-        self._samples = torch.full((1,), samples, device=device)
-        model.encode(self._waveform, self._samples, True)  # what is made once is made before
-        torch.cuda.synchronize(device)
-        self._graph = torch.cuda.CUDAGraph()
-        # Other threads go on meanwhile: only what this one does is recorded.
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-            self._result: _Result = model.encode(self._waveform, self._samples, True)
-        self._done: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
-
-    def run(self, waveform: Tensor, samples: int) -> _Result:
-        """Runs a clip [1, S] of so many samples; not to be called by two threads at once."""
-        self._done.wait()  # the last clip's results are copied, on whatever stream that was
-        self._waveform.zero_()
-        self._waveform[:, : waveform.shape[1]] = waveform
-        self._samples.fill_(samples)
-        self._graph.replay()
-        hidden, pooled, logits = self._result
-        copies = hidden.clone(), pooled.clone(), None if logits is None else logits.clone()
-        self._done.record()
-        return copies
 
 
 def _first_line(error: Exception) -> str:
@@ -171,14 +134,14 @@ def _first_line(error: Exception) -> str:
 @cache
 def _pool() -> ThreadPoolExecutor:
     def own_stream() -> None:
-        torch.cuda.set_stream(torch.cuda.Stream())  # type: ignore[no-untyped-call]
+        torch.cuda.set_stream(torch.cuda.Stream())
 
     return ThreadPoolExecutor(STREAMS, "cuda", own_stream)
 
 
-def load(weights: Path, config: ModelConfig, _runtime: str, dtype: str | None = None) -> CudaRuntime:
-    """Returns the model of a checked model.safetensors on the current NVIDIA GPU.
+def load(weights: Path, config: ModelConfig, device: str, dtype: str | None = None) -> CudaRuntime:
+    """Loads a checked model.safetensors on the current NVIDIA GPU.
 
-    Its weights are cast to `dtype`, or left as they are stored.
+    Weights are cast to `dtype`, or keep the type they are stored in.
     """
     return CudaRuntime(weights, config, dtype)

@@ -1,22 +1,137 @@
-"""What more than one architecture is made of, in MLX. Its twin is layers_torch.py.
+"""Layers that several architectures share, in MLX. The twin is layers_torch.py.
 
-B clips, T frames, D wide, H heads.
+Dimensions: B clips, S samples, T frames, C channels, D features per frame, H heads.
 """
 
-from collections.abc import Callable
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar
 
 import mlx.core as mx
-import mlx.nn as nn
+from mlx import nn
 
-from e2v_port.config import Architecture
+from e2v_port.architectures.base import VARIANCE, Architecture, Transformer, WaveformTransformer
+from e2v_port.audio import SAMPLING_RATE
 
-__all__ = ["Attention", "Head", "Mlp", "Projection", "Trace", "linear", "sum_over_time"]
+__all__ = [
+    "Attention",
+    "Convolution",
+    "Encoder",
+    "Head",
+    "Mlp",
+    "Positions",
+    "Projection",
+    "Readout",
+    "Trace",
+    "WaveformEncoder",
+    "linear",
+    "parameter",
+    "sum_over_time",
+    "untraced",
+    "valid_frames",
+]
 
-Trace = Callable[[str, mx.array], None]  # is told name and value of every stage
+LOCAL = 0.5  # seconds on both sides of a frame whose deviations score it: together about a word or two
+LEAST = -30.0  # lowest logarithm of a weight of attention in such a neighborhood, so that no sum of weights is zero
+
+Trace = Callable[[str, mx.array], None]  # receives the name and value of every stage
+
+
+def untraced(_name: str, _value: mx.array) -> None:
+    """Ignores a stage: the default trace."""
+
+
+def parameter(*shape: int) -> mx.array:
+    """Returns a parameter of this shape. Its values are zero until weights are loaded."""
+    return mx.zeros(shape)
+
+
+def linear(x: mx.array, layer: Any) -> mx.array:
+    """Applies the weight and bias of a layer in float32, whatever their type."""
+    out: mx.array = x.astype(mx.float32) @ layer.weight.astype(mx.float32).T + layer.bias.astype(mx.float32)
+    return out
+
+
+def valid_frames(lengths: mx.array, time: int) -> mx.array:
+    """Returns which of the frames belong to each clip rather than to its padding: [B] lengths to [B, T] booleans."""
+    return mx.arange(time) < lengths[:, None]
+
+
+def sum_over_time(x: mx.array) -> mx.array:
+    """Sums [B, T, C] over time: [B, 1, C]."""
+    # In two steps: a single sum would lose three digits over the 96 000 frames of 30 s.
+    x = mx.pad(x, [(0, 0), (0, -x.shape[1] % 256), (0, 0)])
+    return mx.unflatten(x, 1, (-1, 256)).sum(2).sum(1, keepdims=True)
+
+
+class Convolution(nn.Module):
+    """A strided convolution over time without padding, one of three norms, exact GELU.
+
+    Args:
+        in_channels: Channels of the input.
+        channels: Channels of the output.
+        kernel: Frames per window.
+        stride: Frames from one window to the next.
+        bias: Whether the convolution has a bias.
+        norm: `layer` for LayerNorm over channels, `group` for a norm of each channel over time, empty for none.
+    """
+
+    def __init__(self, in_channels: int, channels: int, kernel: int, stride: int, bias: bool, norm: str) -> None:
+        super().__init__()
+        self.kernel, self.stride, self.kind = kernel, stride, norm
+        self.weight = parameter(channels, kernel, in_channels)
+        self.bias = parameter(channels) if bias else None
+        self.norm = nn.LayerNorm(channels) if norm else None  # for `group`, holds the weights only
+
+    def __call__(self, x: mx.array, lengths: mx.array) -> mx.array:
+        """Returns [B, T', C'] for x [B, T, C].
+
+        Args:
+            x: [B, T, C].
+            lengths: Frames of each clip in the output, [B].
+        """
+        x = self.convolve(x)
+        if self.norm is not None and self.kind == "layer":
+            x = self.norm(x)
+        elif self.norm is not None:
+            x = self.over_time(x, lengths) * self.norm.weight + self.norm.bias
+        return nn.gelu(x)
+
+    def convolve(self, x: mx.array) -> mx.array:
+        x = mx.conv1d(x.astype(self.weight.dtype), self.weight, self.stride)
+        return x if self.bias is None else x + self.bias
+
+    def over_time(self, x: mx.array, lengths: mx.array) -> mx.array:
+        """Scales each channel of each clip to zero mean and unit variance over the clip's own frames."""
+        dtype = x.dtype
+        x = x.astype(mx.float32)
+        counts = lengths[:, None, None]
+        valid = valid_frames(lengths, x.shape[1])[:, :, None]  # [B, T, 1]
+        x = x - sum_over_time(x * valid) / counts
+        variance = sum_over_time(x * x * valid) / counts
+        return (x * mx.rsqrt(variance + 1e-5)).astype(dtype)
+
+
+class Positions(nn.Module):
+    """A grouped convolution over time that keeps the length, an optional LayerNorm without weights, exact GELU."""
+
+    def __init__(self, dim: int, kernel: int, groups: int, norm: bool) -> None:
+        super().__init__()
+        self.kernel, self.groups, self.norm = kernel, groups, norm
+        self.weight = parameter(dim, kernel, dim // groups)
+        self.bias = parameter(dim)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        x = self.convolve(x)[:, : x.shape[1]]  # an even kernel yields one frame too many
+        return nn.gelu(mx.fast.layer_norm(x, None, None, 1e-5) if self.norm else x)
+
+    def convolve(self, x: mx.array) -> mx.array:
+        return mx.conv1d(x, self.weight, padding=self.kernel // 2, groups=self.groups) + self.bias
 
 
 class Projection(nn.Module):
-    """From the channels of the convolutions to the width of the transformer."""
+    """Projects the channels of the convolutions to the width of the transformer."""
 
     def __init__(self, channels: int, dim: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -24,42 +139,52 @@ class Projection(nn.Module):
         self.linear = nn.Linear(channels, dim)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.linear(self.norm(x))
+        out: mx.array = self.linear(self.norm(x))
+        return out
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with an additive bias that broadcasts to [B, H, T, T]."""
+    """Multi-head self-attention with an additive bias that broadcasts to [B, H, T, T], and a residual sum."""
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, key_bias: bool = True) -> None:
         super().__init__()
         self.heads = heads
         self.q_proj = nn.Linear(dim, dim)
-        self.k_proj = nn.Linear(dim, dim)
+        self.k_proj = nn.Linear(dim, dim, bias=key_bias)
         self.v_proj = nn.Linear(dim, dim)
         self.out_proj = nn.Linear(dim, dim)
 
-    def __call__(self, x: mx.array, bias: mx.array | None) -> mx.array:
+    def __call__(self, x: mx.array, bias: mx.array | None, residual: mx.array) -> mx.array:
+        out: mx.array = residual + self.out_proj(self.mix(x, bias))
+        return out
+
+    def mix(self, x: mx.array, bias: mx.array | None) -> mx.array:
+        """Returns the weighted values of all heads side by side, [B, T, D]."""
         q = mx.unflatten(self.q_proj(x), 2, (self.heads, -1)).swapaxes(1, 2)  # [B, H, T, D/H]
         k = mx.unflatten(self.k_proj(x), 2, (self.heads, -1)).swapaxes(1, 2)
         v = mx.unflatten(self.v_proj(x), 2, (self.heads, -1)).swapaxes(1, 2)
-        x = mx.fast.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5, mask=bias)
-        return self.out_proj(x.swapaxes(1, 2).flatten(2))  # [B, T, D]
+        return self.attend(q, k, v, bias).swapaxes(1, 2).flatten(2)
+
+    def attend(self, q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None) -> mx.array:
+        """Returns the values weighted by attention, [B, H, T, D/H]."""
+        return mx.fast.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5, mask=bias)
 
 
 class Mlp(nn.Module):
-    """Two linear layers around an exact GELU."""
+    """Two linear layers around an exact GELU, and a residual sum."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden)
         self.fc2 = nn.Linear(hidden, dim)
 
-    def __call__(self, x: mx.array) -> mx.array:
-        return self.fc2(nn.gelu(self.fc1(x)))
+    def __call__(self, x: mx.array, residual: mx.array) -> mx.array:
+        out: mx.array = residual + self.fc2(nn.gelu(self.fc1(x)))
+        return out
 
 
 class Head(nn.Module):
-    """Linear; or linear, tanh, linear. In float32 whatever the type of its weights; no sigmoid or softmax."""
+    """One linear layer; or a linear layer, a tanh and another. Computes in float32; no sigmoid, no softmax."""
 
     def __init__(self, config: Architecture) -> None:
         super().__init__()
@@ -68,20 +193,251 @@ class Head(nn.Module):
             self.dense = nn.Linear(config.embed_dim, self.hidden)
             self.out = nn.Linear(self.hidden, config.num_labels)
         else:
-            self.weight = mx.zeros((config.num_labels, config.embed_dim))
-            self.bias = mx.zeros(config.num_labels)
+            only = nn.Linear(config.embed_dim, config.num_labels)
+            self.weight, self.bias = only.weight, only.bias
 
     def __call__(self, x: mx.array) -> mx.array:
         return linear(mx.tanh(linear(x, self.dense)), self.out) if self.hidden else linear(x, self)
 
 
-def linear(x: mx.array, layer: nn.Module) -> mx.array:
-    """Applies the weight and bias of a layer in float32, whatever their type."""
-    out: mx.array = x.astype(mx.float32) @ layer.weight.astype(mx.float32).T + layer.bias.astype(mx.float32)
-    return out
+def sum_over_windows(x: mx.array, reach: int) -> mx.array:
+    """Sums [B, T, C] over each frame and `reach` frames on both sides of it, where there are any: [B, T, C].
+
+    Sums of 1, 2, 4, ... frames are put together, since a difference of running sums would lose digits.
+    """
+    time, size, at, step = x.shape[1], 2 * reach + 1, 0, 1
+    total = mx.zeros_like(x)
+    x = mx.pad(x, [(0, 0), (reach, reach), (0, 0)])
+    while size:
+        if size % 2:
+            total = total + x[:, at : at + time]
+            at += step
+        size //= 2
+        if size:
+            x = x[:, :-step] + x[:, step:]
+            step *= 2
+    return total
 
 
-def sum_over_time(x: mx.array) -> mx.array:
-    """[B, T, C] -> [B, 1, C]; in two steps, as one would lose three digits over the 96 000 frames of 30 s."""
-    x = mx.pad(x, [(0, 0), (0, -x.shape[1] % 256), (0, 0)])
-    return mx.unflatten(x, 1, (-1, 256)).sum(2).sum(1, keepdims=True)
+class Readout(nn.Module):
+    """Makes embeddings of the outputs of blocks, in float32, as `architectures.base.Readout` says.
+
+    Without one in the configuration, it takes the mean over time of a single output.
+    """
+
+    def __init__(self, config: Transformer) -> None:
+        super().__init__()
+        read = config.readout
+        self.pooling = read.pooling if read else "mean"
+        heads = read.heads if read else 0
+        self.share = config.width // heads if heads else 0  # features of each head of attention
+        self.reach = round(LOCAL * SAMPLING_RATE / config.hop)
+        if read and len(read.layers) > 1:
+            self.weights = parameter(len(read.layers))
+        if heads:
+            self.attention = nn.Linear(config.width, heads, bias=False)
+
+    def combine(self, states: Sequence[mx.array]) -> mx.array:
+        """Returns the weighted sum of the outputs of blocks, each [B, T, D]; a single one unchanged."""
+        if len(states) == 1:
+            return states[0]
+        weights = mx.softmax(self.weights.astype(mx.float32), 0)
+        total = weights[0] * states[0].astype(mx.float32)
+        for i, state in enumerate(states[1:], 1):
+            total = total + weights[i] * state.astype(mx.float32)
+        return total
+
+    def __call__(self, frames: mx.array, lengths: mx.array) -> mx.array:
+        """Returns the embeddings [B, D or 2 D] of frames [B, T, D], of which each clip has `lengths` [B]."""
+        x, valid = frames.astype(mx.float32), valid_frames(lengths, frames.shape[1])[:, :, None]  # [B, T, 1]
+        if self.pooling == "mean":
+            return (x * valid).sum(1) / lengths[:, None]
+        weights, mean = self.weigh(x, valid, -math.inf)
+        deviation = mx.sqrt(sum_over_time(mx.square(x - mean) * weights) + VARIANCE)
+        return mx.concatenate([mean, deviation], 2)[:, 0]
+
+    def local(self, frames: mx.array, lengths: mx.array) -> mx.array:
+        """Returns for every frame the embedding of itself, or where that takes deviations, of the second around it.
+
+        Args:
+            frames: [B, T, D].
+            lengths: Frames of each clip, [B].
+
+        Returns:
+            [B, T, D or 2 D].
+        """
+        x, valid = frames.astype(mx.float32), valid_frames(lengths, frames.shape[1])[:, :, None]  # [B, T, 1]
+        if self.pooling == "mean":
+            return x
+        weights, mean = self.weigh(x, valid, LEAST)
+        x = x - mean  # the variance of a feature far from zero would have few digits
+        total = sum_over_windows(weights, self.reach) + (1 - valid.astype(mx.float32))  # not zero after a clip's end
+        near = sum_over_windows(x * weights, self.reach) / total
+        variance = nn.relu(sum_over_windows(mx.square(x) * weights, self.reach) / total - mx.square(near))
+        return mx.concatenate([near + mean, mx.sqrt(variance + VARIANCE)], 2)
+
+    def weigh(self, x: mx.array, valid: mx.array, least: float) -> tuple[mx.array, mx.array]:
+        """Returns the weight of every frame and the weighted mean over time.
+
+        Args:
+            x: Frames [B, T, D].
+            valid: Which of them belong to each clip, [B, T, 1].
+            least: Lowest logarithm of a weight.
+
+        Returns:
+            [B, T, 1 or D], which sum to 1 over time, and [B, 1, D].
+        """
+        weights = valid / sum_over_time(valid.astype(mx.float32))
+        if self.share:
+            scores = mx.where(valid, x @ self.attention.weight.astype(mx.float32).T, -math.inf)  # [B, T, H]
+            scores = scores - mx.logsumexp(scores, 1, keepdims=True)
+            scores = mx.exp(mx.where(scores < least, least, scores)) * valid
+            weights = mx.repeat(scores, self.share, 2)  # [B, T, D]
+        return weights, sum_over_time(x * weights)
+
+
+class Encoder(nn.Module, ABC):
+    """The frame of every transformer: `begin`, the blocks, `finish` or a readout, pooling and a head.
+
+    Attributes:
+        stacks: Names of the lists of blocks, in order.
+        extra: Number of tokens in front of the frames.
+        config: Sizes of the network.
+        readout: Pooling.
+        head: Head, None for a model without one.
+    """
+
+    stacks: ClassVar[tuple[str, ...]] = ("blocks",)
+    extra = 0
+
+    config: Transformer
+    readout: Readout
+    head: Head | None
+
+    def __call__(
+        self, waveform: mx.array, samples: list[int], trace: Trace = untraced
+    ) -> tuple[mx.array, mx.array, mx.array | None]:
+        """Runs the model.
+
+        Args:
+            waveform: Normalized clips, zero-padded at the end, [B, S].
+            samples: Samples of each clip.
+            trace: Called with the name and value of every stage.
+
+        Returns:
+            Frames [B, T, D] in the type of the weights, or in float32 for a sum over layers (undefined after a clip's
+            end); embeddings [B, embed_dim] and logits [B, labels] (None without a head), both float32.
+        """
+        padded = self.config.frames(min(samples)) < self.config.frames(waveform.shape[1])
+        return self.encode(waveform, mx.array(samples), padded, trace)
+
+    def encode(
+        self, waveform: mx.array, samples: mx.array, padded: bool, trace: Trace = untraced
+    ) -> tuple[mx.array, mx.array, mx.array | None]:
+        """Does the work of `__call__` without reading a value back to the host, so that it can be recorded as a graph.
+
+        Args:
+            waveform: Same as for `__call__`.
+            samples: Samples of each clip, [B].
+            padded: Whether any clip has fewer frames than the longest.
+            trace: Same as for `__call__`.
+        """
+        x, lengths, bias = self.begin(waveform, samples, padded, trace)
+        read = self.config.readout
+        states, last = [], x
+        for number, last in enumerate(self.run(x, bias, trace), 1):
+            if read and number in read.layers:
+                states.append(last[:, self.extra :])
+        frames = self.readout.combine(states) if states else self.finish(last[:, self.extra :], trace)
+        return self.pool(frames, lengths, trace)
+
+    @abstractmethod
+    def begin(
+        self, waveform: mx.array, samples: mx.array, padded: bool, trace: Trace
+    ) -> tuple[mx.array, mx.array, mx.array | None]:
+        """Returns the tokens [B, N, D] that the first block takes, the number of frames of each clip [B] and the bias.
+
+        Args:
+            waveform: Same as for `encode`.
+            samples: Same as for `encode`.
+            padded: Same as for `encode`.
+            trace: Same as for `encode`.
+        """
+
+    def run(self, x: mx.array, bias: mx.array | None, trace: Trace) -> Iterator[mx.array]:
+        """Runs the blocks on tokens [B, N, D] and yields the output of each."""
+        for stack in self.stacks:
+            for i, block in enumerate(getattr(self, stack)):
+                x = block(x, bias)
+                trace(f"{stack}.{i}", x)
+                yield x
+
+    def finish(self, x: mx.array, trace: Trace) -> mx.array:
+        """Returns the frames [B, T, D] of a model without a readout, from the last block's output for them."""
+        return x
+
+    def hidden(self, waveform: mx.array, samples: list[int]) -> list[mx.array]:
+        """Returns the output of every block for the frames, each [B, T, D]; arguments as for `__call__`."""
+        padded = self.config.frames(min(samples)) < self.config.frames(waveform.shape[1])
+        x, _, bias = self.begin(waveform, mx.array(samples), padded, untraced)
+        return [state[:, self.extra :] for state in self.run(x, bias, untraced)]
+
+    def bias(self, x: mx.array, valid: mx.array, padded: bool) -> mx.array | None:
+        """Returns an additive bias for the scores of attention that broadcasts to [B, H, T, T], or None.
+
+        By default it is a mask of the frames after each clip's end, [B, 1, 1, T], and None where there are none.
+
+        Args:
+            x: Frames [B, T, D], whose type the bias gets.
+            valid: Which frames belong to each clip, [B, T].
+            padded: Whether any do not; those are masked.
+        """
+        if not padded:
+            return None
+        return mx.where(valid, mx.array(0, x.dtype), mx.array(-math.inf, x.dtype))[:, None, None, :]
+
+    def pool(self, frames: mx.array, lengths: mx.array, trace: Trace) -> tuple[mx.array, mx.array, mx.array | None]:
+        """Returns frames [B, T, D], the embedding of each clip [B, embed_dim], and its logits."""
+        pooled = self.readout(frames, lengths)
+        trace("pooled", pooled)
+        if self.head is None:
+            return frames, pooled, None
+        logits = self.score(pooled)  # [B, labels]
+        trace("logits", logits)
+        return frames, pooled, logits
+
+    def score(self, x: mx.array) -> mx.array:
+        """Applies the head to embeddings [..., D]: logits [..., labels], float32."""
+        assert self.head is not None
+        logits: mx.array = self.head(x)
+        return logits
+
+    def score_frames(self, frames: mx.array, samples: list[int]) -> mx.array:
+        """Applies the head to what the readout makes of each frame [B, T, D] and its neighbors: [B, T, labels]."""
+        lengths = mx.array(list(map(self.config.frames, samples)))
+        return self.score(self.readout.local(frames, lengths))
+
+
+class WaveformEncoder(Encoder):
+    """An encoder that begins with convolutions on the waveform.
+
+    Attributes:
+        conv_layers: Convolutions of the feature extractor.
+    """
+
+    config: WaveformTransformer
+    conv_layers: Sequence[Convolution]
+
+    def extract(self, waveform: mx.array, samples: mx.array, trace: Trace) -> tuple[mx.array, mx.array]:
+        """Runs the convolutions on [B, S].
+
+        Returns:
+            [B, T, C] and the number of frames of each clip, [B].
+        """
+        x = waveform[:, :, None]  # [B, S, 1]
+        lengths = samples
+        for i, (layer, (_, kernel, stride)) in enumerate(zip(self.conv_layers, self.config.conv_layers, strict=True)):
+            lengths = (lengths - kernel) // stride + 1
+            x = layer(x, lengths)  # [B, T, C]
+            trace(f"conv_layers.{i}", x)
+        return x, lengths

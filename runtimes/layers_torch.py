@@ -1,321 +1,196 @@
-"""What more than one architecture is made of, in torch. Its twin is layers_mlx.py.
+"""Layers that several architectures share, in torch. The twin is layers_mlx.py.
 
-B clips, T frames, D wide, H heads.
+Dimensions: B clips, S samples, T frames, C channels, D features per frame, H heads.
 """
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import flex_attention
 
-from e2v_port.config import Architecture, Transformer
+from e2v_port.architectures.base import VARIANCE, Architecture, Transformer, WaveformTransformer
+from e2v_port.audio import SAMPLING_RATE
 
 __all__ = [
     "Attention",
     "Convolution",
-    "Distances",
     "Encoder",
     "Head",
-    "Linear",
     "Mlp",
     "Positions",
-    "Product",
     "Projection",
+    "Readout",
     "Trace",
-    "extract",
-    "frame_counts",
+    "WaveformEncoder",
+    "linear",
+    "parameter",
+    "sum_over_time",
     "untraced",
+    "valid_frames",
 ]
 
-Trace = Callable[[str, Tensor], None]  # is told name and value of every stage
+LOCAL = 0.5  # seconds on both sides of a frame whose deviations score it: together about a word or two
+LEAST = -30.0  # lowest logarithm of a weight of attention in such a neighborhood, so that no sum of weights is zero
 
-# Frames that a CPU takes through all convolutions at a time, 1.3 s: what lies between two of them stays near, and is
-# not so large that the memory for it goes back to the system each time.
-FRAMES = 64
-TILE = 128  # frames that a positional convolution in bfloat16 takes at a time on a CPU
-PACKED_ROWS = 512  # the number of frames that oneDNN is told to expect: 10 s
-
-
-def frame_counts(samples: Tensor, sizes: Sequence[tuple[int, int, int]]) -> Tensor:
-    """Returns how many frames clips of so many samples, [B], have behind convolutions of these sizes."""
-    for _, kernel, stride in sizes:
-        samples = (samples - kernel) // stride + 1
-    return samples
+Trace = Callable[[str, Tensor], None]  # receives the name and value of every stage
 
 
 def untraced(_name: str, _value: Tensor) -> None:
-    """A trace that nobody asks for."""
+    """Ignores a stage: the default trace."""
 
 
-def extract(
-    layers: nn.ModuleList, sizes: Sequence[tuple[int, int, int]], x: Tensor, trace: Trace, first: int
-) -> Tensor:
-    """Takes x through convolutions that treat every frame alike: on a CPU some frames at a time.
+def parameter(*shape: int) -> nn.Parameter:
+    """Returns a parameter of this shape. Its values are undefined until weights are loaded."""
+    return nn.Parameter(torch.empty(shape))
+
+
+def linear(x: Tensor, layer: Any) -> Tensor:
+    """Applies the weight and bias of a layer in float32, whatever their type."""
+    with torch.autocast(x.device.type, enabled=False):
+        return F.linear(x.float(), layer.weight.float(), layer.bias.float())
+
+
+def valid_frames(lengths: Tensor, time: int) -> Tensor:
+    """Returns which of the frames belong to each clip rather than to its padding: [B] lengths to [B, T] booleans."""
+    return torch.arange(time, device=lengths.device) < lengths[:, None]
+
+
+def sum_over_time(x: Tensor) -> Tensor:
+    """Sums [B, T, C] over time: [B, 1, C]."""
+    return x.sum(1, keepdim=True)
+
+
+class Convolution(nn.Module):
+    """A strided convolution over time without padding, one of three norms, exact GELU.
 
     Args:
-        layers: The convolutions.
-        sizes: Their channels, kernels and strides.
-        x: [B, T, C].
-        trace: Called with the name and value of every layer.
-        first: The number of the first layer.
-
-    Returns:
-        [B, T', C'].
-    """
-    if x.device.type != "cpu" or trace is not untraced:
-        for i, layer in enumerate(layers, first):
-            x = layer(x)
-            trace(f"conv_layers.{i}", x)
-        return x
-    hop = math.prod(stride for _, _, stride in sizes)
-    seen = 1  # of the frames of x, by one frame of the result
-    for _, kernel, stride in reversed(sizes):
-        seen = (seen - 1) * stride + kernel
-    frames = (x.shape[1] - seen) // hop + 1
-    result: Tensor | None = None
-    step = max(FRAMES // len(x), 1)
-    for start in range(0, frames, step):
-        stop = min(start + step, frames)
-        part = x[:, start * hop : (stop - 1) * hop + seen]
-        for layer in layers:
-            part = layer(part)
-        if result is None:
-            if stop == frames:
-                return part
-            result = part.new_empty(len(part), frames, part.shape[2])
-        result[:, start:stop] = part
-    assert result is not None
-    return result
-
-
-class Product(nn.Module):
-    """A weight to multiply by, [out, ...], and a bias, [out], or None.
-
-    Once packed, the weight lies in the order in which oneDNN multiplies in bfloat16, and oneDNN applies what follows
-    before it rounds.
+        in_channels: Channels of the input.
+        channels: Channels of the output.
+        kernel: Frames per window.
+        stride: Frames from one window to the next.
+        bias: Whether the convolution has a bias.
+        norm: `layer` for LayerNorm over channels, `group` for a norm of each channel over time, empty for none.
     """
 
-    bias: Tensor | None
-    packed: Tensor | None = None
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+    def __init__(self, in_channels: int, channels: int, kernel: int, stride: int, bias: bool, norm: str) -> None:
         super().__init__()
-        self.weight = nn.Parameter(weight)
-        self.register_parameter("bias", None if bias is None else nn.Parameter(bias))
+        self.kernel, self.stride, self.kind = kernel, stride, norm
+        self.weight = parameter(channels, kernel, in_channels)
+        self.bias = parameter(channels) if bias else None
+        self.norm = nn.LayerNorm(channels) if norm else None  # for `group`, holds the weights only
 
-    def pack(self) -> None:
-        """Puts the weight into that order, for good."""
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach().flatten(1), PACKED_ROWS)
-        self.register_parameter("weight", None)
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Returns [B, T', C'] for x [B, T, C].
 
-    def multiply(self, x: Tensor, gelu: bool = False, plus: Tensor | None = None) -> Tensor:
-        """Returns x [..., in] times the weight, plus the bias; behind that an exact GELU, or the sum with another."""
-        if self.packed is None:
-            x = F.linear(x, self.weight.flatten(1), self.bias)
-            if gelu:
-                x = F.gelu(x)
-            return x if plus is None else x + plus
-        out: Tensor
-        if plus is None:
-            out = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "gelu" if gelu else "none", [], "none")
-        else:
-            out = torch.ops.mkldnn._linear_pointwise.binary(x, plus, self.packed, self.bias, "add")
-        return out
-
-
-class Linear(Product):
-    """A linear layer."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(torch.empty(outputs, inputs), torch.empty(outputs))
-
-    def forward(self, x: Tensor, gelu: bool = False, plus: Tensor | None = None) -> Tensor:
-        return self.multiply(x, gelu, plus)
-
-
-class Convolution(Product):
-    """A strided convolution over time without padding, LayerNorm over channels where there is one, exact GELU."""
-
-    _spread: Tensor | None = None
-
-    def __init__(self, in_channels: int, channels: int, kernel: int, stride: int, *, bias: bool, norm: bool) -> None:
-        super().__init__(torch.empty(channels, kernel, in_channels), torch.empty(channels) if bias else None)
-        self.kernel, self.stride = kernel, stride
-        self.norm = nn.LayerNorm(channels) if norm else None
-
-    def pack(self) -> None:
-        """Does what `Product.pack` does; a layer on the waveform becomes one product with its norm."""
-        if self.norm is None or self.weight.shape[2] > 1:
-            super().pack()
-            return
-        weight = self.weight.detach().flatten(1).double()  # [C', k]
-        if self.bias is not None:
-            weight = torch.cat([weight, self.bias[:, None]], 1)  # for a window u with a one behind it
-        # Without its mean over channels, W gives them a mean of 0, and a variance of |W u|^2 / C' = |R u|^2 (W = QR).
-        weight = weight - weight.mean(0)
-        self._spread = (torch.linalg.qr(weight, mode="r").R / math.sqrt(len(weight))).float()
-        weight = torch.cat([weight * self.norm.weight[:, None], self.norm.bias[:, None]], 1).to(self.weight.dtype)
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_ROWS)
-        self.register_parameter("weight", None)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self._spread is not None:
-            return self._normalised(x, self._spread)
+        Args:
+            x: [B, T, C].
+            lengths: Frames of each clip in the output, [B].
+        """
         x = self.convolve(x)
-        return F.gelu(self.norm(x) if self.norm else x)
+        if self.norm is not None and self.kind == "layer":
+            x = self.norm(x)
+        elif self.norm is not None:
+            x = self.over_time(x, lengths) * self.norm.weight + self.norm.bias
+        return F.gelu(x)
 
     def convolve(self, x: Tensor) -> Tensor:
-        """Returns of x, [B, T, C], the convolution alone, [B, T', C']."""
-        if self.packed is None:
-            return self.multiply(self._windows(x.to(self.weight.dtype)))
-        return self.multiply(self._windows(x.to(self.packed.dtype)).contiguous())
+        # A window is k * C neighboring numbers, so the convolution is a single matrix product.
+        x = x.to(self.weight.dtype)
+        return F.linear(windows(x, self.kernel, self.stride), self.weight.flatten(1), self.bias)
 
-    def _windows(self, x: Tensor) -> Tensor:
-        """A window of k frames is k * C neighbouring numbers: the convolution is one matrix product."""
-        batch, time, channels = x.shape
-        return x.as_strided(
-            (batch, (time - self.kernel) // self.stride + 1, self.kernel * channels),
-            (x.stride(0), self.stride * channels, 1),
-        )
+    def over_time(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Scales each channel of each clip to zero mean and unit variance over the clip's own frames."""
+        dtype = x.dtype
+        x = x.float()
+        counts = lengths[:, None, None]
+        valid = valid_frames(lengths, x.shape[1])[:, :, None]  # [B, T, 1]
+        x = x - sum_over_time(x * valid) / counts
+        variance = sum_over_time(x * x * valid) / counts
+        return (x * torch.rsqrt(variance + 1e-5)).to(dtype)
 
-    def _normalised(self, x: Tensor, spread: Tensor) -> Tensor:
-        """Applies what `pack` has made to a waveform in float32."""
-        assert self.norm is not None
-        assert self.packed is not None
-        windows = self._windows(x)
-        windows = windows.contiguous() if self.bias is None else F.pad(windows, (0, 1), value=1.0)
-        variance = F.linear(windows, spread).square().sum(2, keepdim=True)
-        windows = F.pad(windows * torch.rsqrt(variance + self.norm.eps), (0, 1), value=1.0)
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(
-            windows.to(self.packed.dtype), self.packed, None, "gelu", [], "none"
-        )
-        return out
+
+def windows(x: Tensor, kernel: int, stride: int) -> Tensor:
+    """Returns the windows of x [B, T, C] without copying them: [B, T', kernel * C]."""
+    batch, time, channels = x.shape
+    return x.as_strided((batch, (time - kernel) // stride + 1, kernel * channels), (x.stride(0), stride * channels, 1))
 
 
 class Positions(nn.Module):
-    """A grouped convolution over time that keeps the length.
+    """A grouped convolution over time that keeps the length, an optional LayerNorm without weights, exact GELU."""
 
-    Once packed, its weight lies as oneDNN wants it in bfloat16 for `TILE` frames, which are then taken at a time: it
-    would be put into another order for every clip, which takes as long as the convolution.
-    """
-
-    packed: Tensor | None = None
-
-    def __init__(self, dim: int, kernel: int, groups: int) -> None:
+    def __init__(self, dim: int, kernel: int, groups: int, norm: bool) -> None:
         super().__init__()
-        self.kernel, self.groups = kernel, groups
-        self.weight = nn.Parameter(torch.empty(dim, kernel, dim // groups))
-        self.bias = nn.Parameter(torch.empty(dim))
+        self.kernel, self.groups, self.norm = kernel, groups, norm
+        self.weight = parameter(dim, kernel, dim // groups)
+        self.bias = parameter(dim)
 
-    def pack(self) -> None:
-        """Puts the weight into that order, for good."""
-        weight = self.weight.detach().mT[:, :, None]  # [D, D/G, 1, k]
-        shape = (1, len(weight), 1, TILE + self.kernel - 1)
-        self.packed = torch.ops.mkldnn._reorder_convolution_weight(weight, (0, 0), (1, 1), (1, 1), self.groups, shape)
-        self.register_parameter("weight", None)
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.convolve(x)[:, : x.shape[1]]  # an even kernel yields one frame too many
+        return F.gelu(F.layer_norm(x, x.shape[2:]) if self.norm else x)
 
     def convolve(self, x: Tensor) -> Tensor:
-        """Returns of x, [B, T, D], the convolution, [B, T, D]."""
-        batch, time, dim = x.shape
-        before = self.kernel // 2
-        if self.packed is None:
-            x = F.conv1d(x.mT, self.weight.mT, self.bias, padding=before, groups=self.groups).mT
-            return x[:, :time]  # an even kernel makes one frame too many
-        whole = -(-time // TILE) * TILE
-        padded = F.pad(x, (0, 0, before, whole - time + self.kernel - 1 - before))
-        out = x.new_empty(batch, whole, dim)
-        for clip in range(batch):
-            for start in range(0, whole, TILE):
-                tile = padded[clip : clip + 1, start : start + TILE + self.kernel - 1].mT[:, :, None]  # [1, D, 1, ...]
-                tile = torch.ops.mkldnn._convolution_pointwise(
-                    tile, self.packed, self.bias, (0, 0), (1, 1), (1, 1), self.groups, "none", [], "none"
-                )
-                out[clip, start : start + TILE] = tile[0, :, 0].mT
-        return out[:, :time]
+        return F.conv1d(x.mT, self.weight.mT, self.bias, padding=self.kernel // 2, groups=self.groups).mT
 
 
 class Projection(nn.Module):
-    """From the channels of the convolutions to the width of the transformer."""
+    """Projects the channels of the convolutions to the width of the transformer."""
 
     def __init__(self, channels: int, dim: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(channels, eps=eps)
-        self.linear = Linear(channels, dim)
+        self.linear = nn.Linear(channels, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.linear(self.norm(x))
         return out
 
 
-class Distances(NamedTuple):
-    """What a bias of attention follows from, for a kernel that makes it where it is needed: nothing of T x T is kept.
-
-    Attributes:
-        slopes: [H], float32: taken from a score for each frame between query and key.
-        ends: [B]: how many tokens each clip has; what lies behind them is not attended to.
-    """
-
-    slopes: Tensor
-    ends: Tensor
-
-
 class Attention(nn.Module):
-    """Multi-head self-attention with an additive bias that broadcasts to [B, H, T, T], or is made of distances.
+    """Multi-head self-attention with an additive bias that broadcasts to [B, H, T, T], and a residual sum."""
 
-    The first `extra` tokens are no frames: they are near to all. `plus`, [B, T, D], is added to the result.
-    """
-
-    def __init__(self, dim: int, heads: int, extra: int = 0) -> None:
+    def __init__(self, dim: int, heads: int, key_bias: bool = True) -> None:
         super().__init__()
-        self.heads, self.extra = heads, extra
-        self.q_proj = Linear(dim, dim)
-        self.k_proj = Linear(dim, dim)
-        self.v_proj = Linear(dim, dim)
-        self.out_proj = Linear(dim, dim)
+        self.heads = heads
+        self.q_proj = nn.Linear(dim, dim)
+        self.k_proj = nn.Linear(dim, dim, bias=key_bias)
+        self.v_proj = nn.Linear(dim, dim)
+        self.out_proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, bias: Tensor | Distances | None, plus: Tensor) -> Tensor:
-        q = self.q_proj(x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # [B, H, T, D/H]
-        k = self.k_proj(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
-        v = self.v_proj(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
-        if isinstance(bias, Distances):
-            x = self._attend(q, k, v, bias)
-        else:
-            x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        out: Tensor = self.out_proj(x.transpose(1, 2).flatten(2), plus=plus)  # [B, T, D]
+    def forward(self, x: Tensor, bias: Tensor | None, residual: Tensor) -> Tensor:
+        out: Tensor = residual + self.out_proj(self.mix(x, bias))
         return out
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, distances: Distances) -> Tensor:
-        """One kernel, where it is compiled."""
-        slopes, ends = distances
+    def mix(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """Returns the weighted values of all heads side by side, [B, T, D]."""
+        q = torch.unflatten(self.q_proj(x), 2, (self.heads, -1)).swapaxes(1, 2)  # [B, H, T, D/H]
+        k = torch.unflatten(self.k_proj(x), 2, (self.heads, -1)).swapaxes(1, 2)
+        v = torch.unflatten(self.v_proj(x), 2, (self.heads, -1)).swapaxes(1, 2)
+        return self.attend(q, k, v, bias).swapaxes(1, 2).flatten(2)
 
-        def biased(score: Tensor, clip: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            far = torch.where((query >= self.extra) & (key >= self.extra), (query - key).abs(), 0)
-            return torch.where(key < ends[clip], score - slopes[head] * far, -math.inf)
-
-        x: Tensor = flex_attention(q, k, v, score_mod=biased)
-        return x
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        """Returns the values weighted by attention, [B, H, T, D/H]."""
+        return F.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5, attn_mask=bias)
 
 
 class Mlp(nn.Module):
-    """Two linear layers around an exact GELU; `plus` is added to the result."""
+    """Two linear layers around an exact GELU, and a residual sum."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = Linear(dim, hidden)
-        self.fc2 = Linear(hidden, dim)
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
 
-    def forward(self, x: Tensor, plus: Tensor) -> Tensor:
-        out: Tensor = self.fc2(self.fc1(x, gelu=True), plus=plus)
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        out: Tensor = residual + self.fc2(F.gelu(self.fc1(x)))
         return out
 
 
 class Head(nn.Module):
-    """Linear; or linear, tanh, linear. In float32 whatever the type of its weights; no sigmoid or softmax."""
+    """One linear layer; or a linear layer, a tanh and another. Computes in float32; no sigmoid, no softmax."""
 
     def __init__(self, config: Architecture) -> None:
         super().__init__()
@@ -328,28 +203,122 @@ class Head(nn.Module):
             self.weight, self.bias = only.weight, only.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            x = x.float()
-            if not self.hidden:
-                return F.linear(x, self.weight.float(), self.bias.float())
-            x = torch.tanh(F.linear(x, self.dense.weight.float(), self.dense.bias.float()))
-            return F.linear(x, self.out.weight.float(), self.out.bias.float())
+        return linear(torch.tanh(linear(x, self.dense)), self.out) if self.hidden else linear(x, self)
+
+
+def sum_over_windows(x: Tensor, reach: int) -> Tensor:
+    """Sums [B, T, C] over each frame and `reach` frames on both sides of it, where there are any: [B, T, C].
+
+    Sums of 1, 2, 4, ... frames are put together, since a difference of running sums would lose digits.
+    """
+    time, size, at, step = x.shape[1], 2 * reach + 1, 0, 1
+    total = torch.zeros_like(x)
+    x = F.pad(x, (0, 0, reach, reach))
+    while size:
+        if size % 2:
+            total = total + x[:, at : at + time]
+            at += step
+        size //= 2
+        if size:
+            x = x[:, :-step] + x[:, step:]
+            step *= 2
+    return total
+
+
+class Readout(nn.Module):
+    """Makes embeddings of the outputs of blocks, in float32, as `architectures.base.Readout` says.
+
+    Without one in the configuration, it takes the mean over time of a single output.
+    """
+
+    def __init__(self, config: Transformer) -> None:
+        super().__init__()
+        read = config.readout
+        self.pooling = read.pooling if read else "mean"
+        heads = read.heads if read else 0
+        self.share = config.width // heads if heads else 0  # features of each head of attention
+        self.reach = round(LOCAL * SAMPLING_RATE / config.hop)
+        if read and len(read.layers) > 1:
+            self.weights = parameter(len(read.layers))
+        if heads:
+            self.attention = nn.Linear(config.width, heads, bias=False)
+
+    def combine(self, states: Sequence[Tensor]) -> Tensor:
+        """Returns the weighted sum of the outputs of blocks, each [B, T, D]; a single one unchanged."""
+        if len(states) == 1:
+            return states[0]
+        weights = torch.softmax(self.weights.float(), 0)
+        total = weights[0] * states[0].float()
+        for i, state in enumerate(states[1:], 1):
+            total = total + weights[i] * state.float()
+        return total
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
+        """Returns the embeddings [B, D or 2 D] of frames [B, T, D], of which each clip has `lengths` [B]."""
+        x, valid = frames.float(), valid_frames(lengths, frames.shape[1])[:, :, None]  # [B, T, 1]
+        if self.pooling == "mean":
+            return (x * valid).sum(1) / lengths[:, None]
+        weights, mean = self.weigh(x, valid, -math.inf)
+        deviation = torch.sqrt(sum_over_time(torch.square(x - mean) * weights) + VARIANCE)
+        return torch.concatenate([mean, deviation], 2)[:, 0]
+
+    def local(self, frames: Tensor, lengths: Tensor) -> Tensor:
+        """Returns for every frame the embedding of itself, or where that takes deviations, of the second around it.
+
+        Args:
+            frames: [B, T, D].
+            lengths: Frames of each clip, [B].
+
+        Returns:
+            [B, T, D or 2 D].
+        """
+        x, valid = frames.float(), valid_frames(lengths, frames.shape[1])[:, :, None]  # [B, T, 1]
+        if self.pooling == "mean":
+            return x
+        weights, mean = self.weigh(x, valid, LEAST)
+        x = x - mean  # the variance of a feature far from zero would have few digits
+        total = sum_over_windows(weights, self.reach) + (1 - valid.float())  # not zero after a clip's end
+        near = sum_over_windows(x * weights, self.reach) / total
+        variance = F.relu(sum_over_windows(torch.square(x) * weights, self.reach) / total - torch.square(near))
+        return torch.concatenate([near + mean, torch.sqrt(variance + VARIANCE)], 2)
+
+    def weigh(self, x: Tensor, valid: Tensor, least: float) -> tuple[Tensor, Tensor]:
+        """Returns the weight of every frame and the weighted mean over time.
+
+        Args:
+            x: Frames [B, T, D].
+            valid: Which of them belong to each clip, [B, T, 1].
+            least: Lowest logarithm of a weight.
+
+        Returns:
+            [B, T, 1 or D], which sum to 1 over time, and [B, 1, D].
+        """
+        weights = valid / sum_over_time(valid.float())
+        if self.share:
+            scores = torch.where(valid, x @ self.attention.weight.float().T, -math.inf)  # [B, T, H]
+            scores = scores - torch.logsumexp(scores, 1, keepdim=True)
+            scores = torch.exp(torch.where(scores < least, least, scores)) * valid
+            weights = torch.repeat_interleave(scores, self.share, 2)  # [B, T, D]
+        return weights, sum_over_time(x * weights)
 
 
 class Encoder(nn.Module, ABC):
-    """What transformers for waveforms have in common: waveforms in, frames and their mean and logits out.
+    """The frame of every transformer: `begin`, the blocks, `finish` or a readout, pooling and a head.
 
     Attributes:
-        config: Sizes.
-        head: None for a model without one.
-        compiled: Layers that are worth a compiler's while.
-        by_distance: Whether attention gets `Distances`, which is for compiled blocks.
+        stacks: Names of the lists of blocks, in order.
+        extra: Number of tokens in front of the frames.
+        config: Sizes of the network.
+        readout: Pooling.
+        head: Head, None for a model without one.
     """
 
+    stacks: ClassVar[tuple[str, ...]] = ("blocks",)
+    extra = 0
+
     config: Transformer
+    readout: Readout
     head: Head | None
-    compiled: tuple[type[nn.Module], ...] = ()
-    by_distance = False
 
     def forward(
         self, waveform: Tensor, samples: list[int], trace: Trace = untraced
@@ -357,32 +326,124 @@ class Encoder(nn.Module, ABC):
         """Runs the model.
 
         Args:
-            waveform: [B, S], normalised, clips filled up with zeros behind their end.
-            samples: Of each clip.
+            waveform: Normalized clips, zero-padded at the end, [B, S].
+            samples: Samples of each clip.
             trace: Called with the name and value of every stage.
 
         Returns:
-            Frames [B, T, D] in the type of the weights (those behind a clip's end mean nothing), their mean [B, D]
-            and logits [B, labels] (None without a head), both float32.
+            Frames [B, T, D] in the type of the weights, or in float32 for a sum over layers (undefined after a clip's
+            end); embeddings [B, embed_dim] and logits [B, labels] (None without a head), both float32.
         """
         padded = self.config.frames(min(samples)) < self.config.frames(waveform.shape[1])
         return self.encode(waveform, torch.tensor(samples, device=waveform.device), padded, trace)
 
-    @abstractmethod
     def encode(
         self, waveform: Tensor, samples: Tensor, padded: bool, trace: Trace = untraced
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Does what `forward` does without a look at the numbers, so that a graph of it can be kept.
+        """Does the work of `forward` without reading a value back to the host, so that it can be recorded as a graph.
 
         Args:
-            waveform: As for `forward`.
-            samples: Of each clip, [B].
-            padded: Whether any clip has fewer frames than there are.
-            trace: As for `forward`.
+            waveform: Same as for `forward`.
+            samples: Samples of each clip, [B].
+            padded: Whether any clip has fewer frames than the longest.
+            trace: Same as for `forward`.
         """
+        x, lengths, bias = self.begin(waveform, samples, padded, trace)
+        read = self.config.readout
+        states, last = [], x
+        for number, last in enumerate(self.run(x, bias, trace), 1):
+            if read and number in read.layers:
+                states.append(last[:, self.extra :])
+        frames = self.readout.combine(states) if states else self.finish(last[:, self.extra :], trace)
+        return self.pool(frames, lengths, trace)
+
+    @abstractmethod
+    def begin(
+        self, waveform: Tensor, samples: Tensor, padded: bool, trace: Trace
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Returns the tokens [B, N, D] that the first block takes, the number of frames of each clip [B] and the bias.
+
+        Args:
+            waveform: Same as for `encode`.
+            samples: Same as for `encode`.
+            padded: Same as for `encode`.
+            trace: Same as for `encode`.
+        """
+
+    def run(self, x: Tensor, bias: Tensor | None, trace: Trace) -> Iterator[Tensor]:
+        """Runs the blocks on tokens [B, N, D] and yields the output of each."""
+        for stack in self.stacks:
+            for i, block in enumerate(getattr(self, stack)):
+                x = block(x, bias)
+                trace(f"{stack}.{i}", x)
+                yield x
+
+    def finish(self, x: Tensor, trace: Trace) -> Tensor:
+        """Returns the frames [B, T, D] of a model without a readout, from the last block's output for them."""
+        return x
+
+    def hidden(self, waveform: Tensor, samples: list[int]) -> list[Tensor]:
+        """Returns the output of every block for the frames, each [B, T, D]; arguments as for `forward`."""
+        padded = self.config.frames(min(samples)) < self.config.frames(waveform.shape[1])
+        x, _, bias = self.begin(waveform, torch.tensor(samples, device=waveform.device), padded, untraced)
+        return [state[:, self.extra :] for state in self.run(x, bias, untraced)]
+
+    def bias(self, x: Tensor, valid: Tensor, padded: bool) -> Tensor | None:
+        """Returns an additive bias for the scores of attention that broadcasts to [B, H, T, T], or None.
+
+        By default it is a mask of the frames after each clip's end, [B, 1, 1, T], and None where there are none.
+
+        Args:
+            x: Frames [B, T, D], whose type the bias gets.
+            valid: Which frames belong to each clip, [B, T].
+            padded: Whether any do not; those are masked.
+        """
+        if not padded:
+            return None
+        return torch.zeros_like(valid, dtype=x.dtype).masked_fill(~valid, -math.inf)[:, None, None, :]
+
+    def pool(self, frames: Tensor, lengths: Tensor, trace: Trace) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Returns frames [B, T, D], the embedding of each clip [B, embed_dim], and its logits."""
+        pooled = self.readout(frames, lengths)
+        trace("pooled", pooled)
+        if self.head is None:
+            return frames, pooled, None
+        logits = self.score(pooled)  # [B, labels]
+        trace("logits", logits)
+        return frames, pooled, logits
 
     def score(self, x: Tensor) -> Tensor:
         """Applies the head to embeddings [..., D]: logits [..., labels], float32."""
         assert self.head is not None
         logits: Tensor = self.head(x)
         return logits
+
+    def score_frames(self, frames: Tensor, samples: list[int]) -> Tensor:
+        """Applies the head to what the readout makes of each frame [B, T, D] and its neighbors: [B, T, labels]."""
+        lengths = torch.tensor(list(map(self.config.frames, samples)), device=frames.device)
+        return self.score(self.readout.local(frames, lengths))
+
+
+class WaveformEncoder(Encoder):
+    """An encoder that begins with convolutions on the waveform.
+
+    Attributes:
+        conv_layers: Convolutions of the feature extractor.
+    """
+
+    config: WaveformTransformer
+    conv_layers: Sequence[Convolution] | nn.ModuleList
+
+    def extract(self, waveform: Tensor, samples: Tensor, trace: Trace) -> tuple[Tensor, Tensor]:
+        """Runs the convolutions on [B, S].
+
+        Returns:
+            [B, T, C] and the number of frames of each clip, [B].
+        """
+        x = waveform[:, :, None]  # [B, S, 1]
+        lengths = samples
+        for i, (layer, (_, kernel, stride)) in enumerate(zip(self.conv_layers, self.config.conv_layers, strict=True)):
+            lengths = (lengths - kernel) // stride + 1
+            x = layer(x, lengths)  # [B, T, C]
+            trace(f"conv_layers.{i}", x)
+        return x, lengths

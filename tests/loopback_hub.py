@@ -1,9 +1,9 @@
-"""A hub on 127.0.0.1 that speaks enough of both protocols for their real clients, and fails as told."""
+"""A hub on 127.0.0.1 that speaks enough of both protocols for their real clients, and fails on request."""
 
 import hashlib
 import json
+import select
 import threading
-import time
 from collections import Counter
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,16 +13,16 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 @dataclass
 class Fault:
-    """What goes wrong with requests whose step is named, for the first `times` of them.
+    """A fault of the requests of one step.
 
     Attributes:
         status: Answer with this status and no content.
         code: X-Error-Code of that answer.
         retry_after: Retry-After of that answer.
         cut: Announce the whole file, send this many bytes of it, hang up.
-        instead: Send these, of the same length as the file.
-        delay: Seconds to wait before the answer.
-        times: How many requests it applies to; all by default.
+        instead: Send these bytes, as many as the file has.
+        silent: Answer nothing until the client gives up.
+        times: Number of requests it applies to; all by default.
     """
 
     status: int = 0
@@ -30,7 +30,7 @@ class Fault:
     retry_after: str = ""
     cut: int | None = None
     instead: bytes | None = None
-    delay: float = 0.0
+    silent: bool = False
     times: int = 10**9
 
 
@@ -38,9 +38,9 @@ class Fault:
 class LoopbackHub:
     """Serves repositories ({name: {path: content}}) as ModelScope and as Hugging Face until it is left.
 
-    A request's step is "listing" or the path of the file it is for; `faults` maps steps to what goes wrong
-    there and `requests` counts them. With `ranges` off, an interrupted transfer cannot be resumed. Files are
-    of `moved_to` instead of `commit` where it is given.
+    A request's step is "listing" or the path of the file it is for; `faults` maps steps to their faults and `requests`
+    counts them. With `ranges` off, an interrupted transfer cannot be resumed. If `moved_to` is given, files belong to
+    that commit instead of `commit`.
     """
 
     repositories: dict[str, dict[str, bytes]]
@@ -160,7 +160,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is None or fault.times <= 0:
             return Fault()
         fault.times -= 1
-        time.sleep(fault.delay)
+        if fault.silent:
+            select.select([self.connection], [], [], self.timeout)  # readable once the client has closed it
         return fault
 
     def _answer(

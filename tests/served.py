@@ -1,4 +1,4 @@
-"""The service in its own process, as a user starts it."""
+"""Starts the service in its own process, as a user does."""
 
 import os
 import subprocess
@@ -10,11 +10,9 @@ from typing import Any
 
 import httpx
 
-SEGMENT_FIELDS = ("start", "end", "quality", "speaker", "text")
-
 
 class Served:
-    """`e2v serve` on a free port of this machine, from its first line to its end."""
+    """A running `e2v serve` on a free port of this machine."""
 
     def __init__(self, *options: str, **settings: Any) -> None:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("E2V_SERVE_")}
@@ -49,7 +47,7 @@ class Served:
         self.stop()
 
     def stop(self) -> int:
-        """Ends it as systemd would, and returns its exit code."""
+        """Stops it as systemd would, and returns the exit code."""
         if self.process.poll() is None:
             self.process.terminate()
         try:
@@ -71,21 +69,21 @@ class Served:
         return answer.json()
 
     def metric(self, name: str) -> float:
-        """One number of /metrics, without labels or with these in its name; 0 where it was never counted."""
+        """Returns one number of /metrics; 0 if it was never counted. A name may include its labels."""
         for line in self.client.get("/metrics").text.splitlines():
             if line.startswith(f"{name} "):
                 return float(line.rpartition(" ")[2])
         return 0.0
 
     def engine(self) -> int:
-        """The pid of the process that holds the models."""
+        """Returns the pid of the process that holds the models."""
         found = children(self.process.pid)
         engines = [pid for pid in found if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")]
         (engine,) = engines
         return engine
 
     def wait_ready(self, seconds: float = 30) -> None:
-        """Waits until the models are loaded again."""
+        """Waits until the models have been reloaded."""
         until = time.monotonic() + seconds
         while self.client.get("/readyz").status_code != 200:
             assert time.monotonic() < until, "not ready again"
@@ -93,53 +91,34 @@ class Served:
 
 
 def children(pid: int) -> list[int]:
-    """Processes that any of its threads has started."""
+    """Returns the child processes of all threads of a process."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
 
-def close(found: Any, wanted: Any, tolerance: float = 2e-5) -> bool:
-    """Whether two answers say the same: numbers may differ by what a batch changes."""
-    if isinstance(wanted, dict):
+def matches(found: Any, expected: Any, tolerance: float = 2e-5) -> bool:
+    """Returns whether two answers are equal, except for the differences that batching makes in numbers."""
+    if isinstance(expected, dict):
         return (
             isinstance(found, dict)
-            and found.keys() == wanted.keys()
-            and all(close(found[k], wanted[k], tolerance) for k in wanted)
+            and found.keys() == expected.keys()
+            and all(matches(found[key], expected[key], tolerance) for key in expected)
         )
-    if isinstance(wanted, list | tuple):
-        return len(found) == len(wanted) and all(close(a, b, tolerance) for a, b in zip(found, wanted, strict=True))
-    if isinstance(wanted, float):
-        return isinstance(found, int | float) and abs(found - wanted) <= tolerance
-    return found == wanted
+    if isinstance(expected, list | tuple):
+        return len(found) == len(expected) and all(
+            matches(a, b, tolerance) for a, b in zip(found, expected, strict=True)
+        )
+    if isinstance(expected, float):
+        return isinstance(found, int | float) and abs(found - expected) <= tolerance
+    return found == expected
 
 
-def said(answer: dict[str, Any]) -> dict[str, Any]:
-    """What an answer says of the clip, without what is of the request."""
-    own = {"request_id", "timings", "history", "file"}
-    return {key: value for key, value in answer.items() if key not in own}
+def content(answer: dict[str, Any]) -> dict[str, Any]:
+    """Returns what an answer reports about the clip, without the fields of the request."""
+    request = {"request_id", "timings", "history", "file"}
+    return {name: value for name, value in answer.items() if name not in request}
 
 
-def wanted(analysis: Any) -> dict[str, Any]:
-    """What the service has to say where the library says this, from its public attributes alone."""
-    whole = analysis.to_dict()
-    segments = []
-    for segment in analysis.segments:
-        judgement = segment.judgement
-        emotion = None
-        if judgement is not None:
-            told = judgement.to_dict()
-            emotion = {
-                name: told[name]
-                for name in ("primary", "confidence", "intensity", "compound", "octant", "agreement", "notes")
-            }
-            emotion |= {"valence": told["valence_level"], "arousal": told["arousal_level"]}
-            emotion |= {"e2v_scores": told["scores"], "avd_scores": told["dimensions"]}
-            emotion |= {"avd_from": told["dimensions_from"], "distribution": told["distribution"]}
-        segments.append({name: getattr(segment, name) for name in SEGMENT_FIELDS} | {"emotion": emotion})
-    names = ("duration", "reason", "boundaries", "models", "settings")
-    return {
-        "emotion_enabled": True,
-        "context": analysis.to_context(),
-        "segments": segments,
-        **{name: whole[name] for name in names},
-    }
+def expected_content(analysis: Any) -> dict[str, Any]:
+    """Returns what the service must report about a clip, given the analysis by the library."""
+    return content(analysis.to_dict() | {"context": analysis.to_context(), "emotion_enabled": True})

@@ -1,4 +1,4 @@
-"""Clips as users analyse them: against the models by themselves, on real speech and on what is none."""
+"""Analyses of clips, with and without speech: compared with the models by themselves."""
 
 import json
 import re
@@ -14,16 +14,18 @@ import soundfile
 import toys
 
 import e2v_port
-from e2v_port import analysis, catalog, context, emotions, plots, terminal
-from e2v_port.analysis import Analysis
+from e2v_port.analysis import analyze, plots, terminal
+from e2v_port.analysis.results import Analysis
 from e2v_port.audio import SAMPLING_RATE, load_audio
-from e2v_port.boundaries import BoundarySettings
-from e2v_port.config import DIMENSIONS
-from e2v_port.emotions import Dimensions
+from e2v_port.checkpoints import catalog
+from e2v_port.emotions import taxonomy
+from e2v_port.emotions.changes import BoundarySettings
+from e2v_port.emotions.estimates import DIMENSIONS, Dimensions, Prediction
+from e2v_port.emotions.fusion import FusionSettings, fuse
 from e2v_port.errors import AudioError, E2VError, NoLabels, SegmentError
-from e2v_port.fusion import FusionSettings, fuse
-from e2v_port.model import Model, Prediction
-from e2v_port.segments import GivenSegment, SegmentSettings, detect
+from e2v_port.models.model import Model
+from e2v_port.speech.detect import detect
+from e2v_port.speech.segment import GivenSegment, SegmentSettings
 
 CLOSE = 2e-5
 
@@ -59,10 +61,10 @@ def found(speech: np.ndarray, model: Model, dimensional: Model) -> Analysis:
     return e2v_port.analyze(speech, model=model, dimensional=dimensional, frames=True, sampling_rate=SAMPLING_RATE)
 
 
-# ---- what is said of a segment
+# ---- segments and their judgements
 
 
-def test_segments_are_those_that_are_detected(found: Analysis, speech: np.ndarray) -> None:
+def test_segments_are_those_of_detect(found: Analysis, speech: np.ndarray) -> None:
     detected = detect(speech)
     assert len(detected) > 10
     assert [(part.start, part.end, part.quality) for part in found.segments] == [
@@ -73,7 +75,7 @@ def test_segments_are_those_that_are_detected(found: Analysis, speech: np.ndarra
     assert found.file == "array"
 
 
-def test_a_segment_gets_what_the_models_say_of_that_part(
+def test_a_segment_has_the_results_of_the_models_for_its_part(
     found: Analysis, speech: np.ndarray, model: Model, dimensional: Model
 ) -> None:
     parts = [speech[segment.samples] for segment in detect(speech)]
@@ -107,7 +109,7 @@ def test_either_model_alone(found: Analysis, speech: np.ndarray, model: Model, d
             "model",
         )
         assert categorical.prediction is not None
-        assert categorical.dimensions == emotions.expected(categorical.prediction.scores) != both.dimensions
+        assert categorical.dimensions == taxonomy.expected(categorical.prediction.scores) != both.dimensions
         assert categorical.confidence == categorical.prediction.confidence * (1 if categorical.duration >= 2 else 0.7)
         assert categorical.compound is None
         assert measured.valence == pytest.approx(both.valence, abs=CLOSE)
@@ -120,10 +122,10 @@ def test_either_model_alone(found: Analysis, speech: np.ndarray, model: Model, d
 
 
 def test_segments_of_many_clips_run_together(speech_folder: Path, model: Model, dimensional: Model) -> None:
-    """In the order of the clips, each as if it were alone, and on behind what cannot be used."""
+    """Results come in the order of the clips, as for each clip alone, and continue after an unusable clip."""
     names = ["jfk.flac", "no.flac", "gen_white.flac", "emodb_03a01Nc.flac", "LICENCES.md", "emodb_timeline.flac"]
     clips = [str(speech_folder / name) for name in [*names, names[0]]]
-    results = list(analysis.each(clips, model=model, dimensional=dimensional))
+    results = list(analyze.each(clips, model=model, dimensional=dimensional))
     assert [isinstance(result, AudioError) for result in results] == [False, True, False, False, True, False, False]
     for clip, result in zip(clips, results, strict=True):
         if isinstance(result, AudioError):
@@ -152,7 +154,7 @@ def test_short_clips_share_batches(speech: np.ndarray, model: Model, monkeypatch
 
     monkeypatch.setattr(model, "_run_batch", counting)
     clips = [speech[16_000 : 16_000 * 4] for _ in range(8)]
-    results = list(analysis.each(clips, model=model, sampling_rate=SAMPLING_RATE))
+    results = list(analyze.each(clips, model=model, sampling_rate=SAMPLING_RATE))
     assert sum(sizes) == len(clips)
     assert max(sizes) > 1
     assert all(isinstance(result, Analysis) and result.timings["categorical"] > 0 for result in results)
@@ -167,14 +169,14 @@ def test_clips_are_read_as_they_are_needed(speech: np.ndarray, model: Model) -> 
             read += 1
             yield speech[: 16_000 * 30]
 
-    next(analysis.each(clips(), model=model, sampling_rate=SAMPLING_RATE))
+    next(analyze.each(clips(), model=model, sampling_rate=SAMPLING_RATE))
     assert 30 * read <= model.window_seconds + 30 < 30 * 100
 
 
 # ---- which segments
 
 
-def test_a_clip_without_speech_says_so(speech_folder: Path, model: Model, dimensional: Model) -> None:
+def test_a_clip_without_speech_has_a_reason(speech_folder: Path, model: Model, dimensional: Model) -> None:
     result = e2v_port.analyze(speech_folder / "gen_white.flac", model=model, dimensional=dimensional, frames=True)
     assert (result.segments, result.boundaries, result.reason) == ((), (), "no speech found")
     assert result.to_context() == "[No speech heard]"
@@ -182,7 +184,8 @@ def test_a_clip_without_speech_says_so(speech_folder: Path, model: Model, dimens
 
 
 def test_segments_that_are_too_short_are_listed_and_not_judged(speech: np.ndarray, model: Model) -> None:
-    given = [GivenSegment(1.1, 1.9), GivenSegment(2.0, 5.0), GivenSegment(13.0, 14.5)]
+    given = [GivenSegment(1.1, 1.9, "A"), GivenSegment(2.0, 5.0), GivenSegment(8.4, 9.9)]
+    speech = np.concatenate([speech[: 8 * SAMPLING_RATE], np.zeros(2 * SAMPLING_RATE, np.float32)])
     result = e2v_port.analyze(speech, model=model, segments=given, sampling_rate=SAMPLING_RATE)
     assert [part.quality for part in result.segments] == ["too_short", "normal", "no_speech"]
     assert [part.judgement is not None for part in result.segments] == [False, True, False]
@@ -265,14 +268,15 @@ def test_a_boundary_has_the_mean_score_of_its_frames(speech: np.ndarray, model: 
 # ---- no model named
 
 
-def test_the_model_in_the_package_speaks_where_none_is_named(
-    speech: np.ndarray, folders: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_the_bundled_model_is_the_default(
+    speech: np.ndarray, folders: dict[str, Path], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clip: Any = {"clips": speech[:80_000], "sampling_rate": SAMPLING_RATE, "runtime": "cpu"}
-    monkeypatch.setattr("e2v_port.model._told", set())
+    monkeypatch.setattr("e2v_port.models.load._noted", set())
     monkeypatch.delenv("E2V_LICENCE", raising=False)
     unnamed = e2v_port.analyze(**clip, frames=True)
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = caplog.messages
+    caplog.clear()
     bundled = catalog.lookup("bundled")
     assert bundled is not None
     assert line.startswith(f"model bundled ({bundled.parameters / 1e6:.1f} M parameters, {bundled.licence}); ")
@@ -283,26 +287,27 @@ def test_the_model_in_the_package_speaks_where_none_is_named(
     assert {part.label for part in unnamed.boundaries or ()} <= set(bundled.labels)
     assert all(part.dimensions_from == "labels" for part in unnamed.segments if part.judgement)
     e2v_port.analyze(**clip)
-    assert capsys.readouterr().err == ""  # said once, and not by loading it either
+    assert caplog.messages == []  # reported once, and not by loading it either
 
     measured = e2v_port.analyze(**clip, dimensional=folders["dimensional"])
     assert [used.kind for used in measured.models] == ["dimensional"]
 
-    monkeypatch.setattr("e2v_port.model._told", set())
+    monkeypatch.setattr("e2v_port.models.load._noted", set())
     e2v_port.analyze(**clip, model="bundled")
-    assert capsys.readouterr().err.startswith(f"bundled: {bundled.licence}; ")
-    monkeypatch.setattr("e2v_port.model._told", set())
+    assert caplog.messages[0].startswith(f"bundled: {bundled.licence}; ")
+    caplog.clear()
+    monkeypatch.setattr("e2v_port.models.load._noted", set())
     monkeypatch.setenv("E2V_LICENCE", "accepted")
     e2v_port.analyze(**clip)
     e2v_port.analyze(**clip, model="bundled")
-    assert capsys.readouterr().err == ""
+    assert caplog.messages == []
 
 
-def test_an_error_is_told_alone(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("e2v_port.model._told", set())
+def test_an_error_comes_alone(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("e2v_port.models.load._noted", set())
     with pytest.raises(E2VError, match="tpu"):
-        analysis.each([], runtime="tpu")
-    assert capsys.readouterr().err == ""
+        analyze.each([], runtime="tpu")
+    assert caplog.messages == []
 
 
 # ---- what cannot be
@@ -312,10 +317,10 @@ def test_an_error_is_told_alone(capsys: pytest.CaptureFixture[str], monkeypatch:
     ("options", "error", "message"),
     [
         ({"model": "model", "whole": True, "segments": []}, ValueError, "contradict"),
-        ({"dimensional": "dimensional", "frames": True}, ValueError, "needs model="),
+        ({"dimensional": "dimensional", "frames": True}, ValueError, "needs a model that gives labels"),
         ({"model": "headless"}, NoLabels, "no classification head"),
         ({"model": "dimensional"}, NoLabels, "not labels"),
-        ({"model": "model", "dimensional": "model"}, NoLabels, "no arousal"),
+        ({"model": "model", "dimensional": "model"}, NoLabels, "does not predict arousal"),
         ({"model": "model", "segments": "nowhere.srt"}, SegmentError, "nowhere.srt"),
         ({"model": "nowhere"}, E2VError, "nowhere"),
         ({"model": "model", "runtime": "tpu"}, E2VError, "tpu"),
@@ -329,21 +334,21 @@ def test_options_are_checked_before_the_clip_is_read(
         for name, value in options.items()
     }
     with pytest.raises(error, match=message):
-        analysis.each(["not read, so not missed.wav"], **({"runtime": "cpu"} | given))
+        analyze.each(["not read, so not missed.wav"], **({"runtime": "cpu"} | given))
 
 
 def test_segments_belong_to_one_clip(speech: np.ndarray, model: Model) -> None:
-    with pytest.raises(ValueError, match="one clip, not 2"):
+    with pytest.raises(ValueError, match="one clip, not to 2"):
         e2v_port.analyze([speech, speech], model=model, segments=[], sampling_rate=SAMPLING_RATE)
     with pytest.raises(SegmentError, match="beyond the end"):
         e2v_port.analyze(speech, model=model, segments=[GivenSegment(1, 999)], sampling_rate=SAMPLING_RATE)
 
 
 def test_a_part_that_cannot_be_used_stops_its_clip_alone(speech: np.ndarray, model: Model) -> None:
-    """Resampled, the loudest clip that may be goes beyond what a clip may hold."""
+    """Resampling pushes the loudest clip allowed beyond the limit of a waveform."""
     square = np.sign(np.sin(np.arange(44_100) / 9)) * 99.9
     clips = [speech[:48_000], square, speech[:48_000]]
-    results = list(analysis.each(clips, model=model, whole=True, sampling_rate=44_100))
+    results = list(analyze.each(clips, model=model, whole=True, sampling_rate=44_100))
     assert [type(result) for result in results] == [Analysis, AudioError, Analysis]
 
 
@@ -352,8 +357,9 @@ def test_a_part_that_cannot_be_used_stops_its_clip_alone(speech: np.ndarray, mod
 
 def test_to_dict_is_json(found: Analysis) -> None:
     row = json.loads(json.dumps(found.to_dict()))
-    assert [part["emotion"] for part in row["segments"]] == [part.emotion for part in found.segments]
-    assert row["segments"][0]["judgement"]["scores"] == dict(found.segments[0].judgement.scores)  # type: ignore[union-attr, arg-type]
+    assert [part["emotion"]["primary"] for part in row["segments"]] == [part.emotion for part in found.segments]
+    assert row["segments"][0]["emotion"]["e2v_scores"] == dict(found.segments[0].judgement.scores)  # type: ignore[union-attr, arg-type]
+    assert row["context"] == found.to_context()
     assert len(row["boundaries"]) == len(found.boundaries or ())
     assert [used["kind"] for used in row["models"]] == ["categorical", "dimensional"]
     assert row["models"][1]["runtime"] == "cpu"
@@ -374,7 +380,7 @@ def judged(
     if scores:
         label = max(scores, key=scores.__getitem__)
         prediction = Prediction(label, scores[label], scores, scores, seconds)
-    judgement = fuse(prediction, dimensions, seconds, label_set=context.label_set(scores) if scores else None)
+    judgement = fuse(prediction, dimensions, seconds, label_set=taxonomy.label_set_of(scores) if scores else None)
     return replace(
         found.segments[0],
         start=0.0,
@@ -393,32 +399,32 @@ FEAR = {"fearful": 0.9, "neutral": 0.1}
     [
         (
             [(FEAR, Dimensions(0.65, 0.3, 0.2))],
-            "[Voice sounds strongly anxious (high arousal, low dominance, negative valence)]",
+            "[Voice sounds moderately fearful (shade: anxious, high arousal, low dominance, negative valence)]",
         ),
-        ([(FEAR, None)], "[Voice sounds moderately anxious, possibly also nervous]"),  # nothing of the arousal of fear
+        ([(FEAR, None)], "[Voice sounds fearful]"),  # nothing of the arousal of fear
         ([({"neutral": 0.95, "sad": 0.05}, Dimensions(0.5, 0.5, 0.5))], "[Voice sounds neutral]"),
-        ([({"angry": 0.28, "sad": 0.25, "happy": 0.25, "neutral": 0.22}, None)], "[Voice is hard to read, perhaps "),
+        ([({"angry": 0.28, "sad": 0.25, "happy": 0.25, "neutral": 0.22}, None)], "[Voice unclear: angry or sad]"),
         ([({"unknown": 0.9, "sad": 0.1}, Dimensions(0.7, 0.5, 0.5))], "[Voice shows no clear emotion (high arousal)]"),
         (
             [(None, Dimensions(0.8, 0.7, 0.1))],
-            "[Voice has high arousal and high dominance and negative valence, perhaps ",
+            "[Voice has high arousal and high dominance and negative valence, octant hostile]",
         ),
-        ([(None, Dimensions(0.5, 0.5, 0.5))], "[Voice has no marked arousal, dominance or valence, perhaps neutral"),
-        ([({"furious": 0.7, "bored": 0.3}, None)], "[Voice sounds strongly furious]"),
+        ([(None, Dimensions(0.5, 0.5, 0.5))], "[Voice has no marked arousal, dominance or valence, octant bored]"),
+        ([({"furious": 0.7, "bored": 0.3}, None)], "[Voice sounds furious]"),
         ([(FEAR, None, 4.0), ({"fearful": 0.1, "neutral": 0.9}, None, 40.0)], "[Voice sounds neutral]"),
         (
             [(FEAR, None, 4.0, "A\n]b["), ({"happy": 0.9, "sad": 0.1}, None, 4.0, "C")],
-            "[Voice of A b sounds moderately anxious, possibly also nervous; Voice of C sounds moderately happy]",
+            "[Voice of A b sounds fearful; Voice of C sounds happy]",
         ),
     ],
 )
 def test_context(segments: list[Any], line: str, found: Analysis) -> None:
     parts = [judged(found, *segment) for segment in segments]
-    said = replace(found, segments=tuple(parts)).to_context()
-    assert said.startswith(line)
-    assert said.endswith("]")
-    assert said.count("\n") == 0
-    assert not {"pitch", "speed", "loud"} & set(said.split())
+    text = replace(found, segments=tuple(parts)).to_context()
+    assert text.startswith(line)
+    assert text.endswith("]")
+    assert text.count("\n") == 0
+    assert not {"pitch", "speed", "loud"} & set(text.split())
 
 
 # ---- picture and table
@@ -434,17 +440,17 @@ def test_a_picture(found: Analysis, speech: np.ndarray, tmp_path: Path) -> None:
     pixels = {name: pixels_of(tmp_path / f"{name}.png") for name in ("all", "nothing")}
     assert pixels["all"].shape == pixels["nothing"].shape == (460, 1100, 4)
     for label in {part.emotion for part in found.segments}:
-        colour = np.array([*bytes.fromhex(emotions.colour(label or "")[1:])])
+        colour = np.array([*bytes.fromhex(taxonomy.colour(label or "")[1:])])
         faded = 255 - 0.55 * (255 - colour)
         drawn = {name: int((abs(array[..., :3] - faded) < 3).all(axis=-1).sum()) for name, array in pixels.items()}
         assert drawn["all"] > 500
         assert drawn["nothing"] == 0
     assert dict(mpl.rcParams) == before
-    with pytest.raises(ValueError, match=r"x\.docx: a picture ends in \.png, \.svg, \.pdf"):
+    with pytest.raises(ValueError, match=r"x\.docx: not a picture: use the suffix \.png, \.svg, \.pdf"):
         plots.plot(found, speech, tmp_path / "x.docx")
 
 
-def test_a_picture_tells_what_is_derived(
+def test_a_picture_marks_derived_dimensions(
     found: Analysis, speech: np.ndarray, model: Model, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     clip = speech[:160_000]
@@ -475,41 +481,45 @@ def pixels_of(path: Path) -> np.ndarray:
 
 def test_the_table(found: Analysis) -> None:
     head, columns, *rows = terminal.table(found).plain.splitlines()
-    assert head.startswith("array  150.29 s  ")
-    assert columns.split() == ["start", "end", "emotion", "conf", "compound", "A", "D", "V", "note"]
-    first, segment = rows[0].split(), found.segments[0]
-    assert first[:4] == [f"{segment.start:.2f}", f"{segment.end:.2f}", segment.emotion, f"{segment.confidence:.3f}"]
+    assert head.startswith(f"array  {found.duration:.2f} s  ")
+    finer = any(segment.judgement.finer for segment in found.segments if segment.judgement)
+    shade = ["shade"] if finer else []
+    assert columns.split() == ["start", "end", "emotion", "conf", *shade, "A", "D", "V", "compound", "note"]
+    first, segment = " ".join(rows[0].split()), found.segments[0]
+    words = segment.judgement.words if segment.judgement else ""
+    assert first.startswith(f"{segment.start:.2f} {segment.end:.2f} {words} {segment.confidence:.3f}")
     assert len(rows) == len(found.segments) + 1 + len(found.boundaries or ())
     assert not any(row != row.rstrip() for row in rows)
     assert terminal.table(found, ascii_only=True).plain.isascii()
-    bars = [row.split()[4].count("█") for row in rows[: len(found.segments)]]
+    bars = [row.count("█") for row in rows[: len(found.segments)]]
     assert bars == [int((part.confidence or 0) * 12 + 1 / 16) for part in found.segments]
 
 
-def test_the_table_marks_what_is_derived(found: Analysis, speech: np.ndarray, model: Model) -> None:
+def test_the_table_marks_derived_dimensions(found: Analysis, speech: np.ndarray, model: Model) -> None:
     derived = e2v_port.analyze(speech[:160_000], model=model, sampling_rate=SAMPLING_RATE)
     _, columns, *rows, foot = terminal.table(derived).plain.splitlines()
     assert columns.split()[:7] == ["start", "end", "emotion", "conf", "A", "D", "V"]
     for row, segment in zip(rows, derived.segments, strict=True):
         assert segment.dimensions is not None
-        assert re.findall(r"\S*~\S+", row) == [
-            f"~{value:.3f}" for value in (segment.arousal, segment.dominance, segment.valence)
-        ]
-    assert foot.startswith("~ follows from the labels")
+        assert segment.shade is not None  # and not in the table, where it would repeat the label
+        values = [f"~{value:.3f}" for value in (segment.arousal, segment.dominance, segment.valence)]
+        assert re.findall(r"\S*~\S+", row) == values
+    assert foot.startswith("~ derived from the labels")
     assert "~" not in terminal.table(found).plain
 
 
-def test_colours_of_the_table(found: Analysis) -> None:
+def test_colors_of_the_table(found: Analysis) -> None:
     sure = judged(found, {"happy": 0.9, "sad": 0.1})
     unsure = judged(found, {"happy": 0.2, "sad": 0.1, "angry": 0.15})
     text = terminal.table(replace(found, segments=(sure, unsure), boundaries=None))
     lines = text.split()
-    assert [bool({str(span.style) for span in line.spans} & {emotions.colour("happy")}) for line in lines[2:4]] == [
+    assert [bool({str(span.style) for span in line.spans} & {taxonomy.colour("happy")}) for line in lines[2:4]] == [
         True,
         False,
     ]
     assert {str(span.style) for span in lines[3].spans} == {terminal.GREY}
-    assert "uncertain" in lines[3].plain
+    assert "unclear: happy or angry" in lines[3].plain
+    assert "uncertain" not in lines[3].plain
 
 
 def test_a_clip_from_a_file_object(speech: np.ndarray, tmp_path: Path, model: Model) -> None:

@@ -1,4 +1,4 @@
-"""Which emotion when: tracks of scores whose boundaries are known."""
+"""Changes of emotion within a segment: score tracks with known boundaries."""
 
 from itertools import pairwise
 
@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from e2v_port.boundaries import Boundary, BoundarySettings, boundaries
+from e2v_port.emotions.changes import Boundary, BoundarySettings, boundaries
+from e2v_port.seconds import seconds
 
 LABELS = ("angry", "happy", "sad")
 FRAME = 0.02
@@ -15,12 +16,12 @@ RAW = BoundarySettings(smoothing=0, margin=0, min_duration=0)
 
 
 def track(*parts: tuple[str, float, float]) -> np.ndarray:
-    """Frames of a label at so much probability, for so many seconds each."""
+    """Returns frames of scores: each part is a label, its probability and its duration in seconds."""
     rows = []
-    for label, probability, seconds in parts:
+    for label, probability, length in parts:
         row = np.full(len(LABELS), (1 - probability) / (len(LABELS) - 1))
         row[LABELS.index(label)] = probability
-        rows += [row] * round(seconds / FRAME)
+        rows += [row] * round(length / FRAME)
     return np.array(rows)
 
 
@@ -58,13 +59,13 @@ def test_two_labels_of_almost_the_same_probability_do_not_take_turns() -> None:
 
 
 def test_a_change_is_dated_back_to_where_the_label_went_ahead() -> None:
-    share = np.linspace(0.8, 0.2, 200)  # equal behind frame 99; 0.1 apart some 17 frames later
+    share = np.linspace(0.8, 0.2, 200)  # equal after frame 99; 0.1 apart about 17 frames later
     scores = np.stack([share, 1 - share, np.zeros(200)], axis=1)
     first, second = run(scores, BoundarySettings(smoothing=0, margin=0.1, min_duration=0))
     assert first.end == second.start == pytest.approx(100 * FRAME)
 
 
-def test_short_stretches_go_to_the_likelier_neighbour() -> None:
+def test_short_spans_go_to_the_likelier_neighbor() -> None:
     middle = track(("sad", 0.5, 0.4))
     middle[:, LABELS.index("angry")] = 0.4
     middle[:, LABELS.index("happy")] = 0.1
@@ -83,13 +84,13 @@ def test_short_stretches_go_to_the_likelier_neighbour() -> None:
     st.floats(0, 3),
     st.floats(0, 20_000),
 )
-def test_stretches_cover_the_segment(
+def test_spans_cover_the_segment(
     parts: list[tuple[str, float, float]], smoothing: float, margin: float, least: float, start: float
 ) -> None:
     scores = track(*parts)
     end = start + FRAME * len(scores) + 0.005
     found = boundaries(scores, LABELS, (start, end), FRAME, BoundarySettings(smoothing, margin, least))
-    assert (found[0].start, found[-1].end) == (start, end)
+    assert (found[0].start, found[-1].end) == (seconds(start), seconds(end))
     for one, other in pairwise(found):
         assert one.end == other.start
         assert one.label != other.label
@@ -98,7 +99,7 @@ def test_stretches_cover_the_segment(
     assert {part.label for part in found} <= {LABELS[i] for i in scores.argmax(axis=1)}
 
 
-def test_many_stretches_take_no_long_time() -> None:
+def test_many_spans_are_merged_quickly() -> None:
     scores = np.random.default_rng(0).dirichlet([1, 1, 1], 200_000)  # an hour
     found = run(scores, BoundarySettings(smoothing=0.1, margin=0))
     assert len(found) > 100

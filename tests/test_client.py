@@ -1,7 +1,8 @@
-"""The client against the real service in its own process, and against servers that do not behave."""
+"""The client against the real service in a process of its own, and against misbehaving servers."""
 
 import gc
 import io
+import math
 import re
 import socket
 import subprocess
@@ -23,8 +24,8 @@ from served import Served
 
 import e2v_port
 from e2v_port.client import Answer, Boundary, Client, Embedding, Emotion, Segment, ServedModel, UsedModel
-from e2v_port.errors import AudioError, SegmentError, ServiceError, ServiceUnavailable
-from e2v_port.segments import GivenSegment
+from e2v_port.errors import AudioError, RequestRefused, SegmentError, ServiceUnavailable
+from e2v_port.speech.segment import GivenSegment
 
 pytestmark = pytest.mark.xdist_group("client")
 
@@ -51,7 +52,7 @@ def model() -> Any:
 
 @contextmanager
 def listening(talk: Callable[[socket.socket], None]) -> Iterator[str]:
-    """A server that does so with each connection; its connections end with it."""
+    """Runs a server that handles each connection with `talk`; its connections end with it."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         taken: list[socket.socket] = []
 
@@ -80,7 +81,7 @@ def listening(talk: Callable[[socket.socket], None]) -> Iterator[str]:
 
 
 def take_request(connection: socket.socket) -> None:
-    """Reads all of a request: a connection closed with some of it unread is reset, answer and all."""
+    """Reads a whole request: closing a connection with unread data resets it and loses the answer."""
     with connection.makefile("rb") as file:
         head = b"".join(takewhile(lambda line: line != b"\r\n", file))
         if length := re.search(rb"(?i)content-length: (\d+)", head):
@@ -88,7 +89,7 @@ def take_request(connection: socket.socket) -> None:
 
 
 def says(status: int, body: str, wait: float = 0) -> Callable[[socket.socket], None]:
-    """Reads a request and answers so."""
+    """Reads a request and sends this answer."""
 
     def talk(connection: socket.socket) -> None:
         take_request(connection)
@@ -99,7 +100,7 @@ def says(status: int, body: str, wait: float = 0) -> Callable[[socket.socket], N
 
 
 def drip(text: bytes, pause: float) -> Callable[[socket.socket], None]:
-    """Reads a request and answers byte by byte."""
+    """Reads a request and sends the answer byte by byte."""
 
     def talk(connection: socket.socket) -> None:
         take_request(connection)
@@ -212,9 +213,9 @@ def test_the_switch(client: Client) -> None:
 def test_what_the_caller_did_wrong_is_raised(client: Client, url: str, tmp_path: Path) -> None:
     lenient = Client(url, TOKEN, timeout=30)
     for one in client, lenient:
-        with pytest.raises(AudioError, match=r"^clip: damaged, or not audio .*: convert anything else"):
+        with pytest.raises(AudioError, match=r"^clip: damaged, or not audio .*: convert it"):
             one.analyze(b"no audio at all" * 100)
-        with pytest.raises(AudioError, match="no audio came"):
+        with pytest.raises(AudioError, match="no audio received"):
             one.analyze(b"")
         with pytest.raises(AudioError, match=r"missing.wav: cannot be read \(No such file or directory\)"):
             one.analyze(tmp_path / "missing.wav")
@@ -224,15 +225,15 @@ def test_what_the_caller_did_wrong_is_raised(client: Client, url: str, tmp_path:
             one.analyze(CLIP, [GivenSegment(0, 99)])
         with pytest.raises(SegmentError, match="give times in seconds"):
             one.analyze(CLIP, [{"start": 0}])
-        with pytest.raises(ServiceError, match="contradict each other"):
+        with pytest.raises(RequestRefused, match="contradict each other"):
             one.analyze(CLIP, [GivenSegment(0, 1)], "clip")
-        with pytest.raises(AudioError, match="a body of more than 1000000 bytes is not taken"):
+        with pytest.raises(AudioError, match="the body is larger than 1000000 bytes"):
             one.analyze(bytes(30_000_000))
     for token in None, "another":
         stranger = Client(url, token)
-        with pytest.raises(ServiceError, match="send the service's token"):
+        with pytest.raises(RequestRefused, match="Authorization: Bearer TOKEN"):
             stranger.analyze(CLIP)
-        with pytest.raises(ServiceError, match="send the service's token"):
+        with pytest.raises(RequestRefused, match="Authorization: Bearer TOKEN"):
             stranger.emotion_enabled = True
         assert stranger.ready(), "which everybody may ask"
 
@@ -246,6 +247,11 @@ def test_many_threads(client: Client) -> None:
         assert [s.emotion.confidence for s in segments if s.emotion] == near(
             [s.emotion.confidence for s in expected if s.emotion]
         )
+
+
+def test_a_segment_until_the_end_of_the_clip(service: Served) -> None:
+    answer = Client(service.url, timeout=60).analyze(CLIP, [GivenSegment(0.5, math.inf)])
+    assert [segment.end for segment in answer.segments] == [answer.duration]
 
 
 GIVEN = [GivenSegment(0.0, 1.5, "Ann", "Hello."), GivenSegment(1.5, 2.0)]
@@ -332,28 +338,68 @@ def test_nobody_listens() -> None:
 def test_the_time_is_5_s_by_default() -> None:
     with listening(hangs) as url:
         started = time.monotonic()
-        assert "no answer within 5 s" in str(Client(url).analyze(CLIP).unavailable)
+        assert str(Client(url).analyze(CLIP).unavailable).endswith(
+            "no answer within 5 s: pass a longer timeout=, or shorter clips"
+        )
         assert 4.9 < time.monotonic() - started < 6
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:9101", "ftp://localhost", "http://", "http://a/?b"])
+URLS = ["127.0.0.1:9101", "ftp://localhost", "http://", "http://a/?b", "http://[", "http://a:99999", "http://a:b"]
+URLS += ["http://a b", "http://a\0", None, 5, b"http://a"]
+
+
+@pytest.mark.parametrize("url", URLS)
 def test_addresses_that_are_none(url: str) -> None:
     with pytest.raises(ValueError, match=r"give one as http://127\.0\.0\.1:9101"):
         Client(url)
 
 
 def test_tokens_and_times_that_are_none() -> None:
-    with pytest.raises(ValueError, match="printable ASCII"):
-        Client(token="a\r\nb: c")
-    for timeout in 0, -1, float("nan"), float("inf"):
+    for token in "a\r\nb: c", "é", 5, b"a":
+        with pytest.raises(ValueError, match="printable ASCII"):
+            Client(token=token)
+    for token in " a", "a ":
+        with pytest.raises(ValueError, match="remove them"):
+            Client(token=token)
+    for timeout in 0, -1, float("nan"), float("inf"), "5", None:
         with pytest.raises(ValueError, match="timeout must be"):
             Client(timeout=timeout)
 
 
+class Unreadable:
+    def read(self) -> bytes:
+        raise OSError(5, "Input/output error")
+
+
+def test_what_cannot_be_sent() -> None:
+    """Mistakes of the caller are errors of this package that name the remedy, before anything is sent."""
+    client = Client("http://127.0.0.1:1", strict=True)
+    closed = io.BytesIO(b"x")
+    closed.close()
+    for audio in None, 5, [], {}, Unreadable(), closed, io.StringIO("x"), "no\0name", "nowhere.wav":
+        with pytest.raises(AudioError, match=r"pass|open"):
+            client.analyze(audio)
+    whole = {"start": 0, "end": 1}
+    odd = ("abc", b"abc", 5, [5], [None], [{}], [{"start": 1}], [whole | {"end": "x"}], [whole | {"end": float("nan")}])
+    for segments in (*odd, [whole | {"speaker": 5}], [whole | {"text": []}], [whole | {"end": 10**400}]):
+        with pytest.raises(SegmentError, match=r"give|pass"):
+            client.analyze(CLIP, segments)
+    for names in {"speaker": "\ud800"}, {"name": "\ud800"}:
+        with pytest.raises(RequestRefused, match="half a character"):
+            client.analyze(CLIP, **names)
+    for when in "yesterday", 5, datetime(2026, 1, 1):
+        with pytest.raises(ValueError, match="a datetime with a time zone"):
+            client.analyze(CLIP, recorded_at=when)
+    for audio in bytearray(b"x"), memoryview(b"x"):
+        with pytest.raises(ServiceUnavailable):
+            client.analyze(audio)
+
+
 def test_an_answer_of_a_newer_service_is_understood() -> None:
-    """Which says more; every field that is known here has to be there."""
+    """It may send fields that this client does not know, but must send all that it knows."""
     body = (
-        '{"request_id": "1", "file": "a", "duration": 1, "emotion_enabled": true, "reason": null, "context": "", '
+        '{"schema_version": 2, "request_id": "1", "file": "a", "duration": 1, "emotion_enabled": true, '
+        '"reason": null, "notes": [], "context": "", '
         '"segments": [], "boundaries": null, "models": [], "settings": {}, "timings": {}, "history": "off", "new": 1}'
     )
     with listening(says(200, body)) as url:

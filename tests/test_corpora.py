@@ -1,4 +1,4 @@
-"""Corpora are read as they are published, and no speaker is in two splits."""
+"""Corpora are read as published, and no speaker is in two splits."""
 
 import csv
 import json
@@ -14,13 +14,15 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from e2v_port import emotions
-from e2v_port.corpora import SPLITS, Corpus, Utterance, chosen, label_of, read, split
-from e2v_port.emotions import Dimensions
+from e2v_port.emotions import taxonomy
+from e2v_port.emotions.estimates import Dimensions
 from e2v_port.errors import CorpusError
+from e2v_port.evaluation.datasets import SPLITS, Corpus, Utterance, label_of
+from e2v_port.evaluation.readers import read
+from e2v_port.evaluation.splits import chosen, split
 
 KNOWN = json.loads(files("e2v_port.taxonomy").joinpath("corpora.json").read_text("utf-8"))["corpora"]
-NINE = emotions.labels("emotion2vec")
+NINE = taxonomy.labels("emotion2vec")
 
 
 def audio(path: Path, content: int = 0) -> Path:
@@ -42,7 +44,7 @@ def table(path: Path, *rows: str) -> Path:
 
 @pytest.fixture
 def ravdess(tmp_path: Path) -> Path:
-    """All 24 actors, each with two emotions; a song and a video beside them."""
+    """All 24 actors with two emotions each, plus a song and a video."""
     folder = tmp_path / "ravdess"
     names = [f"Actor_{a:02}/03-01-{e}-01-01-01-{a:02}.wav" for a in range(1, 25) for e in ("02", "05")]
     audios(folder, [*names, "Actor_01/03-02-05-01-01-01-01.wav", "Actor_01/._03-01-05-01-01-01-01.wav"])
@@ -62,6 +64,7 @@ def test_ravdess(ravdess: Path) -> None:
         corpus="ravdess",
         dimensions=None,
         split=None,
+        language="English",
     )
     assert {u.speaker: u.sex for u in corpus.utterances}["ravdess/24"] == "female"
     assert corpus.mapping == {"angry": "angry", "calm": "neutral"}
@@ -71,13 +74,13 @@ def test_ravdess(ravdess: Path) -> None:
 
 
 def test_every_code_of_ravdess(tmp_path: Path) -> None:
-    # The order of its documentation, which has no other words for them.
+    # In the order of its documentation.
     words = ["neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised"]
     audios(tmp_path, [f"03-01-0{i}-01-01-01-07.wav" for i in range(1, 9)])
     assert [u.original for u in read(f"ravdess={tmp_path}").utterances] == words
 
 
-def test_identical_files_are_there_once(ravdess: Path) -> None:
+def test_identical_files_are_listed_once(ravdess: Path) -> None:
     original = ravdess / "Actor_07" / "03-01-05-01-01-01-07.wav"
     shutil.copy(original, original.with_name("03-01-05-01-01-02-07.wav"))
     shutil.copytree(ravdess / "Actor_09", ravdess / "again" / "Actor_09")  # as if unpacked twice
@@ -85,11 +88,11 @@ def test_identical_files_are_there_once(ravdess: Path) -> None:
     assert len(before) == 48
     assert original in before
     (note,) = [note for note in read(f"ravdess={ravdess}").notes if "identical" in note]
-    assert note.startswith("3 files left out")
+    assert note.startswith("3 files left out as byte-identical copies")
     assert "03-01-05-01-01-02-07.wav = 03-01-05-01-01-01-07.wav" in note
 
 
-def test_files_of_one_size_are_no_copies(tmp_path: Path) -> None:
+def test_files_of_the_same_size_are_not_copies(tmp_path: Path) -> None:
     audios(tmp_path, ["03a01Wa.wav", "03a01Fa.wav"])
     assert len({file.stat().st_size for file in tmp_path.iterdir()}) == 1
     assert len(read(f"emodb={tmp_path}").utterances) == 2
@@ -108,16 +111,16 @@ def test_emodb(tmp_path: Path) -> None:
     assert corpus.mapping["boredom"] is None
 
 
-def test_emodb_as_its_recordings_are_described(speech_folder: Path) -> None:
-    with open(speech_folder / "manifest.csv", encoding="utf-8", newline="") as file:
+def test_emodb_matches_the_manifest_of_its_recordings(recordings: Path) -> None:
+    with open(recordings / "manifest.csv", encoding="utf-8", newline="") as file:
         described = {
             row["file"]: (f"emodb/{row['speaker']}", {"m": "male", "f": "female"}[row["sex"]], row["emotion"])
             for row in csv.DictReader(file)
             if row["corpus"] == "emodb" and "timeline" not in row["file"]
         }
-    found = {u.file.name: (u.speaker, u.sex, u.original) for u in read(f"emodb={speech_folder}").utterances}
-    assert found == described
-    assert len(found) == 70
+    listed = {u.file.name: (u.speaker, u.sex, u.original) for u in read(f"emodb={recordings}").utterances}
+    assert listed == described
+    assert len(listed) == 70
 
 
 def test_nemo(tmp_path: Path) -> None:
@@ -158,12 +161,12 @@ def test_csv(tmp_path: Path) -> None:
     audios(tmp_path, ["a.wav", "sub/b, c.wav", "d.wav", "e.wav"])
     path = table(
         tmp_path / "mine.csv",
-        "speaker, label,file,sex,remark,arousal,dominance,valence,split",
-        'eva,Freude,"sub/b, c.wav",F,"two\nlines",,,,test',
-        "eva,ANG,a.wav,female,,0.5,0.25,1,test",
+        "speaker, label,file,sex,remark,arousal,dominance,valence,split,language",
+        'eva,Freude,"sub/b, c.wav",F,"two\nlines",,,,test,German',
+        "eva,ANG,a.wav,female,,0.5,0.25,1,test,",
         "",
-        "tom,,d.wav,,,0,0,0,train",
-        "tom,Langeweile,e.wav,,,,,,train",
+        "tom,,d.wav,,,0,0,0,train,",
+        "tom,Langeweile,e.wav,,,,,,train,",
     )
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as Excel writes UTF-8
     corpus = read(f"csv={path}")
@@ -174,10 +177,46 @@ def test_csv(tmp_path: Path) -> None:
         (tmp_path / "d.wav", None, "", "mine/tom", None, Dimensions(0, 0, 0), "train"),
         (tmp_path / "e.wav", None, "Langeweile", "mine/tom", None, None, "train"),
     ]
+    assert [u.language for u in corpus.utterances] == ["German", None, None, None]
     assert corpus.notes == ("labels without a counterpart among emotion2vec's: Langeweile (1)",)
 
 
-def test_a_file_that_is_missing_is_noticed_when_it_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "speaker"),
+    [
+        ("emodb_03a01Fa.flac", "emodb/03"),
+        ("03a01Fa-cut.wav", "emodb/03"),
+        ("03-01-05-01-01-01-22.wav", "ravdess/22"),
+        ("1001_DFA_ANG_XX.mp3", "crema-d/1001"),
+        ("WR0_surprised_64.wav", "nemo/WR0"),
+        ("000357-30-3.mp3", "emogator/000357"),
+        ("103a01Fa.wav", None),
+        ("call-03-01-05.wav", None),
+        ("001.wav", None),
+    ],
+)
+def test_files_of_published_corpora_are_known_in_any_table(tmp_path: Path, name: str, speaker: str | None) -> None:
+    (utterance,) = read(f"csv={table(tmp_path / 'a.csv', 'file,label,speaker', f'clips/{name},sad,1')}").utterances
+    assert (utterance.speaker, utterance.known_as) == ("a/1", speaker)
+
+
+def test_emogator(tmp_path: Path) -> None:
+    names = [f"{speaker:06}-{code:02}-1.wav" for speaker in (1, 357) for code in range(1, 31)]
+    audios(tmp_path, [*names, "000001-31-1.wav"])
+    corpus = read(f"emogator={tmp_path}")
+    assert len(corpus.utterances) == 60
+    assert len({u.original for u in corpus.utterances}) == 30
+    assert {u.original: u.label for u in corpus.utterances if u.label} == {
+        "anger": "angry",
+        "disgust": "disgusted",
+        "fear": "fearful",
+        "neutral": "neutral",
+        "sadness": "sad",
+    }
+    assert {u.speaker for u in chosen([corpus], "test")["emogator"]} == {"emogator/000357"}
+
+
+def test_a_missing_file_is_listed(tmp_path: Path) -> None:
     (utterance,) = read(f"csv={table(tmp_path / 'a.csv', 'file,label,speaker', 'none.wav,sad,1')}").utterances
     assert not utterance.file.exists()
 
@@ -188,20 +227,20 @@ def test_a_file_that_is_missing_is_noticed_when_it_is_read(tmp_path: Path) -> No
         ([], "line 1: the header lacks file, label, speaker"),
         (["file,speaker", "a.wav,1"], "line 1: the header lacks label"),
         (["file;label;speaker", "a.wav;sad;1"], "line 1: the header lacks file, label, speaker"),
-        (["file,label,speaker"], "no row below the header"),
+        (["file,label,speaker"], "no rows after the header"),
         (["file,label,speaker", "a.wav,sad,1", "b.wav,sad"], "line 3: 2 cells, but 3 columns"),
         (["file,label,speaker", "a.wav,sad,"], "line 2: the speaker is empty"),
         (["file,label,speaker", ",sad,1"], "line 2: the file is empty"),
         (["file,label,speaker", "a.wav,,1"], "line 2: neither a label nor dimensions"),
         (["file,label,speaker,sex", "a.wav,sad,1,x"], "line 2: the sex is 'x': write female or male"),
         (["file,label,speaker,split", "a.wav,sad,1,val"], "line 2: the split is 'val': write train, dev, test"),
-        (["file,label,speaker,arousal,dominance,valence", "a.wav,,1,3,4,5"], "line 2: .*scale of 0 to 1"),
-        (["file,label,speaker,arousal,dominance,valence", "a.wav,,1,nan,0,0"], "line 2: .*scale of 0 to 1"),
+        (["file,label,speaker,arousal,dominance,valence", "a.wav,,1,3,4,5"], "line 2: .*scale them to 0 to 1"),
+        (["file,label,speaker,arousal,dominance,valence", "a.wav,,1,nan,0,0"], "line 2: .*scale them to 0 to 1"),
         (["file,label,speaker,arousal,dominance,valence", "a.wav,,1,0.5,,0"], "line 2: .*three numbers"),
         (["file,label,speaker,arousal", "a.wav,sad,1,0.5"], "line 2: .*three numbers"),
     ],
 )
-def test_tables_that_cannot_be_used(tmp_path: Path, rows: list[str], message: str) -> None:
+def test_invalid_tables(tmp_path: Path, rows: list[str], message: str) -> None:
     path = table(tmp_path / "t.csv", *rows)
     with pytest.raises(CorpusError, match=message) as caught:
         read(f"csv={path}")
@@ -212,19 +251,20 @@ def test_tables_that_cannot_be_used(tmp_path: Path, rows: list[str], message: st
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("tess=.", "NAME being one of ravdess, emodb, nemo, crema-d, csv"),
+        ("tess=.", "one of the names ravdess, emodb, nemo, crema-d, emogator, csv"),
         ("ravdess", "write NAME=PATH"),
         ("ravdess=", "write NAME=PATH"),
         ("ravdess=missing", "missing is not a folder"),
-        ("ravdess=.", "no file there is named like 03-01-05-01-01-01-22.wav"),
-        ("emodb=.", "no file there is named like 03a01Fa.wav"),
-        ("crema-d=.", "no file there is named like 1001_DFA_ANG_XX.wav"),
-        ("nemo=.", "no data.tsv"),
+        ("ravdess=.", "no file is named like 03-01-05-01-01-01-22.wav"),
+        ("emodb=.", "no file is named like 03a01Fa.wav"),
+        ("crema-d=.", "no file is named like 1001_DFA_ANG_XX.wav"),
+        ("emogator=.", "no file is named like 000001-03-1.mp3"),
+        ("nemo=.", "data.tsv is missing"),
         ("csv=.", "no such file"),
         ("csv=missing.csv", "no such file"),
     ],
 )
-def test_corpora_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str, message: str) -> None:
+def test_missing_corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str, message: str) -> None:
     monkeypatch.chdir(tmp_path)
     audio(tmp_path / "song.wav")
     with pytest.raises(CorpusError, match=message):
@@ -246,21 +286,21 @@ def test_a_table_that_is_not_utf8(tmp_path: Path) -> None:
 # ---- labels
 
 
-def test_emotion2vecs_labels_are_their_own() -> None:
+def test_labels_of_emotion2vec_are_unchanged() -> None:
     assert [label_of(label) for label in NINE] == list(NINE)
     assert [label_of(label.upper()) for label in NINE] == list(NINE)
 
 
-def test_labels_without_a_set() -> None:
+def test_labels_without_a_label_set() -> None:
     assert label_of("A") is None  # Angst in EmoDB, anger in MSP-Podcast
     assert label_of("W") == "angry"
     assert label_of("calm") == "neutral"
     assert label_of("boredom") is label_of("contempt") is label_of("nonsense") is label_of("") is None
 
 
-@pytest.mark.parametrize("label_set", emotions.label_sets())
-def test_a_label_means_the_same_with_and_without_its_set(label_set: str) -> None:
-    for label in emotions.labels(label_set):
+@pytest.mark.parametrize("label_set", taxonomy.label_sets())
+def test_a_label_means_the_same_with_and_without_its_label_set(label_set: str) -> None:
+    for label in taxonomy.labels(label_set):
         inside, outside = label_of(label, label_set), label_of(label)
         assert inside in {*NINE, None}
         assert outside == inside or (outside is None and len(label) == 1)
@@ -269,17 +309,17 @@ def test_a_label_means_the_same_with_and_without_its_set(label_set: str) -> None
 @pytest.mark.parametrize("kind", ["ravdess", "emodb", "crema-d"])
 def test_codes_mean_what_their_words_mean(kind: str) -> None:
     for code, word in KNOWN[kind]["codes"].items():
-        assert emotions.meaning(code, kind) == emotions.meaning(word, kind)
+        assert taxonomy.meaning(code, kind) == taxonomy.meaning(word, kind)
 
 
 # ---- splits
 
 
 def corpus_of(speakers: Iterable[str], name: str = "mine", splits: Iterable[str | None] | None = None) -> Corpus:
-    """A table of two clips for each speaker."""
+    """Returns a csv corpus with two clips per speaker."""
     utterances = tuple(
-        Utterance(Path(f"{speaker}{i}.wav"), "sad", "sad", f"{name}/{speaker}", None, name, None, wanted)
-        for speaker, wanted in zip(speakers, splits or iter(lambda: None, 0), strict=False)
+        Utterance(Path(f"{speaker}{i}.wav"), "sad", "sad", f"{name}/{speaker}", None, name, None, part)
+        for speaker, part in zip(speakers, splits or iter(lambda: None, 0), strict=False)
         for i in range(2)
     )
     return Corpus(name, "csv", Path(f"{name}.csv"), "", utterances, {"sad": "sad"}, ())
@@ -294,11 +334,11 @@ def speakers_of(parts: dict[str, list[Utterance]]) -> dict[str, set[str]]:
     seed=st.integers(0, 2**32),
 )
 @settings(deadline=None)
-def test_a_csv_is_divided_by_speakers(speakers: set[str], seed: int) -> None:
+def test_a_csv_is_split_by_speaker(speakers: set[str], seed: int) -> None:
     corpus = corpus_of(sorted(speakers))
     parts = split([corpus], seed=seed)
     assert list(parts) == list(SPLITS)
-    assert Counter(u for its in parts.values() for u in its) == Counter(corpus.utterances)
+    assert Counter(u for clips in parts.values() for u in clips) == Counter(corpus.utterances)
     names = speakers_of(parts)
     assert not (names["train"] & names["dev"] | names["train"] & names["test"] | names["dev"] & names["test"])
     assert all(names.values())
@@ -307,12 +347,12 @@ def test_a_csv_is_divided_by_speakers(speakers: set[str], seed: int) -> None:
     assert names == speakers_of(split([corpus_of(sorted(speakers, reverse=True))], seed=seed))
 
 
-def test_the_seed_decides() -> None:
+def test_the_seed_determines_the_split() -> None:
     corpus = corpus_of(map(str, range(40)))
     assert len({frozenset(speakers_of(split([corpus], seed=seed))["test"]) for seed in range(20)}) == 20
 
 
-def test_a_column_decides() -> None:
+def test_a_column_determines_the_split() -> None:
     parts = split([corpus_of("abc", splits=["test", "train", "train"])])
     assert speakers_of(parts) == {"train": {"mine/b", "mine/c"}, "dev": set(), "test": {"mine/a"}}
 
@@ -320,12 +360,12 @@ def test_a_column_decides() -> None:
 @pytest.mark.parametrize(
     ("speakers", "splits", "message"),
     [
-        ("aab", ["test", "train", "train"], "mine/a is in test and train: give each speaker one split"),
+        ("aab", ["test", "train", "train"], "mine/a is in test and train: assign each speaker to one split"),
         ("abc", ["test", None, "train"], "b0.wav has no split"),
-        ("ab", None, "2 speakers cannot be divided into three"),
+        ("ab", None, "2 speakers cannot be split into three"),
     ],
 )
-def test_columns_that_mix_speakers_up(speakers: str, splits: list[str | None] | None, message: str) -> None:
+def test_invalid_split_columns(speakers: str, splits: list[str | None] | None, message: str) -> None:
     with pytest.raises(CorpusError, match=message):
         split([corpus_of(speakers, splits=splits)])
 
@@ -345,13 +385,13 @@ def test_the_standard_split(ravdess: Path, tmp_path: Path) -> None:
     }
 
 
-def test_given_speakers_divide_their_own_corpus_alone(ravdess: Path) -> None:
+def test_given_speakers_split_only_their_own_corpus(ravdess: Path) -> None:
     corpora = [read(f"ravdess={ravdess}"), corpus_of("abcdef"), corpus_of("xyz", "other")]
     before = speakers_of(split(corpora))
     names = speakers_of(split(corpora, dev=["mine/a", "mine/b"], test=["mine/c", "other"]))
     for part in SPLITS:
-        own = {name for name in names[part] if name.startswith("ravdess/")}
-        assert own == {name for name in before[part] if name.startswith("ravdess/")}
+        of_ravdess = {name for name in names[part] if name.startswith("ravdess/")}
+        assert of_ravdess == {name for name in before[part] if name.startswith("ravdess/")}
     assert {name for name in names["dev"] if "ravdess" not in name} == {"mine/a", "mine/b"}
     assert {name for name in names["test"] if "ravdess" not in name} == {"mine/c", "other/x", "other/y", "other/z"}
     assert {"mine/d", "mine/e", "mine/f"} <= names["train"]
@@ -366,15 +406,15 @@ def test_given_speakers_divide_their_own_corpus_alone(ravdess: Path) -> None:
         ([], ["a"], "no speaker is called a: write CORPUS/SPEAKER, or CORPUS for all; of mine"),
     ],
 )
-def test_speakers_that_overlap_or_are_unknown(dev: list[str], test: list[str], message: str) -> None:
+def test_overlapping_and_unknown_speakers(dev: list[str], test: list[str], message: str) -> None:
     with pytest.raises(CorpusError, match=message):
         split([corpus_of("abc")], dev, test)
 
 
-def test_two_corpora_of_one_name() -> None:
-    for divide in (split, lambda corpora: chosen(corpora, "all")):
+def test_two_corpora_with_the_same_name() -> None:
+    for function in (split, lambda corpora: chosen(corpora, "all")):
         with pytest.raises(CorpusError, match="2 corpora are called mine"):
-            divide([corpus_of("abc"), corpus_of("abc")])
+            function([corpus_of("abc"), corpus_of("abc")])
 
 
 def test_a_split_without_speakers(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the documents of the service say is tried on the real service; what it is deployed with names what there is."""
+"""The examples in docs/service.md work on a real service; the deploy files name files and settings that exist."""
 
 import configparser
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from served import Served
 
-from e2v_port.service.state import Settings
+from e2v_port.service.settings import Settings
 
 pytestmark = pytest.mark.xdist_group("deploy")
 
@@ -31,9 +31,9 @@ SRT = "1\n00:00:00,000 --> 00:00:01,400\n[ann]: Well.\n"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With the files that the examples name."""
+    """Returns a folder with the files that the examples use."""
     folder = tmp_path_factory.mktemp("service")
-    shutil.copy(min((ROOT / "benchmarks" / "speech").glob("*.flac")), folder / "speech.flac")
+    shutil.copy(ROOT / "benchmarks" / "speech" / "calm.flac", folder / "speech.flac")
     (folder / "speech.srt").write_text(SRT, "utf-8")
     return folder
 
@@ -44,8 +44,8 @@ def url(folder: Path) -> Iterator[str]:
         yield served.url
 
 
-def test_every_curl_line_of_the_document_works(url: str, folder: Path) -> None:
-    """In their order: some of them switch emotions off, and on again."""
+def test_every_curl_example_works(url: str, folder: Path) -> None:
+    """They run in order: some switch emotion analysis off and on again."""
     assert len(CURL) > 15
     answers = {}
     for line in CURL:
@@ -57,7 +57,7 @@ def test_every_curl_line_of_the_document_works(url: str, folder: Path) -> None:
     [given] = [text for line, text in answers.items() if "segments=@" in line]
     assert json.loads(plain)["segments"][0]["emotion"]["primary"]
     assert json.loads(given)["segments"][0]["speaker"] == "ann"
-    assert set(re.findall(r'"(\w+)":', DOCUMENT.split("An answer (")[1].split("```")[1])) <= set(
+    assert set(re.findall(r'"(\w+)":', DOCUMENT.split("A response (")[1].split("```")[1])) <= set(
         re.findall(r'"(\w+)":', plain)
     )
     [srt] = [text for line, text in answers.items() if "format=srt" in line]
@@ -84,7 +84,7 @@ def test_the_health_check_of_the_image_works(url: str, folder: Path) -> None:
         assert (done.returncode == 0) == healthy
 
 
-def test_settings_that_are_named_exist() -> None:
+def test_settings_in_the_documents_exist() -> None:
     help_text = subprocess.run(
         [sys.executable, "-m", "e2v_port", "serve", "--help"],
         capture_output=True,
@@ -96,7 +96,7 @@ def test_settings_that_are_named_exist() -> None:
     named = {name.lower() for text in texts for name in re.findall(r"E2V_SERVE_([A-Z_]+[A-Z])", text)}
     assert named
     assert named <= set(Settings.model_fields)
-    served = DOCUMENT.split("## Run it for good")[0]
+    served = DOCUMENT.split("## Deployment")[0]
     options = set(re.findall(r"`(?:e2v serve )?(--[a-z-]+)", served)) - {"--format"}  # of e2v analyze
     assert {option for option in options if option not in help_text} == set()
 
@@ -115,7 +115,7 @@ def test_limits_in_the_document_are_the_defaults() -> None:
     assert len(seen) > 9
 
 
-def test_the_image_is_made_of_what_there_is() -> None:
+def test_the_image_is_built_from_files_that_exist() -> None:
     *_, final = DOCKERFILE.split("\nFROM ")
     build = DOCKERFILE.removesuffix(final)
     copied = {source for line in re.findall(r"^COPY (?!--from)(.*) \S+$", build, re.M) for source in line.split()}
@@ -133,11 +133,11 @@ def test_the_image_is_made_of_what_there_is() -> None:
     for tool in "apt-get", "pip install", "gcc":
         assert tool not in final
     assert "TOKEN=" not in "".join(re.findall(r"^(?:ENV|ARG) .*$", DOCKERFILE, re.M)), (
-        "a secret is not part of an image"
+        "an image must not contain a secret"
     )
 
 
-def test_the_unit_keeps_to_itself() -> None:
+def test_the_unit_is_isolated() -> None:
     parser = configparser.RawConfigParser(strict=False)
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.read(DEPLOY / "e2v.service", "utf-8")

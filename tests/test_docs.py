@@ -1,46 +1,157 @@
-"""The documents say what the program does."""
+"""The documents match the program: help texts, links, commands, tables and line lengths."""
 
+import ast
+import doctest
+import importlib
+import json
 import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
+import e2v_port
+from e2v_port import cli
 from e2v_port.converters import emotion2vec, wav2vec2
+from e2v_port.parity.verify import PROBABILITY_TOLERANCE
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-BLOCK = re.compile(r"(<!-- help.*?-->\n```\n).*?(```\n<!-- /help -->)", re.S)
+COMMANDS = ROOT / "docs" / "cli.md"
+JSON = ROOT / "docs" / "json.md"
+SCHEMA = ROOT / "e2v_port" / "analysis" / "schema.json"
+HELP = re.compile(r"(<!-- help.*?-->\n).*?(<!-- /help -->)", re.S)
+FIELDS = re.compile(r"(<!-- schema.*?-->\n).*?(<!-- /schema -->)", re.S)
+FOLDERS = (ROOT, *(ROOT / name for name in ("docs", "examples", "benchmarks/speech")), *ROOT.glob("weights/*/"))
+DOCUMENTS = sorted(str(path.relative_to(ROOT)) for folder in FOLDERS for path in folder.glob("*.md"))
 
 
-def help_text() -> str:
-    """What the program prints, at a width of 80 columns."""
+def tracked() -> list[str]:
+    """Returns every Markdown file that git tracks; without git, the documents."""
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        return DOCUMENTS
+    listed = subprocess.run(["git", "ls-files", "-z", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return sorted(name for name in listed.stdout.split("\0") if name and (ROOT / name).exists())
+
+
+def reference() -> str:
+    """Returns the help of the program and of every command as Markdown, at a width of 80 columns."""
+    names = [command.callback.__name__ for command in cli.app.registered_commands if command.callback]
+    script = f"""if True:
+        import sys
+        from e2v_port.cli import main
+        for command in {[[], *([name] for name in names)]}:
+            sys.argv = ["e2v", *command, "--help"]
+            print("\\f", end="")
+            try:
+                main()
+            except SystemExit as end:
+                assert not end.code
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"COLUMNS": "80", "PATH": "", "NO_COLOR": "1", "TERM": "dumb"},
+    )
     parts = []
-    for command in ([], ["analyze"], ["convert"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "e2v_port", *command, "--help"],
-            capture_output=True,
-            text=True,
-            check=True,
-            env={"COLUMNS": "80", "PATH": "", "NO_COLOR": "1", "TERM": "dumb"},
-        )
-        parts.append(f"$ e2v {' '.join([*command, '--help'])}\n{done.stdout.strip()}\n")
+    for name, text in zip(["", *names], done.stdout.split("\f")[1:], strict=True):
+        title = f"## e2v {name}\n\n" if name else ""
+        parts.append(f"{title}```text\n$ e2v {name + ' ' if name else ''}--help\n{text.strip()}\n```\n")
     return "\n".join(parts)
 
 
-def test_the_readme_shows_the_help_of_the_program() -> None:
-    """Run this file as a program to write it anew."""
-    found = BLOCK.search(README.read_text("utf-8"))
-    assert found
-    assert found[0] == found[1] + help_text() + found[2]
+def field_lists() -> str:
+    """Returns the objects of the JSON Schema as Markdown, with a list of the fields of each."""
+    schema = json.loads(SCHEMA.read_text("utf-8"))
+    parts = []
+    for name, definition in schema["$defs"].items():
+        parts.append(f"\n## {name}\n\n{textwrap.fill(definition['description'], 120)}\n")
+        if required := definition.get("required") if "allOf" in definition else None:
+            base = definition["allOf"][0]["$ref"].rpartition("/")[2]
+            added = ", ".join(f"`{field}`" for field in required)
+            always = f"All fields of [{base}](#{base}), including {added}."
+            parts.append(f"\n{textwrap.fill(always, 120)}\n")
+        if properties := definition.get("properties"):
+            parts.append("\n")
+            for field, about in properties.items():
+                item = f"- `{field}` ({_type(about)}{_range(about)}): {about['description']}"
+                parts.append(textwrap.fill(item, 120, subsequent_indent="  ", break_on_hyphens=False) + "\n")
+    return "".join(parts) + "\n"
 
 
-@pytest.mark.parametrize("family", [emotion2vec.FAMILY, wav2vec2.FAMILY], ids=lambda family: family.name)
+def _type(about: dict[str, Any]) -> str:
+    """Returns the type of a field: names, values or a link to the object."""
+    if "const" in about:
+        return f"`{json.dumps(about['const'])}`"
+    if "$ref" in about:
+        name = about["$ref"].rpartition("/")[2]
+        return f"[{name}](#{name})"
+    if "anyOf" in about or "allOf" in about:
+        return " or ".join(_type(choice) for choice in about.get("anyOf") or about["allOf"])
+    if "enum" in about:
+        return ", ".join("null" if value is None else f"`{value}`" for value in about["enum"])
+    types = about["type"] if isinstance(about["type"], list) else [about["type"]]
+    inner = f" of {_type(about['items'])}" if "items" in about else ""
+    return " or ".join(kind + (inner if kind == "array" else "") for kind in types)
+
+
+def _range(about: dict[str, Any]) -> str:
+    """Returns the range and the unit of a number."""
+    low, high = about.get("minimum"), about.get("maximum")
+    span = [f"{low} to {high}"] if low is not None and high is not None else []
+    unit = [about["unit"]] if about.get("unit", "probability") != "probability" else []
+    return "".join(f", {part}" for part in (*span, *unit))
+
+
+def test_the_fields_of_the_json_are_those_of_the_schema() -> None:
+    """Run this file as a program to rewrite the lists."""
+    block = FIELDS.search(JSON.read_text("utf-8"))
+    assert block
+    assert block[0] == block[1] + field_lists() + block[2]
+
+
+def test_the_command_reference_shows_the_help_of_the_program() -> None:
+    """Run this file as a program to rewrite the reference."""
+    block = HELP.search(COMMANDS.read_text("utf-8"))
+    assert block
+    assert block[0] == block[1] + reference() + block[2]
+
+
+def test_what_sixteen_bits_may_change_is_said_alike_and_holds_every_measurement() -> None:
+    texts = {name: (ROOT / name).read_text("utf-8") for name in [*DOCUMENTS, "e2v_port/models/load.py"]}
+    said = {
+        (name, float(number))
+        for name, text in texts.items()
+        for number in re.findall(
+            r"(?:probabilit(?:y|ies)[^.|]{0,30}(?:less|more) than|tolerance (?:of|is)|\(tolerance) (0\.0\d+)",
+            " ".join(text.split()),
+        )
+    }
+    assert {name for name, _ in said} >= {
+        "docs/start.md",
+        "docs/numbers.md",
+        "docs/benchmarks.md",
+        "docs/port.md",
+        "e2v_port/models/load.py",
+    }
+    assert {number for _, number in said} == {PROBABILITY_TOLERANCE}
+    measured = re.findall(r"differ from FunASR's by up to (0\.\d+)", texts["docs/benchmarks.md"])
+    measured += re.findall(r"\| (?:float16|bfloat16|q8) \| \d+ MB \| (0\.\d+) \|", texts["docs/port.md"])
+    assert len(measured) == 5
+    assert max(map(float, measured)) < PROBABILITY_TOLERANCE
+
+
+@pytest.mark.parametrize("family", [emotion2vec, wav2vec2])
 def test_every_rename_is_in_the_document(family) -> None:
     text = (ROOT / "docs" / "port.md").read_text("utf-8")
-    for rule in family.rules:
+    for rule in family.RULES:
         source = rule.source.replace("[d2v_model.]", "").replace("[wav2vec2.]", "")
         source = source.replace("modality_encoders.AUDIO.", "A.")
         # The blocks and the two parts of a layer share a row.
@@ -49,20 +160,67 @@ def test_every_rename_is_in_the_document(family) -> None:
         assert stem in text or f".{last}" in text, rule.source
 
 
-@pytest.mark.parametrize("document", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+def test_the_python_reference_has_every_public_name() -> None:
+    shown = re.findall(r"^::: e2v_port\.(\w+)$", (ROOT / "docs" / "api.md").read_text("utf-8"), re.M)
+    assert sorted(shown) == sorted({*e2v_port.__all__} - {"__version__"})
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_the_examples_of_the_documents_run(document: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Runs the examples that have a prompt and its output."""
+    monkeypatch.chdir(tmp_path)
+    result = doctest.testfile(str(ROOT / document), module_relative=False)
+    assert result.failed == 0
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_the_programs_of_the_documents_use_what_exists(document: str) -> None:
+    for program in re.findall(r"^```python\n(.*?)^```", (ROOT / document).read_text("utf-8"), re.M | re.S):
+        for node in ast.walk(ast.parse(program)):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "e2v_port":
+                names = {*dir(importlib.import_module(node.module))}
+                modules = {path.stem for path in (ROOT / Path(*node.module.split("."))).glob("*.py")}
+                assert {name.name for name in node.names} <= names | modules, program
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "e2v_port":
+                assert node.attr in e2v_port.__all__, program
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_the_commands_of_the_documents_exist(document: str) -> None:
+    group = typer.main.get_command(cli.app)
+    options = {
+        name: {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        for name, command in group.commands.items()
+    }
+    for command, line in re.findall(r"^ *(?:\$ )?e2v (\w+)( .*|)$", (ROOT / document).read_text("utf-8"), re.M):
+        assert command in options, line
+        shown = re.findall(r"(?<!\S)(--[a-z][a-z-]*|-[a-z])(?!\S)", line.split("#")[0])
+        assert {*shown} <= options[command] | {"--help"}, (command, line)
+
+
+@pytest.mark.parametrize("document", tracked())
+def test_no_line_is_longer_than_120_columns(document: str) -> None:
+    lines = (ROOT / document).read_text("utf-8").splitlines()
+    assert [line for line in lines if len(line) > 120] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_lead_somewhere(document: str) -> None:
     path = ROOT / document
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text("utf-8")):
+    for target in re.findall(r"\]\((?!https?:|mailto:)([^)#]+)", path.read_text("utf-8")):
         assert (path.parent / target).exists(), target
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-def test_the_commands_of_the_readme_exist() -> None:
-    for target in re.findall(r"^make (\w+)", README.read_text("utf-8"), re.M):
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_the_make_targets_of_the_documents_exist(document: str) -> None:
+    for target in re.findall(r"^make ([a-z]+)", (ROOT / document).read_text("utf-8"), re.M):
         done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 
 
 if __name__ == "__main__":
-    text = README.read_text("utf-8")
-    README.write_text(BLOCK.sub(lambda found: found[1] + help_text() + found[2], text), "utf-8")
+    text = COMMANDS.read_text("utf-8")
+    COMMANDS.write_text(HELP.sub(lambda block: block[1] + reference() + block[2], text), "utf-8")
+    text = JSON.read_text("utf-8")
+    JSON.write_text(FIELDS.sub(lambda block: block[1] + field_lists() + block[2], text), "utf-8")

@@ -1,4 +1,4 @@
-"""The tables of taxonomy/ are complete and say what their sources say; emotions.py reads them as documented."""
+"""The tables of taxonomy/ are complete and match their sources; emotions/taxonomy.py reads them as documented."""
 
 import doctest
 import json
@@ -17,8 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from e2v_port import emotions
-from e2v_port.emotions import Compound, Dimensions
+from e2v_port.emotions import taxonomy
+from e2v_port.emotions.estimates import Dimensions
+from e2v_port.emotions.taxonomy import Compound
 
 TABLES = ("emotions", "labels", "compounds", "dimensions", "emotion2vec", "corpora", "prosody")
 LEVELS = ("low", "moderate", "high")
@@ -128,7 +129,7 @@ def table(name: str) -> dict[str, Any]:
 
 
 def published() -> dict[tuple[str, str, str], tuple[str, str]]:
-    """The compound table by primary, arousal and dominance, its abbreviations written out."""
+    """Returns the compound table by primary, arousal and dominance, with its abbreviations spelled out."""
     rows = {}
     for line in COMPOUNDS.strip().splitlines():
         primary, arousal, dominance, label, description = (cell.strip() for cell in line.split("|"))
@@ -144,14 +145,14 @@ def best(distribution: dict[str, float]) -> str:
 
 
 def luminance(colour: str) -> float:
-    """WCAG 2."""
+    """Returns the contrast of two colors by WCAG 2."""
     channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def lab(colour: str) -> tuple[float, float, float]:
-    """CIE L*a*b* of an sRGB colour, D65."""
+    """Returns the CIE L*a*b* coordinates of an sRGB color, D65."""
     channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
     x = (0.4124 * red + 0.3576 * green + 0.1805 * blue) / 0.9505
@@ -178,7 +179,7 @@ def test_every_table_has_a_schema() -> None:
 
 
 def test_the_26_in_their_groups() -> None:
-    assert [(e.group, e.name) for e in emotions.emotions()] == [(g, n) for g in GROUPS for n in GROUPS[g].split()]
+    assert [(e.group, e.name) for e in taxonomy.emotions()] == [(g, n) for g in GROUPS for n in GROUPS[g].split()]
     assert len(NAMES) == len(set(NAMES)) == 26
     assert table("schema")["$defs"]["name"]["enum"] == NAMES
 
@@ -186,13 +187,13 @@ def test_the_26_in_their_groups() -> None:
 def test_coordinates_lie_inside_their_group() -> None:
     groups = {row["name"]: row for row in table("emotions")["groups"]}
     assert list(groups) == list(GROUPS)
-    for e in emotions.emotions():
+    for e in taxonomy.emotions():
         for value, (lowest, highest) in zip(
             (e.valence, e.arousal), (groups[e.group]["valence"], groups[e.group]["arousal"]), strict=True
         ):
             assert lowest < value < highest, e
         assert 0 < e.dominance < 1
-    places = [(e.valence, e.arousal, e.dominance) for e in emotions.emotions()]
+    places = [(e.valence, e.arousal, e.dominance) for e in taxonomy.emotions()]
     assert len(set(places)) == 26
 
 
@@ -226,20 +227,20 @@ def test_groups_meet_at_the_thresholds_of_the_quadrants() -> None:
     ],
 )
 def test_coordinates_are_those_of_their_source(name: str, pleasure: float, arousal: float, dominance: float) -> None:
-    e = emotions.emotion(name)
+    e = taxonomy.emotion(name)
     assert (e.valence, 2 * e.arousal - 1, 2 * e.dominance - 1) == pytest.approx((pleasure, arousal, dominance))
     assert e.source == f"RM77 `{name}`"
 
 
 def test_every_coordinate_has_a_source() -> None:
     assert set(table("emotions")["sources"]) == {"RM77"}
-    assert all("RM77 `" in e.source or "own placement" in e.source for e in emotions.emotions())
-    own = {e.name for e in emotions.emotions() if "own placement" in e.source}
+    assert all("RM77 `" in e.source or "placed here" in e.source for e in taxonomy.emotions())
+    own = {e.name for e in taxonomy.emotions() if "placed here" in e.source}
     assert own == {"thoughtful", "affectionate", "neutral", "confused"}
 
 
 def test_colours_are_distinct_and_readable() -> None:
-    colours = {e.name: e.colour for e in emotions.emotions()}
+    colours = {e.name: e.colour for e in taxonomy.emotions()}
     for name, colour in colours.items():
         assert 1.05 / (luminance(colour) + 0.05) >= 3, f"{name} on white"
         assert (luminance(colour) + 0.05) / 0.05 >= 3, f"{name} on black"
@@ -252,17 +253,17 @@ def test_colours_are_distinct_and_readable() -> None:
     [("happy", 45), ("sad", 207), ("angry", 4), ("fearful", 291), ("surprised", 174), ("disgusted", 16)],
 )
 def test_colours_of_the_labels_are_those_of_the_chips(label: str, hue: float) -> None:
-    _, a, b = lab(emotions.colour(label))
+    _, a, b = lab(taxonomy.colour(label))
     assert math.hypot(a, b) > 15
-    channels = [int(emotions.colour(label)[i : i + 2], 16) for i in (1, 3, 5)]
+    channels = [int(taxonomy.colour(label)[i : i + 2], 16) for i in (1, 3, 5)]
     red, green, blue = channels
     angle = math.degrees(math.atan2(math.sqrt(3) * (green - blue), 2 * red - green - blue)) % 360
     assert abs((angle - hue + 180) % 360 - 180) <= 8
 
 
 def test_neutral_is_grey() -> None:
-    assert len(set(bytes.fromhex(emotions.colour("neutral")[1:]))) == 1
-    assert emotions.colour("other") == emotions.colour("unknown") == emotions.colour("neutral")
+    assert len(set(bytes.fromhex(taxonomy.colour("neutral")[1:]))) == 1
+    assert taxonomy.colour("other") == taxonomy.colour("unknown") == taxonomy.colour("neutral")
 
 
 # Labels.
@@ -276,12 +277,12 @@ def test_classes_are_distributions() -> None:
 
 
 def test_heads_of_emotion2vec() -> None:
-    assert {label: best(emotions.distribution({label: 1.0})) for label in HEADS} == HEADS
-    assert emotions.labels("emotion2vec") == tuple(row["label"] for row in table("emotion2vec")["classes"])
+    assert {label: best(taxonomy.distribution({label: 1.0})) for label in HEADS} == HEADS
+    assert taxonomy.labels("emotion2vec") == tuple(row["label"] for row in table("emotion2vec")["classes"])
 
 
 def test_polarity() -> None:
-    polarity = {label: emotions.meaning(label).polarity for label in HEADS}
+    polarity = {label: taxonomy.meaning(label).polarity for label in HEADS}
     assert Counter(polarity.values()) == {"negative": 4, "positive": 1, "neutral": 1, None: 3}
     assert polarity["happy"] == "positive"
     assert polarity["neutral"] == "neutral"
@@ -290,52 +291,52 @@ def test_polarity() -> None:
 
 def test_unknown_labels_claim_no_emotion() -> None:
     for label in ("other", "unknown"):
-        spread = emotions.distribution({label: 1.0})
+        spread = taxonomy.distribution({label: 1.0})
         assert min(spread.values()) > 0
         assert spread["neutral"] == 0.25
 
 
 def test_label_sets() -> None:
-    sets = {name: set(emotions.labels(name)) for name in emotions.label_sets()}
+    sets = {name: set(taxonomy.labels(name)) for name in taxonomy.label_sets()}
     assert set(sets) == set(LABEL_SETS)
     for name, labels in LABEL_SETS.items():
         assert set(labels.split()) <= sets[name]
-    used = {emotions.meaning(label, name).name for name in sets for label in sets[name]}
+    used = {taxonomy.meaning(label, name).name for name in sets for label in sets[name]}
     assert used == set(table("labels")["classes"])
 
 
 def test_words_mean_the_same_in_every_set() -> None:
     meanings: dict[str, set[str]] = {}
-    for name in emotions.label_sets():
-        for label in emotions.labels(name):
+    for name in taxonomy.label_sets():
+        for label in taxonomy.labels(name):
             if len(label) > 1:  # single letters are each corpus's own: A is Angst in one, anger in another
-                meanings.setdefault(label, set()).add(emotions.meaning(label, name).name)
+                meanings.setdefault(label, set()).add(taxonomy.meaning(label, name).name)
     assert all(len(classes) == 1 for classes in meanings.values())
-    assert emotions.meaning("A", "emodb").name == "fearful"
-    assert emotions.meaning("A", "msp-podcast").name == "angry"
+    assert taxonomy.meaning("A", "emodb").name == "fearful"
+    assert taxonomy.meaning("A", "msp-podcast").name == "angry"
 
 
 def test_labels_that_differ_from_emotion2vecs() -> None:
-    assert best(emotions.distribution({"exc": 1}, label_set="iemocap")) == "excited"
-    assert best(emotions.distribution({"fru": 1}, label_set="iemocap")) == "frustrated"
-    assert best(emotions.distribution({"Langeweile": 1}, label_set="emodb")) == "bored"
-    assert best(emotions.distribution({"02": 1}, label_set="ravdess")) == "calm"
-    assert best(emotions.distribution({"trust": 1}, label_set="plutchik")) == "affectionate"
-    assert best(emotions.distribution({"anticipation": 1}, label_set="plutchik")) == "curious"
-    assert emotions.meaning("ps", "tess").polarity == "positive"
+    assert best(taxonomy.distribution({"exc": 1}, label_set="iemocap")) == "excited"
+    assert best(taxonomy.distribution({"fru": 1}, label_set="iemocap")) == "frustrated"
+    assert best(taxonomy.distribution({"Langeweile": 1}, label_set="emodb")) == "bored"
+    assert best(taxonomy.distribution({"02": 1}, label_set="ravdess")) == "calm"
+    assert best(taxonomy.distribution({"trust": 1}, label_set="plutchik")) == "affectionate"
+    assert best(taxonomy.distribution({"anticipation": 1}, label_set="plutchik")) == "curious"
+    assert taxonomy.meaning("ps", "tess").polarity == "positive"
 
 
 def test_unknown_names_are_told_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"no emotion is called 'joyous'; known: anxious, .*confused"):
-        emotions.emotion("joyous")
+        taxonomy.emotion("joyous")
     with pytest.raises(ValueError, match=r"no label of tess is called 'calm'; known: angry, disgust"):
-        emotions.meaning("calm", "tess")
+        taxonomy.meaning("calm", "tess")
     with pytest.raises(ValueError, match=r"no label set is called 'TESS'; known: emotion2vec, ravdess"):
-        emotions.labels("TESS")
+        taxonomy.labels("TESS")
     with pytest.raises(ValueError, match=r"no label set is called 'x'"):
-        emotions.meaning("angry", "x")
+        taxonomy.meaning("angry", "x")
     with pytest.raises(ValueError, match=r"no primary emotion is called 'joy'; known: happy, angry"):
-        emotions.compound("joy", Dimensions(0.5, 0.5, 0.5))
+        taxonomy.compound("joy", Dimensions(0.5, 0.5, 0.5))
 
 
 # Dimensions.
@@ -343,7 +344,7 @@ def test_unknown_names_are_told_with_the_known_ones() -> None:
 
 def test_compounds_are_those_of_the_deployed_table() -> None:
     for (primary, arousal, dominance), (label, description) in published().items():
-        found = emotions.compound(primary, Dimensions(AT[arousal], AT[dominance], 0.5))
+        found = taxonomy.compound(primary, Dimensions(AT[arousal], AT[dominance], 0.5))
         assert found == Compound(label, description, own=False), (primary, arousal, dominance)
 
 
@@ -372,20 +373,20 @@ def test_more_than_37_compounds() -> None:
     ],
 )
 def test_level(value: float, expected: str) -> None:
-    assert emotions.level(value) == expected
-    assert table("compounds")["levels"] == {"low": emotions.LOW, "high": emotions.HIGH}
+    assert taxonomy.level(value) == expected
+    assert table("compounds")["levels"] == {"low": taxonomy.LOW, "high": taxonomy.HIGH}
 
 
 def test_compound_takes_other_thresholds() -> None:
     point = Dimensions(0.65, 0.65, 0.5)
-    assert emotions.compound("angry", point).label == "rage"
-    assert emotions.compound("angry", point, 0.3, 0.7).label == "anger"
+    assert taxonomy.compound("angry", point).label == "rage"
+    assert taxonomy.compound("angry", point, 0.3, 0.7).label == "anger"
 
 
 def test_octants() -> None:
     value = {"+": 0.500001, "-": 0.5, "high": 0.500001, "low": 0.5}  # exactly in the middle is the lower side
     for (valence, arousal, dominance), name in OCTANTS.items():
-        assert emotions.octant(Dimensions(value[arousal], value[dominance], value[valence])) == name
+        assert taxonomy.octant(Dimensions(value[arousal], value[dominance], value[valence])) == name
     rows = table("dimensions")["octants"]
     assert {(row["valence"], row["arousal"], row["dominance"]): row["name"] for row in rows} == OCTANTS
 
@@ -395,13 +396,13 @@ def test_likely_emotions_are_of_their_group() -> None:
     for group, levels in likely.items():
         assert all(set(names) <= set(GROUPS[group].split()) for names in levels.values())
         assert set(levels["moderate"]) == set(GROUPS[group].split())
-    for e in emotions.emotions():
-        assert e.name in emotions.likely_emotions(e.dimensions)
+    for e in taxonomy.emotions():
+        assert e.name in taxonomy.likely_emotions(e.dimensions)
 
 
 def test_dominance_tells_anxious_from_angry() -> None:
-    submissive = emotions.likely_emotions(Dimensions(0.8, 0.2, 0.2))
-    dominant = emotions.likely_emotions(Dimensions(0.8, 0.8, 0.2))
+    submissive = taxonomy.likely_emotions(Dimensions(0.8, 0.2, 0.2))
+    dominant = taxonomy.likely_emotions(Dimensions(0.8, 0.8, 0.2))
     assert submissive[:2] == ("anxious", "panicked")
     assert dominant[:2] == ("angry", "frustrated")
     assert "angry" not in submissive
@@ -420,7 +421,7 @@ def test_dominance_tells_anxious_from_angry() -> None:
     ],
 )
 def test_quadrants_at_their_thresholds(valence: float, arousal: float, group: str) -> None:
-    assert set(emotions.likely_emotions(Dimensions(arousal, 0.5, valence))) == set(GROUPS[group].split())
+    assert set(taxonomy.likely_emotions(Dimensions(arousal, 0.5, valence))) == set(GROUPS[group].split())
 
 
 @pytest.mark.parametrize(
@@ -437,13 +438,13 @@ def test_quadrants_at_their_thresholds(valence: float, arousal: float, group: st
     ],
 )
 def test_intensity(score: float, expected: str) -> None:
-    assert emotions.intensity(score) == expected
+    assert taxonomy.intensity(score) == expected
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_what_is_no_number_is_refused(value: float) -> None:
     with pytest.raises(ValueError, match="finite"):
-        emotions.intensity(value)
+        taxonomy.intensity(value)
     with pytest.raises(ValueError, match="finite"):
         Dimensions(0.5, value, 0.5)
 
@@ -452,7 +453,7 @@ def test_what_is_no_number_is_refused(value: float) -> None:
 
 
 def test_formula() -> None:
-    """Computed here a second time, plainly."""
+    """The formula, computed independently."""
     point, scores = Dimensions(0.7, 0.3, 0.2), {"angry": 0.5, "sad": 0.3, "other": 0.2}
     expected = {}
     for row in table("emotions")["emotions"]:
@@ -461,19 +462,19 @@ def test_formula() -> None:
         expected[row["name"]] = prior * math.exp(-(math.dist(place, (0.7, 0.3, 0.2)) ** 2) / (2 * 0.2**2))
     total = sum(expected.values())
     expected = {name: value / total for name, value in expected.items()}
-    assert emotions.distribution(scores, point) == pytest.approx(expected)
-    assert list(emotions.distribution(scores, point)) == NAMES
+    assert taxonomy.distribution(scores, point) == pytest.approx(expected)
+    assert list(taxonomy.distribution(scores, point)) == NAMES
 
 
 def test_every_emotion_comes_out_of_dimensions_alone() -> None:
-    for e in emotions.emotions():
-        assert best(emotions.distribution(dimensions=e.dimensions)) == e.name
+    for e in taxonomy.emotions():
+        assert best(taxonomy.distribution(dimensions=e.dimensions)) == e.name
 
 
 def test_every_emotion_comes_out_of_both_models() -> None:
     steps = [i / 10 for i in range(11)]
     reached = {
-        best(emotions.distribution({label: 1.0}, Dimensions(*point)))
+        best(taxonomy.distribution({label: 1.0}, Dimensions(*point)))
         for label in HEADS
         for point in product(steps, steps, steps)
     }
@@ -481,9 +482,9 @@ def test_every_emotion_comes_out_of_both_models() -> None:
 
 
 def test_dimensions_move_within_what_the_label_allows() -> None:
-    angry = emotions.distribution({"angry": 1.0})
-    weak = emotions.distribution({"angry": 1.0}, Dimensions(arousal=0.3, dominance=0.3, valence=0.25))
-    strong = emotions.distribution({"angry": 1.0}, Dimensions(arousal=0.8, dominance=0.7, valence=0.25))
+    angry = taxonomy.distribution({"angry": 1.0})
+    weak = taxonomy.distribution({"angry": 1.0}, Dimensions(arousal=0.3, dominance=0.3, valence=0.25))
+    strong = taxonomy.distribution({"angry": 1.0}, Dimensions(arousal=0.8, dominance=0.7, valence=0.25))
     assert (best(angry), best(weak), best(strong)) == ("angry", "disappointed", "angry")
     assert weak["frustrated"] / weak["angry"] > angry["frustrated"] / angry["angry"]
     assert strong["angry"] > angry["angry"] > weak["angry"]
@@ -492,35 +493,35 @@ def test_dimensions_move_within_what_the_label_allows() -> None:
 
 @pytest.mark.parametrize("label", HEADS)
 def test_a_certain_label_keeps_its_emotion_where_that_lies(label: str) -> None:
-    head = emotions.emotion(HEADS[label])
-    assert best(emotions.distribution({label: 1.0}, head.dimensions)) == head.name
+    head = taxonomy.emotion(HEADS[label])
+    assert best(taxonomy.distribution({label: 1.0}, head.dimensions)) == head.name
 
 
 @pytest.mark.parametrize("label_set", LABEL_SETS)
 def test_expected_dimensions_are_means(label_set: str) -> None:
-    """Computed with numpy from the table itself; a mixture of labels lies between them, in proportion."""
+    """The values match numpy on the table itself; mixed labels lie between, in proportion."""
     rows = table("emotions")["emotions"]
     points = np.array([[row["arousal"], row["dominance"], (row["valence"] + 1) / 2] for row in rows])
-    names = emotions.labels(label_set)
+    names = taxonomy.labels(label_set)
     scores = dict(zip(names, np.random.default_rng(0).dirichlet(np.ones(len(names))).tolist(), strict=True))
-    shares = np.array([*emotions.distribution(scores, None, label_set).values()])
-    found = np.array([*emotions.expected(scores, label_set).to_dict().values()])
+    shares = np.array([*taxonomy.distribution(scores, None, label_set).values()])
+    found = np.array([*taxonomy.expected(scores, label_set).to_dict().values()])
     assert found == pytest.approx(np.average(points, axis=0, weights=shares))
-    alone = np.array([[*emotions.expected({name: 1.0}, label_set).to_dict().values()] for name in names])
+    alone = np.array([[*taxonomy.expected({name: 1.0}, label_set).to_dict().values()] for name in names])
     assert found == pytest.approx(np.array([scores[name] for name in names]) @ alone)
 
 
 def test_expected_dimensions_say_what_the_labels_say() -> None:
-    """On the side of the scale where people put the word (Russell & Mehrabian 1977)."""
-    found = {label: emotions.expected({label: 1.0}) for label in HEADS}
+    """Values lie on the side of the scale where people place the word (Russell & Mehrabian 1977)."""
+    found = {label: taxonomy.expected({label: 1.0}) for label in HEADS}
     for label, dimensions in found.items():
-        polarity = emotions.meaning(label).polarity
+        polarity = taxonomy.meaning(label).polarity
         assert {"positive": dimensions.valence > 0.55, "negative": dimensions.valence < 0.45}.get(polarity or "", True)
     assert found["angry"].arousal > found["neutral"].arousal > found["sad"].arousal
     assert found["angry"].dominance > found["fearful"].dominance
     assert found["neutral"].to_dict() == pytest.approx({"arousal": 0.5, "dominance": 0.5, "valence": 0.5}, abs=0.1)
-    with pytest.raises(ValueError, match="scores must be 0 or more and not all 0"):
-        emotions.expected({})
+    with pytest.raises(ValueError, match="scores must be at least 0 and not all 0"):
+        taxonomy.expected({})
 
 
 scored = st.dictionaries(st.sampled_from(list(HEADS)), st.just(0.0) | st.floats(1e-9, 1), min_size=1).filter(
@@ -531,30 +532,30 @@ scored = st.dictionaries(st.sampled_from(list(HEADS)), st.just(0.0) | st.floats(
 @given(scores=st.none() | scored, dimensions=anywhere)
 def test_always_a_distribution(scores: dict[str, float] | None, dimensions: Dimensions) -> None:
     for point in (dimensions, None) if scores else (dimensions,):
-        found = emotions.distribution(scores, point)
+        found = taxonomy.distribution(scores, point)
         assert list(found) == NAMES
         assert min(found.values()) >= 0
         assert math.fsum(found.values()) == pytest.approx(1, abs=1e-12)
-        assert found == emotions.distribution(scores, point)
+        assert found == taxonomy.distribution(scores, point)
 
 
 @given(a=scored, label=st.sampled_from(list(HEADS)), share=st.floats(0.01, 0.99))
 def test_more_of_a_label_is_more_of_its_emotions(a: dict[str, float], label: str, share: float) -> None:
     total = sum(a.values())
-    before = emotions.distribution(a)[HEADS[label]]
+    before = taxonomy.distribution(a)[HEADS[label]]
     mixed = {name: (1 - share) * score / total for name, score in a.items()}
     mixed[label] = mixed.get(label, 0) + share
-    pure = emotions.distribution({label: 1.0})[HEADS[label]]
-    assert emotions.distribution(mixed)[HEADS[label]] == pytest.approx((1 - share) * before + share * pure)
+    pure = taxonomy.distribution({label: 1.0})[HEADS[label]]
+    assert taxonomy.distribution(mixed)[HEADS[label]] == pytest.approx((1 - share) * before + share * pure)
 
 
 @given(dimensions=inside, label=st.sampled_from(list(HEADS)))
 def test_nearer_emotions_are_likelier(dimensions: Dimensions, label: str) -> None:
-    """Alone, and against what the label says by itself."""
+    """Dimensions choose among emotions alone, and relative to the label's own weights."""
     point = tuple(dimensions.to_dict().values())
-    distance = {e.name: math.dist(point, tuple(e.dimensions.to_dict().values())) for e in emotions.emotions()}
-    alone = emotions.distribution(dimensions=dimensions)
-    before, both = emotions.distribution({label: 1.0}), emotions.distribution({label: 1.0}, dimensions)
+    distance = {e.name: math.dist(point, tuple(e.dimensions.to_dict().values())) for e in taxonomy.emotions()}
+    alone = taxonomy.distribution(dimensions=dimensions)
+    before, both = taxonomy.distribution({label: 1.0}), taxonomy.distribution({label: 1.0}, dimensions)
     gain = {name: both[name] / before[name] for name in NAMES if before[name]}
     for values in (alone, gain):
         ranked = sorted(values, key=distance.__getitem__)
@@ -563,13 +564,13 @@ def test_nearer_emotions_are_likelier(dimensions: Dimensions, label: str) -> Non
 
 @given(dimensions=anywhere, label=st.sampled_from(list(HEADS)))
 def test_names_are_total(dimensions: Dimensions, label: str) -> None:
-    assert emotions.octant(dimensions) in OCTANTS.values()
-    assert emotions.likely_emotions(dimensions)
-    assert emotions.compound(label, dimensions).label
+    assert taxonomy.octant(dimensions) in OCTANTS.values()
+    assert taxonomy.likely_emotions(dimensions)
+    assert taxonomy.compound(label, dimensions).label
 
 
 def test_values_outside_count_as_the_end_of_the_scale() -> None:
-    assert emotions.distribution(dimensions=Dimensions(7, -3, 1.01)) == emotions.distribution(
+    assert taxonomy.distribution(dimensions=Dimensions(7, -3, 1.01)) == taxonomy.distribution(
         dimensions=Dimensions(1, 0, 1)
     )
 
@@ -579,25 +580,26 @@ def test_values_outside_count_as_the_end_of_the_scale() -> None:
 )
 @pytest.mark.parametrize("dimensions", [None, Dimensions(0.5, 0.5, 0.5)])
 def test_scores_that_are_no_probabilities(scores: dict[str, float], dimensions: Dimensions | None) -> None:
-    with pytest.raises(ValueError, match="scores must be 0 or more and not all 0"):
-        emotions.distribution(scores, dimensions)
+    with pytest.raises(ValueError, match="scores must be at least 0 and not all 0"):
+        taxonomy.distribution(scores, dimensions)
 
 
 def test_scores_need_not_sum_to_one() -> None:
-    assert emotions.distribution({"angry": 5e-324}, Dimensions(0, 0, 1)) == emotions.distribution(
+    assert taxonomy.distribution({"angry": 5e-324}, Dimensions(0, 0, 1)) == taxonomy.distribution(
         {"angry": 1.0}, Dimensions(0, 0, 1)
     )
-    halves = emotions.distribution({"angry": 0.2, "sad": 0.2})
-    assert halves == pytest.approx(emotions.distribution({"angry": 0.5, "sad": 0.5}))
+    halves = taxonomy.distribution({"angry": 0.2, "sad": 0.2})
+    assert halves == pytest.approx(taxonomy.distribution({"angry": 0.5, "sad": 0.5}))
 
 
 def test_nothing_to_map() -> None:
-    with pytest.raises(ValueError, match="scores of labels, dimensions, or both are needed"):
-        emotions.distribution()
+    with pytest.raises(ValueError, match="neither scores nor dimensions given"):
+        taxonomy.distribution()
 
 
 def test_neither_torch_nor_mlx_is_imported() -> None:
-    code = "import sys, e2v_port.emotions, e2v_port.fusion; print({'torch', 'mlx.core'} & set(sys.modules))"
+    loaded = "print({'torch', 'mlx.core'} & set(sys.modules))"
+    code = f"import sys, e2v_port.emotions.fusion, e2v_port.emotions.taxonomy as _; {loaded}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
@@ -610,5 +612,5 @@ def test_documented_examples() -> None:
 
 
 def test_exported_names() -> None:
-    assert sorted(emotions.__all__) == sorted(set(emotions.__all__))
-    assert all(hasattr(emotions, name) for name in emotions.__all__)
+    assert sorted(taxonomy.__all__) == sorted(set(taxonomy.__all__))
+    assert all(hasattr(taxonomy, name) for name in taxonomy.__all__)

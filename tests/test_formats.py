@@ -1,4 +1,4 @@
-"""Written formats, read by others: third-party parsers, the standard library, and this package's own reader."""
+"""Written formats, read back by third-party parsers, the standard library and this package's reader."""
 
 import csv
 import io
@@ -11,14 +11,13 @@ import srt
 import webvtt
 from praatio import textgrid
 
-from e2v_port.analysis import Analysis, AnalysisSettings, JudgedSegment, UsedModel
-from e2v_port.boundaries import Boundary
-from e2v_port.emotions import Dimensions
-from e2v_port.formats import FORMATS, ONE_CLIP
-from e2v_port.fusion import FusionSettings, fuse
-from e2v_port.model import Prediction
-from e2v_port.segments import Quality, SegmentSettings
-from e2v_port.transcripts import read_segments
+from e2v_port.analysis.formats import FORMATS, ONE_CLIP
+from e2v_port.analysis.results import Analysis, AnalysisSettings, JudgedSegment, UsedModel
+from e2v_port.emotions.changes import Boundary
+from e2v_port.emotions.estimates import DIMENSIONS, Dimensions, Prediction
+from e2v_port.emotions.fusion import FusionSettings, fuse
+from e2v_port.speech.segment import Quality, SegmentSettings
+from e2v_port.speech.transcripts import read_segments
 
 AWKWARD = 'He said: "3 < 4 & 5 > 4" --> {ok}\tthen,\n\n1\nleft; [gone]: ü 声 <i>now</i>'
 TENSE = Dimensions(arousal=0.7, dominance=0.3, valence=0.25)
@@ -74,11 +73,15 @@ def write(name: str, analysis: Analysis, folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["json", "csv", "rttm", "srt", "vtt"])
+@pytest.mark.parametrize("name", ["json", "jsonl", "csv", "rttm", "srt", "vtt", "textgrid", "audacity"])
 @pytest.mark.parametrize("case", [PLAIN, SPOKEN, EMPTY], ids=["plain", "spoken", "empty"])
 def test_what_is_written_is_read_back(name: str, case: Analysis, tmp_path: Path) -> None:
-    found = read_segments(write(name, case, tmp_path))
-    exact = {"srt": 0.0005, "vtt": 0.0005, "rttm": 1e-6}.get(name, 0)
+    path = write(name, case, tmp_path)
+    if name == "audacity" and case is EMPTY:
+        assert path.read_text() == ""
+        return
+    found = sorted(read_segments(path), key=lambda given: given.start)  # a TextGrid is sorted by speaker
+    exact = {"srt": 0.0005, "vtt": 0.0005, "rttm": 1e-6, "audacity": 1e-6}.get(name, 0)
     assert len(found) == len(case.segments)
     for given, (start, end) in zip(found, times(case), strict=True):
         assert given.start == pytest.approx(start, abs=exact, rel=0)
@@ -86,7 +89,7 @@ def test_what_is_written_is_read_back(name: str, case: Analysis, tmp_path: Path)
     if name == "rttm":
         emotions = ["angry", None, "sad", "happy"] if case is PLAIN else ["angry", "sad", None]
         assert [given.speaker for given in found] == emotions[: len(found)]
-    elif case is SPOKEN:
+    elif case is SPOKEN and name != "audacity":
         second = "Mary & (Jo) (2)" if name == "srt" else "Mary & <Jo> [2]"
         assert [given.speaker for given in found] == ["SPEAKER_00", second, "SPEAKER_00"]
 
@@ -94,8 +97,8 @@ def test_what_is_written_is_read_back(name: str, case: Analysis, tmp_path: Path)
 def test_json_holds_everything() -> None:
     found = json.loads(FORMATS["json"]([PLAIN]))
     assert found == json.loads(json.dumps(PLAIN.to_dict()))
-    assert found["segments"][0]["compound"] == PLAIN.segments[0].compound
-    assert found["segments"][1]["judgement"] is None
+    assert found["segments"][0]["emotion"]["compound"] == PLAIN.segments[0].compound
+    assert found["segments"][1]["emotion"] is None
     assert json.loads(FORMATS["json"]([PLAIN, EMPTY]))[1]["reason"] == "no speech found"
     lines = FORMATS["jsonl"]([PLAIN, SPOKEN, EMPTY]).splitlines()
     assert [len(json.loads(line)["segments"]) for line in lines] == [4, 3, 0]
@@ -105,15 +108,17 @@ def test_csv_has_a_row_per_segment() -> None:
     rows = list(csv.DictReader(io.StringIO(FORMATS["csv"]([PLAIN, replace(SPOKEN, file='a, "b".wav'), EMPTY]))))
     assert [row["file"] for row in rows] == ["call.wav"] * 4 + ['a, "b".wav'] * 3
     assert rows[4]["text"] == AWKWARD
-    assert (rows[1]["quality"], rows[1]["emotion"], rows[1]["arousal"]) == ("too_short", "", "")
-    assert (rows[3]["emotion"], rows[3]["score_happy"]) == ("happy", "0.8")
-    assert [row["dimensions_from"] for row in rows] == ["model", "", "model", "labels", "model", "model", ""]
+    assert (rows[1]["quality"], rows[1]["primary"], rows[1]["avd_arousal"]) == ("too_short", "", "")
+    assert (rows[3]["primary"], rows[3]["e2v_happy"]) == ("happy", "0.8")
+    assert [row["avd_from"] for row in rows] == ["model", "", "model", "labels", "model", "model", ""]
     derived = PLAIN.segments[3].dimensions
     assert derived is not None
-    assert [float(rows[3][name]) for name in ("arousal", "dominance", "valence")] == [*derived.to_dict().values()]
-    assert rows[3]["score_angry"] == ""
+    assert [float(rows[3][f"avd_{name}"]) for name in ("arousal", "dominance", "valence")] == [
+        *derived.to_dict().values()
+    ]
+    assert rows[3]["e2v_angry"] == ""
     assert float(rows[0]["confidence"]) == PLAIN.segments[0].confidence
-    assert [float(rows[0][name]) for name in ("arousal", "dominance", "valence")] == [0.7, 0.3, 0.25]
+    assert [float(rows[0][f"avd_{name}"]) for name in DIMENSIONS] == [0.7, 0.3, 0.25]
 
 
 def test_vtt(tmp_path: Path) -> None:
@@ -122,7 +127,7 @@ def test_vtt(tmp_path: Path) -> None:
     assert [cue.text for cue in plain] == [
         f"angry 0.920 ({compound})",
         "(too short to judge)",
-        f"sad? 0.287 ({PLAIN.segments[2].compound})",
+        "unclear: sad or neutral",
         "happy 0.800",
     ]
     assert [(cue.start, cue.end) for cue in plain][2:] == [
@@ -152,14 +157,14 @@ def test_textgrid(tmp_path: Path) -> None:
     plain, spoken = (textgrid.openTextgrid(str(write("textgrid", case, tmp_path)), True) for case in (PLAIN, SPOKEN))
     measured = ("arousal", "dominance", "valence")
     derived = tuple(f"derived {name}" for name in measured)
-    assert plain.tierNames == ("emotion", "confidence", "compound", *measured, *derived)
+    assert plain.tierNames == ("emotion", "confidence", "shade", "compound", *measured, *derived)
     for names, judged in ((measured, PLAIN.segments[:3:2]), (derived, PLAIN.segments[3:])):
         for name in names:
             texts = [entry.label for entry in plain.getTier(name).entries if entry.label]
             assert texts == [f"{getattr(segment, name.split()[-1]):.3f}" for segment in judged]
     assert not {*derived} & {name.split(" (")[0] for name in spoken.tierNames}
     emotion = [tuple(entry) for entry in plain.getTier("emotion").entries if entry.label]
-    labels = ["angry", "(too short to judge)", "sad", "happy"]
+    labels = ["angry", "(too short to judge)", "unclear: sad or neutral", "happy"]
     assert emotion == [(*span, label) for span, label in zip(times(PLAIN), labels, strict=True)]
     for case, grid in ((PLAIN, plain), (SPOKEN, spoken)):
         assert (grid.minTimestamp, grid.maxTimestamp) == (0, case.duration)
@@ -174,6 +179,62 @@ def test_textgrid(tmp_path: Path) -> None:
         " ".join(AWKWARD.split())
     ]
     assert '"He said: ""3 < 4' in FORMATS["textgrid"]([SPOKEN])
+
+
+def check_tiers(grid: textgrid.Textgrid) -> None:
+    """Intervals of a tier neither overlap nor leave gaps: Praat refuses a file otherwise."""
+    for tier in grid.tiers:
+        assert [entry.start for entry in tier.entries] == [0, *(entry.end for entry in tier.entries[:-1])]
+
+
+def test_tiers_of_speakers_at_once(tmp_path: Path) -> None:
+    """Boundaries of both, a name on two channels, and segments without a name at once."""
+    ann, bob = segment(1.0, 5.0, speaker="ann", text="one"), segment(2.0, 4.0, "sad", speaker="bob")
+    parts = (Boundary(1.0, 3.0, "angry", 0.9), Boundary(3.0, 5.0, "sad", 0.6), Boundary(2.0, 4.0, "sad", 0.7))
+    both = replace(analysis(ann, bob), boundaries=parts)
+    grid = textgrid.openTextgrid(str(write("textgrid", both, tmp_path)), True)
+    check_tiers(grid)
+    for name, expected in (("ann", parts[:2]), ("bob", parts[2:])):
+        entries = [entry for entry in grid.getTier(f"boundaries ({name})").entries if entry.label]
+        assert [tuple(entry) for entry in entries] == [(part.start, part.end, part.label) for part in expected]
+
+    channels = [replace(segment(0.0, 3.0 + i, speaker=name), channel=i) for name in ("agent", None) for i in (1, 2)]
+    path = write("textgrid", analysis(*channels), tmp_path)
+    check_tiers(textgrid.openTextgrid(str(path), True))
+    assert [(s.start, s.end, s.speaker, s.channel) for s in read_segments(path)] == [
+        (s.start, s.end, s.speaker, s.channel) for s in channels
+    ]
+
+    nameless = analysis(segment(0.0, 3.0), segment(1.0, 2.0), segment(2.5, 4.0), segment(3.0, 5.0))
+    path = write("textgrid", nameless, tmp_path)
+    check_tiers(textgrid.openTextgrid(str(path), True))
+    assert sorted((s.start, s.end) for s in read_segments(path)) == times(nameless)
+
+
+def test_rttm_of_speakers_at_once(tmp_path: Path) -> None:
+    """A diarization may not hold one name twice at a time; another channel is another time."""
+    both = analysis(
+        segment(0.0, 3.0, speaker="ann"),
+        segment(1.0, 2.0, speaker="Mary Ann"),
+        segment(2.0, 4.0, "sad", speaker="bob"),
+        replace(segment(2.5, 4.0, speaker="eve"), channel=2),
+        segment(3.0, 5.0, speaker="bob"),
+    )
+    found = read_segments(write("rttm", both, tmp_path))
+    assert [s.speaker for s in found] == ["angry", "angry/Mary_Ann", "sad", "angry", "angry"]
+    assert [s.channel for s in found] == [1, 1, 1, 2, 1]
+
+
+def test_no_text_in_csv_is_a_formula(tmp_path: Path) -> None:
+    words = ['=HYPERLINK("http://x","y")', "+1", "-1", "@SUM(A1)", "\t=1", "'=1", "no = formula", "＝1"]
+    case = analysis(*(segment(i, i + 1, speaker=word, text=word) for i, word in enumerate(words)), file="=1.wav")
+    path = write("csv", case, tmp_path)
+    rows = list(csv.DictReader(io.StringIO(path.read_text("utf-8"))))
+    for row in rows:
+        for name, value in row.items():
+            assert not value.startswith(("=", "+", "@", "\t", "＝")), name
+            assert not value.startswith("-") or float(value) < 0
+    assert [s.text for s in read_segments(path)][:4] == words[:4]
 
 
 def test_textgrid_of_boundaries_and_of_nothing(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The fusion does what its table says, at every threshold, with either model alone, and for any numbers."""
+"""The fusion follows its table at every threshold, with either model alone, and for any numbers."""
 
 import json
 import math
@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from e2v_port import emotions
-from e2v_port.emotions import Dimensions
-from e2v_port.fusion import FusionSettings, Judgement, fuse
-from e2v_port.model import Prediction
+from e2v_port.emotions import taxonomy
+from e2v_port.emotions.estimates import Dimensions, Prediction
+from e2v_port.emotions.fusion import FusionSettings, fuse
+from e2v_port.emotions.judgement import COLUMNS, Judgement, Shade, columns
 
 LABELS = ("angry", "disgusted", "fearful", "happy", "neutral", "other", "sad", "surprised", "unknown")
 MIDDLE = Dimensions(arousal=0.5, dominance=0.5, valence=0.5)
 
-# The thresholds of the deployed pipeline, written down once more; the bounds of a band belong to it where it says "-".
+# The thresholds of the deployed pipeline, written down again; "-" includes both bounds of a band.
 #   intensity  low (<0.35), mild (0.35-0.5), moderate (0.5-0.65), high (>0.65)      0.5 itself is moderate
 #   valence    negative (<0.45), neutral (0.45-0.55), positive (>0.55)
 #   arousal    low (<0.4), moderate (0.4-0.6), high (>0.6)
@@ -114,9 +114,51 @@ def test_elevated_arousal(label: str, arousal: float, noted: bool) -> None:
     assert ("elevated arousal" in fuse(prediction(label), at(arousal=arousal), 4.0).notes) is noted
 
 
-@pytest.mark.parametrize(("confidence", "noted"), [(0.2999, True), (0.3, False), (0.3001, False)])
-def test_uncertain(confidence: float, noted: bool) -> None:
+@pytest.mark.parametrize(("confidence", "noted"), [(0.3, True), (0.4999, True), (0.5, False), (0.9, False)])
+def test_uncertain_below_a_confidence(confidence: float, noted: bool) -> None:
     assert ("uncertain" in fuse(prediction("angry", confidence), None, 4.0).notes) is noted
+
+
+@pytest.mark.parametrize(
+    ("scores", "noted"),
+    [
+        ({"angry": 0.56, "sad": 0.44}, False),
+        ({"angry": 0.55, "sad": 0.45}, True),  # 0.1 apart, whatever floats make of it
+        ({"angry": 0.5, "sad": 0.4, "happy": 0.1}, True),
+        ({"angry": 0.51, "sad": 0.4, "happy": 0.09}, False),
+        ({"angry": 1.0}, False),
+    ],
+)
+def test_uncertain_where_two_labels_are_close(scores: dict[str, float], noted: bool) -> None:
+    """Also where the valence raises the confidence in one of them beyond doubt."""
+    estimate = Prediction("angry", scores["angry"], scores, scores, 4.0)
+    for dimensions in None, Dimensions(0.8, 0.5, 0.2):
+        assert ("uncertain" in fuse(estimate, dimensions, 4.0).notes) is noted
+
+
+@pytest.mark.parametrize(
+    ("confidence", "duration", "shown"),
+    [(0.2999, 4.0, False), (0.3, 4.0, True), (0.42, 1.0, False), (0.43, 1.0, True)],
+)
+def test_no_compound_below_a_confidence(confidence: float, duration: float, shown: bool) -> None:
+    judgement = fuse(prediction("angry", confidence), Dimensions(0.8, 0.8, 0.5), duration)
+    assert (judgement.compound is not None) is shown
+
+
+@pytest.mark.parametrize(
+    ("scores", "words"),
+    [
+        ({"angry": 0.8, "sad": 0.2}, "angry"),
+        ({"angry": 0.35, "sad": 0.2, "happy": 0.15}, "unclear: angry or sad"),
+        ({"angry": 0.45, "sad": 0.2, "happy": 0.2, "neutral": 0.15}, "unclear: perhaps angry"),
+        ({"angry": 0.35, "other": 0.3, "sad": 0.1}, "unclear: perhaps angry"),
+        ({"other": 0.45, "angry": 0.4, "sad": 0.15}, "unclear: perhaps angry"),
+        ({"unknown": 0.4, "other": 0.3, "sad": 0.1}, "unclear: no emotion stands out"),
+    ],
+)
+def test_doubt_in_words(scores: dict[str, float], words: str) -> None:
+    label = max(scores, key=scores.__getitem__)
+    assert fuse(Prediction(label, scores[label], scores, scores, 4.0), None, 4.0).words == words
 
 
 def test_notes_in_their_order() -> None:
@@ -137,12 +179,13 @@ def test_both_models() -> None:
         arousal_level="high",
         compound="frustration",
         octant="anxious",
-        distribution=emotions.distribution(angry.scores, dimensions),
+        distribution=taxonomy.distribution(angry.scores, dimensions),
         notes=(),
         sources=("categorical", "dimensional"),
         scores=angry.scores,
         dimensions=dimensions,
         dimensions_from="model",
+        shade=Shade(*max(taxonomy.shades("angry", dimensions).items(), key=lambda item: item[1])),
     )
 
 
@@ -157,17 +200,18 @@ def test_categorical_model_alone() -> None:
         arousal_level=None,
         compound=None,
         octant=None,
-        distribution=emotions.distribution(sad.scores),
-        notes=("short",),
+        distribution=taxonomy.distribution(sad.scores),
+        notes=("short", "uncertain"),
         sources=("categorical",),
         scores=sad.scores,
-        dimensions=emotions.expected(sad.scores),
+        dimensions=taxonomy.expected(sad.scores),
         dimensions_from="labels",
+        shade=Shade(*max(taxonomy.meaning("sad").weights.items(), key=lambda item: item[1])),
     )
 
 
 def test_derived_dimensions_are_no_second_opinion() -> None:
-    """Measured, the same values would move confidence, distribution and notes, and have names and levels."""
+    """The same values, measured, change confidence, distribution and notes, and have names and levels."""
     angry = prediction("angry", 0.6)
     alone = fuse(angry, None, 4.0)
     assert alone.dimensions is not None
@@ -178,8 +222,8 @@ def test_derived_dimensions_are_no_second_opinion() -> None:
     assert {name for name in named if getattr(alone, name) is not None} == set()
     assert {name for name in named if getattr(both, name) is None} == set()
     assert both.distribution != alone.distribution
-    # Half neutral, half an emotion that is always loud: the voice was not heard to be.
-    tense = prediction("neutral", 0.4, ("neutral", "angry", "surprised"))
+    # Partly neutral, partly emotions that are always activated: nothing measured this voice to be so.
+    tense = prediction("neutral", 0.6, ("neutral", "angry", "surprised"))
     low = FusionSettings(elevated_arousal=0.5)
     derived = fuse(tense, None, 4.0, low).dimensions
     assert derived is not None
@@ -199,12 +243,13 @@ def test_dimensional_model_alone() -> None:
         arousal_level="low",
         compound=None,
         octant="relaxed",
-        distribution=emotions.distribution(dimensions=dimensions),
+        distribution=taxonomy.distribution(dimensions=dimensions),
         notes=(),
         sources=("dimensional",),
         scores=None,
         dimensions=dimensions,
         dimensions_from="model",
+        shade=None,
     )
 
 
@@ -212,7 +257,7 @@ def test_labels_of_other_models() -> None:
     judgement = fuse(prediction("fru", 0.6, ("fru", "exc", "neu")), at(valence=0.2), 4.0, label_set="iemocap")
     assert (judgement.primary, judgement.agreement, judgement.compound) == ("fru", "agree", "anger")
     fearful = prediction("fear", 0.6, ("trust", "fear"))
-    assert fuse(fearful, None, 4.0, label_set="plutchik").dimensions == emotions.expected(fearful.scores, "plutchik")
+    assert fuse(fearful, None, 4.0, label_set="plutchik").dimensions == taxonomy.expected(fearful.scores, "plutchik")
     trust = fuse(prediction("trust", 0.6, ("trust", "fear")), at(valence=0.7), 4.0, label_set="plutchik")
     assert (trust.agreement, trust.compound) == ("agree", None)
 
@@ -222,7 +267,7 @@ def test_labels_without_a_meaning() -> None:
     judgement = fuse(grumpy, MIDDLE, 4.0, label_set=None)
     assert (judgement.primary, judgement.confidence) == ("grumpy", 0.6)
     assert judgement.agreement is judgement.compound is None
-    assert judgement.distribution == emotions.distribution(dimensions=MIDDLE)
+    assert judgement.distribution == taxonomy.distribution(dimensions=MIDDLE)
     alone = fuse(grumpy, None, 4.0, label_set=None)
     assert alone.distribution is alone.dimensions is alone.dimensions_from is alone.octant is None
     with pytest.raises(ValueError, match=r"no label of emotion2vec is called 'grumpy'; known: angry"):
@@ -230,19 +275,19 @@ def test_labels_without_a_meaning() -> None:
 
 
 def test_the_two_kinds_of_level_differ_at_their_bounds() -> None:
-    """0.40 is moderate arousal, but low in the compound table: each as its own source has it."""
+    """0.40 is moderate arousal, but low in the compound table: the two have different sources."""
     judgement = fuse(prediction("happy"), at(arousal=0.40), 4.0)
     assert (judgement.arousal_level, judgement.compound) == ("moderate", "serenity")
 
 
 def test_nothing_said() -> None:
-    with pytest.raises(ValueError, match="at least one model must have spoken"):
+    with pytest.raises(ValueError, match="at least one model must have run"):
         fuse(None, None, 4.0)
 
 
 @pytest.mark.parametrize("duration", [-0.1, math.nan, math.inf])
 def test_no_duration(duration: float) -> None:
-    with pytest.raises(ValueError, match="a duration is 0 or more seconds"):
+    with pytest.raises(ValueError, match="duration must be a finite number of at least 0"):
         fuse(prediction(), None, duration)
 
 
@@ -253,8 +298,40 @@ def test_to_dict_is_json() -> None:
         fuse(None, MIDDLE, 4.0),
     ):
         assert json.loads(json.dumps(judgement.to_dict(), allow_nan=False)) == judgement.to_dict()
-        assert list(judgement.to_dict()) == list(Judgement.__dataclass_fields__)
-    assert fuse(None, MIDDLE, 4.0).to_dict()["dimensions"] == {"arousal": 0.5, "dominance": 0.5, "valence": 0.5}
+        assert len(judgement.to_dict()) == len(Judgement.__dataclass_fields__)
+    found = fuse(prediction("sad"), MIDDLE, 4.0)
+    assert found.to_dict()["avd_scores"] == {"arousal": 0.5, "dominance": 0.5, "valence": 0.5}
+    assert (found.to_dict()["valence"], found.to_dict()["arousal"]) == (found.valence_level, found.arousal_level)
+
+
+def test_columns_have_the_names_of_the_json_joined() -> None:
+    found = fuse(prediction("sad"), MIDDLE, 4.0)
+    cells = columns(found.to_dict())
+    assert found.shade is not None
+    assert found.scores is not None
+    assert (cells["shade"], cells["shade_probability"]) == (found.shade.name, found.shade.probability)
+    assert (cells["avd_dominance"], cells["e2v_sad"]) == (MIDDLE.dominance, found.scores["sad"])
+    nested = [*(f"e2v_{label}" for label in LABELS), *(f"distribution_{e.name}" for e in taxonomy.emotions())]
+    assert set(cells) == {*COLUMNS, *nested}
+    assert columns(fuse(None, MIDDLE, 4.0).to_dict())["shade"] is None
+
+
+def test_a_shade_is_what_the_label_can_mean_at_these_dimensions() -> None:
+    """A label has different shades in different voices, and none if it names no emotion."""
+    found = {}
+    for name, dimensions in (("weak", Dimensions(0.85, 0.2, 0.1)), ("loud", Dimensions(0.9, 0.7, 0.1))):
+        shade = fuse(prediction("fearful"), dimensions, 4.0).shade
+        assert shade is not None
+        weights = taxonomy.meaning("fearful").weights
+        distances = {e: taxonomy.distribution(None, dimensions)[e] * weight for e, weight in weights.items()}
+        assert shade.name == max(distances, key=distances.__getitem__)
+        assert shade.probability == pytest.approx(distances[shade.name] / math.fsum(distances.values()))
+        found[name] = shade.name
+    assert found["weak"] != found["loud"]
+    for label in taxonomy.NO_EMOTION:
+        assert fuse(prediction(label), MIDDLE, 4.0).shade is None
+    assert fuse(prediction("grumpy", 0.6, ("grumpy", "sunny")), MIDDLE, 4.0, label_set=None).shade is None
+    assert fuse(None, MIDDLE, 4.0).headline == taxonomy.octant(MIDDLE)
 
 
 def test_default_settings() -> None:
@@ -274,7 +351,10 @@ def test_default_settings() -> None:
         "compound_low": 0.4,
         "compound_high": 0.6,
         "elevated_arousal": 0.6,
-        "uncertain": 0.3,
+        "compound_confidence": 0.3,
+        "uncertain": 0.5,
+        "lead": 0.1,
+        "noisy": 20.0,
     }
 
 
@@ -283,13 +363,15 @@ def test_default_settings() -> None:
     [
         ({"boost": 1.3}, ("confidence", 0.69), ("confidence", 0.78)),
         ({"clip": 0.5}, ("confidence", 0.69), ("confidence", 0.5)),
-        ({"short_seconds": 5.0}, ("notes", ()), ("notes", ("short",))),
+        ({"short_seconds": 5.0}, ("notes", ()), ("notes", ("short", "uncertain"))),
         ({"intensity_high": 0.9}, ("intensity", "high"), ("intensity", "moderate")),
         ({"intensity_moderate": 0.85, "intensity_high": 0.9}, ("intensity", "high"), ("intensity", "mild")),
         ({"valence_positive": 0.9}, ("valence_level", "positive"), ("valence_level", "neutral")),
         ({"arousal_high": 0.9}, ("arousal_level", "high"), ("arousal_level", "moderate")),
         ({"compound_high": 0.9}, ("compound", "elation"), ("compound", "joy")),
+        ({"compound_confidence": 0.7}, ("compound", "elation"), ("compound", None)),
         ({"uncertain": 0.9}, ("notes", ()), ("notes", ("uncertain",))),
+        ({"lead": 0.6}, ("notes", ()), ("notes", ("uncertain",))),
     ],
 )
 def test_settings_are_used(changed: dict[str, float], before: tuple[str, Any], after: tuple[str, Any]) -> None:
@@ -325,34 +407,37 @@ durations = st.floats(0, 1e6)
 
 
 @given(predictions, points, durations)
-def test_total(said: Prediction, dimensions: Dimensions, duration: float) -> None:
-    judgement = fuse(said, dimensions, duration)
-    assert judgement == fuse(said, dimensions, duration)
+def test_total(estimate: Prediction, dimensions: Dimensions, duration: float) -> None:
+    judgement = fuse(estimate, dimensions, duration)
+    assert judgement == fuse(estimate, dimensions, duration)
     assert judgement.confidence is not None
     assert 0 <= judgement.confidence <= 1
-    assert None not in judgement.to_dict().values()
+    given = {name for name, value in judgement.to_dict().items() if value is not None}
+    absent = {"shade": estimate.label in taxonomy.NO_EMOTION, "compound": judgement.confidence < 0.3}
+    assert set(judgement.to_dict()) - given == {name for name, holds in absent.items() if holds}
+    assert judgement.shade is None or judgement.shade.name in taxonomy.meaning(estimate.label).weights
     assert judgement.distribution is not None
     assert math.fsum(judgement.distribution.values()) == pytest.approx(1, abs=1e-12)
     assert judgement.dimensions == dimensions
-    assert judgement.primary == said.label
-    assert judgement.confidence <= fuse(said, dimensions, 2.0 + duration).confidence
+    assert judgement.primary == estimate.label
+    assert judgement.confidence <= fuse(estimate, dimensions, 2.0 + duration).confidence
 
 
 @given(predictions, durations)
-def test_worse_agreement_is_never_more_confidence(said: Prediction, duration: float) -> None:
-    judged = {j.agreement: j.confidence for j in (fuse(said, at(valence=v), duration) for v in (0.1, 0.5, 0.9))}
+def test_worse_agreement_is_never_more_confidence(estimate: Prediction, duration: float) -> None:
+    judged = {j.agreement: j.confidence for j in (fuse(estimate, at(valence=v), duration) for v in (0.1, 0.5, 0.9))}
     confidences = [judged[name] for name in ("disagree", "neutral", "agree") if name in judged]
     assert confidences == sorted(confidences)
-    assert judged["neutral"] == fuse(said, None, duration).confidence
+    assert judged["neutral"] == fuse(estimate, None, duration).confidence
 
 
 @given(predictions, points, durations)
 def test_dimensions_never_change_the_label_and_derived_ones_nothing(
-    said: Prediction, dimensions: Dimensions, duration: float
+    estimate: Prediction, dimensions: Dimensions, duration: float
 ) -> None:
-    alone, both = fuse(said, None, duration), fuse(said, dimensions, duration)
-    assert alone.primary == both.primary == said.label
-    assert alone.distribution == emotions.distribution(said.scores)
+    alone, both = fuse(estimate, None, duration), fuse(estimate, dimensions, duration)
+    assert alone.primary == both.primary == estimate.label
+    assert alone.distribution == taxonomy.distribution(estimate.scores)
     assert (alone.sources, alone.agreement, alone.dimensions_from) == (("categorical",), None, "labels")
     assert (both.dimensions, both.dimensions_from) == (dimensions, "model")
 

@@ -1,4 +1,4 @@
-"""What is kept of judgements, and that what is deleted is gone: read back by sqlite3 itself and in the file's bytes."""
+"""The history keeps judgements, and deleted rows are gone: checked with sqlite3 itself and in the file's bytes."""
 
 import json
 import multiprocessing
@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from e2v_port.errors import HistoryError
-from e2v_port.service.history import FIELDS, History
+from e2v_port.service.history import COLUMNS, FIELDS, History, cells
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 NOON = NOW.replace(hour=12, minute=0, second=0) - timedelta(days=2)
@@ -28,19 +28,20 @@ def segment(
     start: float = 0.0,
     speaker: str | None = "Ann",
     avd: str | None = "model",
-    **emotion: Any,
+    **changes: Any,
 ) -> dict[str, Any]:
-    said = {
+    estimate = {
         "primary": label,
         "confidence": 0.5,
+        "shade": {"name": "content", "probability": 0.25},
         "compound": "joy",
         "e2v_scores": {"happy": 0.75, "sad": 0.25},
         "avd_scores": {"arousal": 0.5, "dominance": 0.25, "valence": 1.0} if avd else None,
         "avd_from": avd,
         "notes": [],
     }
-    place = {"start": start, "end": start + 4.0, "quality": "normal", "speaker": speaker, "text": "what was said"}
-    return {**place, "emotion": said | emotion}
+    place = {"start": start, "end": start + 4.0, "quality": "normal", "speaker": speaker, "text": "words spoken"}
+    return {**place, "emotion": estimate | changes}
 
 
 def answer(*segments: dict[str, Any]) -> dict[str, Any]:
@@ -77,12 +78,11 @@ def test_what_is_stored_comes_back(history: History, path: Path) -> None:
         "client": "assistant",
         "primary": "happy",
         "confidence": 0.5,
+        "shade": {"name": "content", "probability": 0.25},
         "compound": "joy",
-        "arousal": 0.5,
-        "dominance": 0.25,
-        "valence": 1.0,
+        "avd_scores": {"arousal": 0.5, "dominance": 0.25, "valence": 1.0},
         "avd_from": "model",
-        "scores": {"happy": 0.75, "sad": 0.25},
+        "e2v_scores": {"happy": 0.75, "sad": 0.25},
         "labels": None,
     }
     assert (second["start"], second["speaker"]) == (NOON.strftime("%Y-%m-%dT12:00:10.000Z"), None)
@@ -99,8 +99,8 @@ def test_words_names_of_files_and_unjudged_segments_are_not_stored(history: Hist
     history.add(answer(segment(speaker="enrolled"), stranger), NOON)
     history.add(answer(stranger), NOON)
     stored = on_disk(path)
-    assert b"enrolled" in stored, "or nothing is shown by what follows"
-    for word in b"what was said", b"a name of a file", b"stranger":
+    assert b"enrolled" in stored, "else the checks below show nothing"
+    for word in b"words spoken", b"a name of a file", b"stranger":
         assert word not in stored
 
 
@@ -161,8 +161,8 @@ def test_what_is_deleted_is_gone_from_the_file(
     marks = {(speaker, hour): f"{speaker}{hour}-" + 20 * "x" for speaker in ("Ann", "Bob") for hour in (0, 1)}
     for (speaker, hour), mark in marks.items():
         for i in range(150):  # so that there are several pages, and the log is longer than the file
-            said = segment(speaker=speaker, compound=mark, start=i)
-            history.add(answer(said), NOON + timedelta(hours=hour))
+            row = segment(speaker=speaker, compound=mark, start=i)
+            history.add(answer(row), NOON + timedelta(hours=hour))
     assert all(mark.encode() in on_disk(path) for mark in marks.values())
     assert history.delete(**what) == 150 * (4 - len(left))
     with closing(sqlite3.connect(path)) as other:
@@ -178,23 +178,55 @@ def test_what_is_deleted_is_gone_from_the_file(
 def test_nothing_or_too_much_named_to_delete(history: History) -> None:
     history.add(answer(segment()), NOON)
     for what in {}, {"everything": True, "speaker": "Ann"}, {"everything": True, "start": NOON}:
-        with pytest.raises(ValueError, match="name a time, a speaker or both; or everything, alone"):
+        with pytest.raises(ValueError, match="pass a period, a speaker or both; or everything alone"):
             history.delete(**what)
     with pytest.raises(ValueError, match="no time zone"):
         history.delete(start=datetime(2026, 1, 1))
     assert len(list(history.read())) == 1
 
 
-def test_a_deletion_that_another_program_hinders(history: History, path: Path) -> None:
-    history.add(answer(segment()), NOON)
+@pytest.mark.parametrize("again", [False, True], ids=["running", "restarted"])
+@pytest.mark.parametrize("how", ["deleted", "expired"])
+def test_what_another_program_hinders_is_overwritten_later(path: Path, how: str, again: bool) -> None:
+    """While it reads, what was deleted stays in the file or its log: never for good, and never without a word."""
+    mark = "mark" + 20 * "x"
+    history = History(path, raw_days=1)
+    for i in range(150):
+        history.add(answer(segment(compound=mark, start=i)), NOON - timedelta(days=5))
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN")
-        other.execute("SELECT * FROM segments").fetchall()
+        other.execute("SELECT count(*) FROM segments").fetchall()
         history._connection.execute("PRAGMA busy_timeout = 100")
-        with pytest.raises(HistoryError, match="deleted, but another program reads the file"):
-            history.delete(everything=True)
-    history.delete(everything=True)
-    assert b"happy" not in on_disk(path)
+        message = "deleted, but another program is reading the file and a copy remains: close that program"
+        with pytest.raises(HistoryError, match=message):
+            history.delete(everything=True) if how == "deleted" else history.expire(NOON)
+        size = len(on_disk(path))
+        for _ in range(2):
+            with pytest.raises(HistoryError, match=message):
+                history.expire(NOON)
+        assert len(on_disk(path)) <= size, "trying again does not add copies"
+        assert not list(history.read(speaker="nobody"))
+        assert history.audit()["overwritten"] is False
+        assert mark.encode() in on_disk(path)
+        if again:
+            history.close()
+    if again:
+        history = History(path, raw_days=1)
+    else:
+        assert mark.encode() in on_disk(path), "closing the other program alone changes nothing"
+    history.expire(NOON)
+    assert mark.encode() not in on_disk(path)
+    assert history.audit()["overwritten"] is True
+    assert path.with_name(path.name + "-wal").stat().st_size < 20_000
+    history.close()
+
+
+def test_a_formula_is_text_in_a_table(history: History) -> None:
+    history.add(answer(segment(speaker='=HYPERLINK("http://evil")')), NOON, "@SUM(1)")
+    [row] = history.read()
+    assert row["speaker"].startswith("="), "as JSON it is what was sent"
+    table = dict(zip(COLUMNS, cells(row), strict=True))
+    assert (table["speaker"], table["client"]) == ('\'=HYPERLINK("http://evil")', "'@SUM(1)")
 
 
 def test_segments_become_days(path: Path) -> None:
@@ -210,9 +242,8 @@ def test_segments_become_days(path: Path) -> None:
         assert (recent["kind"], recent["primary"]) == ("segment", "neutral")
         assert tuple(ann) == FIELDS
         known = {name: value for name, value in ann.items() if value is not None}
-        assert known.pop("arousal") == pytest.approx((4 * 0.5 + 2 * 0.0) / 6)
-        assert known.pop("dominance") == pytest.approx((4 * 0.25 + 2 * 0.75) / 6)
-        assert known.pop("valence") == pytest.approx((4 * 1.0 + 2 * 0.0) / 6)
+        means = {"arousal": (4 * 0.5 + 2 * 0.0) / 6, "dominance": (4 * 0.25 + 2 * 0.75) / 6, "valence": 4 * 1.0 / 6}
+        assert known.pop("avd_scores") == pytest.approx(means)
         assert known == {
             "kind": "day",
             "start": old.strftime("%Y-%m-%dT00:00:00.000Z"),
@@ -220,19 +251,37 @@ def test_segments_become_days(path: Path) -> None:
             "seconds": 10.0,
             "segments": 3,
             "speaker": "Ann",
+            "avd_from": "model",
             "labels": {"happy": 1, "sad": 2},
         }
-        assert (nobody["speaker"], nobody["arousal"], nobody["labels"]) == (None, None, {"angry": 1})
+        assert (nobody["speaker"], nobody["avd_scores"], nobody["labels"]) == (None, None, {"angry": 1})
         assert b"rapture" not in on_disk(path)
 
-        # What is older still and comes later goes into the same sums.
+        # Segments that are older still and arrive later go into the same sums.
         history.add(answer(segment("happy", avd_scores=quiet)), old)
         history.expire(NOW)
         assert [row["segments"] for row in history.read()] == [1, 4, 1]
-        assert next(row["arousal"] for row in history.read(speaker="Ann")) == pytest.approx(2 / 10)
+        assert next(row["avd_scores"]["arousal"] for row in history.read(speaker="Ann")) == pytest.approx(2 / 10)
 
         assert history.delete(end=old.replace(hour=1)) == 2, "a day goes as a whole"
         assert [row["primary"] for row in history.read()] == ["neutral"]
+
+
+def test_a_history_without_shades_gains_them(path: Path) -> None:
+    """Files of the previous version are opened and extended."""
+    with closing(History(path)) as history:
+        history.add(answer(segment()), NOON)
+    with closing(sqlite3.connect(path)) as other:
+        for name in "shade", "shade_probability":
+            other.execute(f"ALTER TABLE segments DROP COLUMN {name}")
+        other.execute("PRAGMA user_version = 1")
+        other.commit()
+    for _ in range(2):
+        with closing(History(path)) as history:
+            history.add(answer(segment()), NOON + timedelta(seconds=10))
+            before, *after = history.read()
+    assert before["shade"] is None
+    assert [row["shade"] for row in after] == [segment()["emotion"]["shade"]] * 2
 
 
 def test_days_expire_too(path: Path) -> None:
@@ -281,7 +330,7 @@ def test_off_survives_a_restart(path: Path) -> None:
         assert not history.enabled
         history.delete(everything=True)
     with closing(History(path)) as history:
-        assert not history.enabled, "everything is what was said of voices"
+        assert not history.enabled, "everything means the rows"
 
 
 def test_many_threads(history: History) -> None:
@@ -297,19 +346,19 @@ def test_many_threads(history: History) -> None:
     assert len({row["primary"] for row in history.read()}) == 81
 
 
-def add_and_die(path: Path, said: Any) -> None:
+def add_and_die(path: Path, added: Any) -> None:
     history = History(path)
     history.add(answer(segment("kept")), NOON)
-    said.set()
+    added.set()
     threading.Event().wait()
 
 
 def test_what_was_stored_outlives_a_kill(path: Path) -> None:
     context = multiprocessing.get_context("spawn")
-    said = context.Event()
-    process = context.Process(target=add_and_die, args=(path, said))
+    added = context.Event()
+    process = context.Process(target=add_and_die, args=(path, added))
     process.start()
-    assert said.wait(30)
+    assert added.wait(30)
     process.kill()
     process.join()
     with closing(History(path)) as history:
@@ -362,7 +411,7 @@ def test_a_write_that_fails_is_told_and_nothing_is_lost(path: Path) -> None:
 def test_no_more_room(path: Path) -> None:
     with closing(History(path)) as history:
         history._connection.execute("PRAGMA max_page_count = 12")
-        with pytest.raises(HistoryError, match=r"history.sqlite: no room on the disk: free some$"):
+        with pytest.raises(HistoryError, match=r"history.sqlite: the disk is full: free some space$"):
             history.add(answer(*(segment(start=i) for i in range(1000))), NOON)
         assert list(history.read()) == []
         history.add(answer(segment()), NOON)
@@ -394,10 +443,10 @@ def newer(path: Path) -> bytes:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda path: b"no database at all, but somebody's letter", "is no history: it is left as it is"),
-        (damaged, "damaged .*: it is left as it is; move it away, or name another file"),
-        (another, "is the database of another program: name another file"),
-        (newer, "was written by a newer e2v-port"),
+        (lambda path: b"no database at all, but somebody's letter", "not a history: it is left unchanged"),
+        (damaged, "damaged .*: it is left unchanged; move it away or choose another file"),
+        (another, "belongs to another program: choose another file"),
+        (newer, "written by a newer e2v-port"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_left_as_it_is(path: Path, make: Any, message: str) -> None:
@@ -410,19 +459,19 @@ def test_a_file_that_cannot_be_used_is_left_as_it_is(path: Path, make: Any, mess
 
 
 def test_places_where_there_can_be_no_file(tmp_path: Path) -> None:
-    with pytest.raises(HistoryError, match="is no file: name one"):
+    with pytest.raises(HistoryError, match="not a file: pass the path of a file"):
         History(tmp_path)
-    with pytest.raises(HistoryError, match=r"cannot be opened .* in a folder of yours"):
+    with pytest.raises(HistoryError, match=r"cannot be opened .* in a folder you own"):
         History(tmp_path / "missing" / "history.sqlite")
 
 
 def test_times_that_cannot_be(history: History) -> None:
     for when in NOW + timedelta(days=3), datetime(1969, 12, 31, tzinfo=UTC), datetime.max.replace(tzinfo=UTC):
-        with pytest.raises(HistoryError, match="give the true one"):
+        with pytest.raises(HistoryError, match="pass the actual time"):
             history.add(answer(segment()), when)
     with pytest.raises(ValueError, match="no time zone"):
         history.add(answer(segment()), datetime(2026, 1, 1))
-    with pytest.raises(HistoryError, match="half a character"):
+    with pytest.raises(HistoryError, match="not valid UTF-8"):
         history.add(answer(segment(speaker="\ud800")), NOON)
     for days in {"raw_days": -1}, {"aggregate_days": float("nan")}:
         with pytest.raises(ValueError, match="must be at least 0"):

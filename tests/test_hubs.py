@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from loopback_hub import Fault, LoopbackHub
 
-from e2v_port import hubs
+from e2v_port.checkpoints import checkpoint, hubs
 from e2v_port.errors import CheckpointError, DownloadError, ModelNotFound
 
 TOKENS = {"modelscope": "MODELSCOPE_API_TOKEN", "huggingface": "HF_TOKEN"}
@@ -37,8 +37,8 @@ FILES = {
     "README.md": b"not needed",
 }
 
-# The libraries read their endpoints and caches when imported, so every scenario is a process of its own.
-# It reports on stdout, which shows at the same time that nothing else gets there.
+# The libraries read their endpoints and caches when imported, so every scenario runs in a separate process.
+# It reports on stdout, which also shows that nothing else is printed there.
 SCRIPT = """
 import json, os, socket, sys, time
 from dataclasses import asdict, replace
@@ -48,7 +48,8 @@ time.sleep = slept.append
 
 {prelude}
 
-from e2v_port import errors, hubs
+from e2v_port import errors
+from e2v_port.checkpoints import hubs
 
 results = []
 for arguments in json.loads(sys.argv[1]):
@@ -77,7 +78,7 @@ socket.create_connection = socket.getaddrinfo = forbidden
 
 
 class Run:
-    """What came of some downloads in a process of their own."""
+    """The outcome of some downloads in a separate process."""
 
     def __init__(self, process: subprocess.CompletedProcess[str]) -> None:
         assert process.returncode == 0, process.stderr
@@ -263,7 +264,8 @@ LISTING_FAULTS = {
     "gated": (Fault(status=403, code="GatedRepo"), "needs a token in {token} (HTTP 403)"),
     "broken": (Fault(status=503), "the request failed (HTTP 503)"),
     "busy for long": (Fault(status=429, retry_after="3600"), "too many requests, try later (HTTP 429)"),
-    "slow": (Fault(delay=1.5), "timed out"),
+    # ModelScope's client also has a watchdog that closes the connection, at the same time as the read times out.
+    "slow": (Fault(silent=True), "timed out|Remote end closed connection"),
 }
 
 FILE_FAULTS = {
@@ -272,7 +274,7 @@ FILE_FAULTS = {
     "broken": (Fault(status=500), "the request failed (HTTP 500)"),
     "cut off": (Fault(cut=100_000), "100000 bytes"),
     "wrong bytes": (Fault(instead=OTHER_WEIGHTS), hashlib.sha256(WEIGHTS).hexdigest()[:16]),
-    "slow": (Fault(delay=1.5), "timed out"),
+    "slow": (Fault(silent=True), "timed out"),
 }
 
 
@@ -283,7 +285,7 @@ def test_a_failing_hub(hub: str, case: str, machine: Machine, server: LoopbackHu
     run = machine.download(asked(hub), server=server)
     kind, message = run.error
     assert kind == "DownloadError"
-    assert reason.format(token=TOKENS[hub]) in message
+    assert any(each in message for each in reason.format(token=TOKENS[hub]).split("|"))
     assert message.endswith("download it by hand and pass --model FOLDER")
     assert run.stderr == ""
     assert sum(run.slept) <= 30
@@ -347,7 +349,7 @@ def test_hugging_face_cutting_off_without_end(machine: Machine, server: Loopback
     prelude = "import huggingface_hub.constants\nhuggingface_hub.constants.DOWNLOAD_CHUNK_SIZE = 65536"
     kind, message = machine.download(asked("huggingface"), server=server, prelude=prelude).error
     assert kind == "DownloadError"
-    assert "model.pt was cut off again and again" in message
+    assert "model.pt was cut off repeatedly" in message
     assert server.requests["model.pt"] <= 5
 
 
@@ -355,7 +357,7 @@ def test_hugging_face_moving_on_during_a_download(machine: Machine, server: Loop
     server.moved_to = "d" * 40
     kind, message = machine.download(asked("huggingface"), server=server).error
     assert kind == "DownloadError"
-    assert "main moved on during the download" in message
+    assert "main changed during the download" in message
 
 
 # ---- which hub
@@ -381,7 +383,7 @@ def test_the_other_hub_is_the_fallback(
     assert run.result["hub"] == hub
     assert run.result["repository"] == other
     assert content(run.result["weights"]) == WEIGHTS
-    assert run.stderr == f"e2v: {first} did not deliver {repository}: Connection refused; trying {second}\n"
+    assert run.stderr == f"{first} did not deliver {repository}: Connection refused; trying {second}\n"
 
 
 def test_no_hub_delivers(machine: Machine, server: LoopbackHub) -> None:
@@ -407,7 +409,7 @@ def test_a_revision_belongs_to_one_hub(machine: Machine, server: LoopbackHub) ->
 
 @pytest.mark.parametrize("name", ["nonsense", "a/b/c", "../b", "a/..", "a/b c", ""])
 def test_names_that_are_no_repository(name: str) -> None:
-    with pytest.raises(ModelNotFound, match="known: "):
+    with pytest.raises(ModelNotFound, match="e2v models lists the known ones"):
         hubs.download(name)
 
 
@@ -511,7 +513,7 @@ def test_caches_of_older_modelscope_versions(layout: str, machine: Machine, serv
     assert run.results[0]["weights"] == str(folder / "model.pt")
     assert run.results[0]["revision"] == "master"
     assert not server.requests
-    # They do not say which revision they hold.
+    # They do not record their revision.
     assert run.results[1]["error"] == "ModelNotFound"
 
 
@@ -522,9 +524,9 @@ def test_caches_of_older_modelscope_versions(layout: str, machine: Machine, serv
 def test_a_known_hash_is_compared(hub: str, machine: Machine, server: LoopbackHub) -> None:
     name = "iic/emotion2vec_plus_large" if hub == "modelscope" else "emotion2vec/emotion2vec_plus_large"
     expected = hashlib.sha256(WEIGHTS).hexdigest()
-    # The manifest's own hash belongs to two gigabytes; this one stands in for it.
+    # The manifest's hash belongs to two gigabytes; this one replaces it.
     prelude = f"""
-from e2v_port import catalog
+from e2v_port.checkpoints import catalog
 model = replace(catalog.lookup({name!r}), sha256={{"model.pt": ({expected!r},)}})
 catalog.lookup = lambda name: model
 """
@@ -547,7 +549,7 @@ catalog.lookup = lambda name: model
 def test_damage_in_the_cache_is_found_and_can_be_mended(hub: str, machine: Machine, server: LoopbackHub) -> None:
     expected = hashlib.sha256(WEIGHTS).hexdigest()
     prelude = f"""
-from e2v_port import catalog
+from e2v_port.checkpoints import catalog
 model = replace(catalog.known()[0], modelscope="someone/model", huggingface="someone/model",
                 sha256={{"model.pt": ({expected!r},)}})
 catalog.lookup = lambda name: model
@@ -583,7 +585,7 @@ def test_progress_is_shown_on_a_terminal(hub: str, machine: Machine, server: Loo
 
 def test_the_libraries_are_loaded_when_needed() -> None:
     code = (
-        "import sys, e2v_port.hubs; "
+        "import sys, e2v_port.checkpoints.hubs; "
         "print(*{'torch', 'numpy', 'modelscope', 'modelscope_hub', 'huggingface_hub'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -616,7 +618,7 @@ def test_a_folder_with_configuration_json(tmp_path: Path) -> None:
         "model.pt": b"4",
     }
     folder = folder_of(tmp_path, files)
-    assert hubs.local(folder) == hubs.Checkpoint(
+    assert checkpoint.local(folder) == checkpoint.Checkpoint(
         folder / "weights/base.pt", folder / "base.yaml", folder / "labels.txt", str(folder), "local", ""
     )
 
@@ -624,7 +626,7 @@ def test_a_folder_with_configuration_json(tmp_path: Path) -> None:
 def test_a_folder_that_lacks_what_its_configuration_json_names(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, {key: FILES[key] for key in ["configuration.json", "config.yaml"]} | {"best.pt": b"1"})
     with pytest.raises(CheckpointError, match=r"no tokens\.txt, no model\.pt in this folder"):
-        hubs.local(folder)
+        checkpoint.local(folder)
 
 
 @pytest.mark.parametrize("unnamed", [None, b"{}", b'{"file_path_metas": {"config": "x"}}', b"[1]"])
@@ -632,29 +634,29 @@ def test_a_folder_without_named_files(unnamed: bytes | None, tmp_path: Path) -> 
     folder = folder_of(tmp_path, {"other.pt": b"1", "tokens.txt": b"2"})
     if unnamed is not None:
         (folder / "configuration.json").write_bytes(unnamed)
-    expected = hubs.Checkpoint(folder / "other.pt", None, folder / "tokens.txt", str(folder), "local", "")
-    assert hubs.local(folder) == expected
+    expected = checkpoint.Checkpoint(folder / "other.pt", None, folder / "tokens.txt", str(folder), "local", "")
+    assert checkpoint.local(folder) == expected
     (folder / "more.pt").write_bytes(b"3")
     with pytest.raises(CheckpointError, match=r"which of more\.pt, other\.pt are the weights"):
-        hubs.local(folder)
+        checkpoint.local(folder)
     (folder / "model.pt").write_bytes(b"4")
-    assert hubs.local(folder).weights == folder / "model.pt"
+    assert checkpoint.local(folder).weights == folder / "model.pt"
 
 
 def test_a_folder_without_weights(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no model\.pt, nor any other \.pt file in this folder"):
-        hubs.local(tmp_path)
+        checkpoint.local(tmp_path)
 
 
 def test_a_file(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, {"mine.pt": b"1", "other.pt": b"2", "config.yaml": b"3"})
     path = folder / "mine.pt"
-    assert hubs.local(path) == hubs.Checkpoint(path, folder / "config.yaml", None, str(path), "local", "")
+    assert checkpoint.local(path) == checkpoint.Checkpoint(path, folder / "config.yaml", None, str(path), "local", "")
 
 
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match="no such file or folder"):
-        hubs.local(tmp_path / "nothing")
+        checkpoint.local(tmp_path / "nothing")
 
 
 @pytest.mark.parametrize(
@@ -680,11 +682,11 @@ def test_names_that_leave_the_folder(name: object, tmp_path: Path) -> None:
     ):
         (folder / "configuration.json").write_bytes(configuration(**metas))
         with pytest.raises(CheckpointError, match="does not name a file inside the repository"):
-            hubs.local(folder)
+            checkpoint.local(folder)
 
 
 @pytest.mark.parametrize("data", [b"{", b"\xff\xfe", b"[" * 100_000])
 def test_a_configuration_json_that_is_not_json(data: bytes, tmp_path: Path) -> None:
     folder = folder_of(tmp_path, {"configuration.json": data, "model.pt": b"1"})
     with pytest.raises(CheckpointError, match="not readable as JSON"):
-        hubs.local(folder)
+        checkpoint.local(folder)

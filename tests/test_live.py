@@ -1,23 +1,26 @@
-"""A stream says of its segments what `analyze` says of the whole clip."""
+"""Streams of the service: their segments equal those of `analyze` for the whole clip."""
 
-import itertools
-import time
-from collections.abc import Callable
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import soxr
 
 import e2v_port
-from e2v_port.analysis import JudgedSegment
+from e2v_port.analysis import results
+from e2v_port.analysis.judge import Judge
+from e2v_port.analysis.results import JudgedSegment
 from e2v_port.audio import SAMPLING_RATE, load_audio
 from e2v_port.errors import AudioError
-from e2v_port.segments import Segment, SegmentSettings
-from e2v_port.service.answers import segment_dict
+from e2v_port.live.detector import EmotionDetector
+from e2v_port.live.follower import Judging, LiveSettings, Steady
 from e2v_port.service.live import Session
+from e2v_port.speech.detect import detect
+from e2v_port.speech.segment import Segment, SegmentSettings
 
 Events = list[dict[str, Any]]
 
@@ -28,20 +31,23 @@ def model() -> Any:
 
 
 @pytest.fixture(scope="module")
-def judge(model: Any) -> Callable[[np.ndarray, Segment], JudgedSegment]:
-    def judged(waveform: np.ndarray, span: Segment) -> JudgedSegment:
-        place = {name: getattr(span, name) for name in ("start", "end", "quality", "speaker", "text")}
-        if span.quality not in {"normal", "low_confidence"}:
-            return JudgedSegment(**place, judgement=None)
-        [segment] = e2v_port.analyze(waveform, model=model, sampling_rate=SAMPLING_RATE, whole=True).segments
-        return replace(segment, **place)
+def judge(model: Any) -> Judging:
+    models = Judge(model)
+
+    def judged(segment: Segment, waveform: np.ndarray, steady: Steady | None) -> JudgedSegment:
+        if segment.quality not in {"normal", "low_confidence"}:
+            return placed(segment, waveform, steady)
+        result = models.one(waveform)
+        if steady:
+            result = models.with_prediction(result, steady(result.prediction))
+        return results.placed(segment, result.judgement, result.prediction)
 
     return judged
 
 
-def placed(waveform: np.ndarray, span: Segment) -> JudgedSegment:
-    """Judges nothing: where only the times matter."""
-    return JudgedSegment(span.start, span.end, span.quality, span.speaker, span.text, None)
+def placed(segment: Segment, waveform: np.ndarray, steady: Steady | None) -> JudgedSegment:
+    """Judges nothing: for tests in which only the times matter."""
+    return JudgedSegment(segment.start, segment.end, segment.quality, segment.speaker, segment.text, None)
 
 
 def run(session: Session, data: bytes, size: int = 3200) -> Events:
@@ -56,7 +62,7 @@ def finals(events: Events) -> Events:
 
 
 def assert_equal(found: Any, expected: Any) -> None:
-    """The same, numbers within 2e-5."""
+    """Compares everything, numbers within 2e-5."""
     if isinstance(expected, dict):
         assert list(found) == list(expected)
         for name, value in expected.items():
@@ -79,29 +85,30 @@ def test_final_segments_are_those_of_analyze(speech_folder: Path, model: Any, ju
     found = finals(run(Session(judge, sampling_rate=SAMPLING_RATE, format="f32le", speaker="Ann"), waveform.tobytes()))
     assert len(found) == len(expected)
     for segment, known in zip(found, expected, strict=True):
-        assert_equal(segment, {**segment_dict(replace(known, speaker="Ann")), "final": True})
+        assert_equal(segment, {**replace(known, speaker="Ann").to_dict(), "final": True})
     assert any(segment["emotion"] for segment in found) == (name != "dtmf.wav")
 
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 48_000, 96_000, 192_000])
 def test_any_rate_and_any_size_of_blocks(speech_folder: Path, rate: int) -> None:
-    """As the library decodes a file of that rate, whose other channel is silent."""
+    """The samples judged are those of a file of that rate; its second channel is silent."""
     spoken = np.tile(load_audio(speech_folder / "jfk.flac")[: 4 * SAMPLING_RATE], 2)
     resampled = soxr.resample(spoken, SAMPLING_RATE, rate, "HQ")
     channels = np.stack([resampled, np.zeros_like(resampled)], axis=1)
     integers = np.round(channels * 32767).astype("<i2")
     heard: list[np.ndarray] = []
 
-    def judge(waveform: np.ndarray, span: Segment) -> JudgedSegment:
-        heard.append(waveform)
-        return placed(waveform, span)
+    def judge(segment: Segment, waveform: np.ndarray, steady: Steady | None) -> JudgedSegment:
+        if steady is None:
+            heard.append(waveform)
+        return placed(segment, waveform, steady)
 
     session = Session(judge, sampling_rate=rate, format="s16le", channels=2, settings=SegmentSettings(min_duration=1.0))
     events = run(session, integers.tobytes(), size=7919)
     assert session.samples == len(integers)
     assert session.duration == len(integers) / rate
     clip = load_audio(integers, rate)
-    expected = e2v_port.segments.detect(clip)
+    expected = detect(clip)
     assert [(s["start"], s["end"], s["quality"]) for s in finals(events)] == [
         (s.start, s.end, s.quality) for s in expected
     ]
@@ -122,43 +129,40 @@ def test_floats_and_integers_cut_anywhere(speech_folder: Path) -> None:
     assert "start" in found.pop()
 
 
-def test_partial_judgements_come_once_per_second_while_somebody_speaks(speech_folder: Path) -> None:
-    spoken = load_audio(speech_folder / "librispeech_3436-172162-0000.flac")[: 10 * SAMPLING_RATE]
-    waveform = np.concatenate([spoken, np.zeros(5 * SAMPLING_RATE, np.float32)])
-    session = Session(placed, sampling_rate=SAMPLING_RATE, format="f32le")
-    times = []
-    ended = 0.0
-    for at in range(0, len(waveform), 320):
-        for event in session.push(waveform[at : at + 320].tobytes()):
-            segment = event["segment"]
-            assert segment["final"] == (event["type"] == "final")
-            if segment["final"]:
-                assert segment["end"] < 10.1
-                ended = session.duration
-            else:
-                assert segment["end"] - segment["start"] >= 1.0
-                assert session.duration - segment["end"] < 1.8, "it is about now, but for a pause"
-                assert not ended
-                times.append(session.duration)
-    assert 1.0 < times[0] < 2.0
-    assert all(1.0 <= after - before < 1.7 for before, after in itertools.pairwise(times))
-    assert len(times) >= 7
-    assert ended
-    assert session.finish() == []
+@pytest.mark.parametrize(("encoding", "subtype"), [("mulaw", "ULAW"), ("alaw", "ALAW")])
+def test_telephony(speech_folder: Path, judge: Judging, encoding: str, subtype: str) -> None:
+    """G.711 at 8 kHz gives what the same samples give as 16-bit integers."""
+    narrow = soxr.resample(load_audio(speech_folder / "jfk.flac"), SAMPLING_RATE, 8000)
+    file = io.BytesIO()
+    soundfile.write(file, narrow, 8000, format="RAW", subtype=subtype)
+    about = {"samplerate": 8000, "channels": 1, "format": "RAW", "subtype": subtype}
+    integers = soundfile.read(io.BytesIO(file.getvalue()), dtype="int16", **about)[0]
+    found = finals(run(Session(judge, sampling_rate=8000, format=encoding), file.getvalue()))
+    assert [segment for segment in found if segment["emotion"]]
+    assert_equal(found, finals(run(Session(judge, sampling_rate=8000), integers.astype("<i2").tobytes())))
 
 
-def test_judging_slowly_makes_partial_judgements_rare(speech_folder: Path) -> None:
-    """They take no more than half of the time; a whole second here would be all of it."""
-    spoken = load_audio(speech_folder / "librispeech_3436-172162-0000.flac")[: 8 * SAMPLING_RATE]
+@pytest.mark.parametrize("size", [1, 3200, 1 << 20])
+def test_a_file_sent_as_samples(size: int) -> None:
+    """It was judged as noise, in which nobody speaks, without a word."""
+    data = (Path(__file__).parents[1] / "benchmarks" / "speech" / "calm.flac").read_bytes()
+    session = Session(placed, sampling_rate=SAMPLING_RATE)
+    with pytest.raises(AudioError, match=r"^a FLAC file, .*: declare .* or send the file to POST /v1/analyze$"):
+        run(session, data, size)
+    assert (session.finish(), session.samples) == ([], 0)
 
-    def slow(waveform: np.ndarray, span: Segment) -> JudgedSegment:
-        time.sleep(1.0)
-        return placed(waveform, span)
 
-    session = Session(slow, sampling_rate=SAMPLING_RATE, format="f32le")
-    kinds = [event["type"] for event in run(session, spoken.tobytes())]
-    assert 2 <= kinds.count("partial") <= 4
-    assert kinds[-1] == "final"
+def test_partial_messages_are_windows_of_a_follower(speech_folder: Path, judge: Judging) -> None:
+    """They equal the windows of an EmotionDetector that follows the same samples with the same model."""
+    waveform = load_audio(speech_folder / "librispeech_3436-172162-0000.flac")[: 8 * SAMPLING_RATE]
+    every = LiveSettings(load=1e6)  # also where this machine is busy
+    events = run(Session(judge, sampling_rate=SAMPLING_RATE, format="f32le", live=every), waveform.tobytes())
+    assert all(event["segment"].pop("final") == (event["type"] == "final") for event in events)
+    expected = list(EmotionDetector("bundled", runtime="cpu", live=every).stream([waveform]))
+    assert [event["type"] for event in events] == ["final" if each.final else "partial" for each in expected]
+    assert [event["type"] for event in events].count("partial") > 8
+    for event, each in zip(events, expected, strict=True):
+        assert_equal(event["segment"], JudgedSegment.to_dict(each))
 
 
 @pytest.mark.parametrize(
@@ -169,7 +173,7 @@ def test_judging_slowly_makes_partial_judgements_rare(speech_folder: Path) -> No
         (-12345.0, r"samples up to 1.23e\+04 between 1.0 and 1.1 s: full scale is 1, so divide by theirs"),
     ],
 )
-def test_samples_that_cannot_be(speech_folder: Path, value: float, message: str) -> None:
+def test_unusable_samples(speech_folder: Path, value: float, message: str) -> None:
     spoken = load_audio(speech_folder / "jfk.flac")[16_000:32_000]
     session = Session(placed, sampling_rate=SAMPLING_RATE, format="f32le")
     session.push(spoken.tobytes())
@@ -178,7 +182,7 @@ def test_samples_that_cannot_be(speech_folder: Path, value: float, message: str)
     with pytest.raises(AudioError, match=message):
         session.push(block.tobytes())
     assert session.samples == SAMPLING_RATE
-    assert len(finals(session.finish())) == 1, "what was acknowledged before is not lost"
+    assert len(finals(session.finish())) == 1, "samples acknowledged before are not lost"
 
 
 @pytest.mark.parametrize(
@@ -192,12 +196,12 @@ def test_samples_that_cannot_be(speech_folder: Path, value: float, message: str)
         ({"sampling_rate": [1] * 1000}, r"sampling_rate: .{,120}\.\.\.$"),
         ({"channels": 0}, "channels: declare a whole number from 1 to 64, not 0"),
         ({"channels": 1.0}, "channels"),
-        ({"format": "mp3"}, "format: declare one of s16le, f32le, not 'mp3'"),
+        ({"format": "mp3"}, "format: declare one of s16le, s16be, f32le, mulaw, alaw, not 'mp3'"),
         ({"format": {}}, "format"),
         ({"speaker": 7}, "speaker: give a name or null, not 7"),
     ],
 )
-def test_what_cannot_be_declared(declared: dict[str, Any], message: str) -> None:
+def test_invalid_declarations(declared: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         Session(placed, **({"sampling_rate": SAMPLING_RATE} | declared))
 

@@ -1,6 +1,7 @@
-"""Prosody: against Praat, against voices of which everything is known, and on acted emotions."""
+"""Prosody: against Praat, on synthetic voices with known measures, and on acted emotions."""
 
 import csv
+import itertools
 import json
 import math
 import os
@@ -15,9 +16,12 @@ import soxr
 from voices import noisy, syllables, tone, voice, with_silences
 
 from e2v_port.audio import SAMPLING_RATE, load_audio
-from e2v_port.detector import EmotionDetector
 from e2v_port.errors import AudioError, BaselineError
-from e2v_port.prosody import FRAME_SECONDS, MAX_CONFIDENCE, MIN_SECONDS, Baseline, Prosody, judge, measure
+from e2v_port.live.detector import EmotionDetector
+from e2v_port.prosody.baseline import Baseline
+from e2v_port.prosody.frames import FRAME_SECONDS
+from e2v_port.prosody.judge import MAX_CONFIDENCE, judge
+from e2v_port.prosody.measure import MIN_SECONDS, Prosody, measure
 
 # One sentence of each emotion by women and men, read speech, and speech at a distance from several speakers.
 CLIPS = (
@@ -37,7 +41,7 @@ CLIPS = (
 
 @pytest.fixture(scope="module")
 def praat(speech_folder: Path):
-    """Praat's answers on real speech, beside ours."""
+    """Returns Praat's measures of real speech next to those of this package."""
     parselmouth = pytest.importorskip("parselmouth")
     from parselmouth.praat import call
 
@@ -66,7 +70,7 @@ def test_pitch_is_within_5_percent_of_praat(praat) -> None:
     near = voiced = same = frames = 0
     for theirs in praat.values():
         ours = theirs.ours.contour
-        # Documented: 10 ms apart, the middle one in the middle.
+        # Frames are documented to be 10 ms apart, with the middle one in the middle.
         middle = theirs.ours.duration / 2
         times = middle + FRAME_SECONDS * (np.arange(len(ours)) - (len(ours) - 1) / 2)
         np.testing.assert_allclose(times, theirs.seconds, atol=1e-4)
@@ -80,6 +84,7 @@ def test_pitch_is_within_5_percent_of_praat(praat) -> None:
     assert same / frames >= 0.98
 
 
+@pytest.mark.usefixtures("recordings")  # a synthetic voice has hardly any jitter
 def test_jitter_shimmer_and_hnr_are_praats(praat) -> None:
     for name, tolerance in (("jitter", 0.1), ("shimmer", 0.08)):
         ratios = np.array([getattr(theirs.ours, name) / getattr(theirs, name) for theirs in praat.values()])
@@ -111,23 +116,23 @@ def test_the_pitch_of_a_gliding_voice_is_followed(pitch: float) -> None:
 
 
 @pytest.mark.parametrize("aimed", [0.005, 0.01, 0.02])
-def test_jitter_is_what_was_put_in(aimed: float) -> None:
+def test_jitter_of_a_synthetic_voice(aimed: float) -> None:
     uneven = voice(3, 110, jitter=aimed)
     assert measure(uneven.waveform).jitter == pytest.approx(uneven.jitter, rel=0.1)
     assert measure(voice(3, 110).waveform).jitter < 1e-4
 
 
 @pytest.mark.parametrize("aimed", [0.03, 0.06, 0.12])
-def test_shimmer_is_what_was_put_in(aimed: float) -> None:
+def test_shimmer_of_a_synthetic_voice(aimed: float) -> None:
     uneven = voice(3, 130, shimmer=aimed)
-    # The last period's ring adds to a period: Praat, too, measures 17 % more than was put in.
+    # Each period contains the decay of the one before: Praat too measures 17 % more than was synthesized.
     assert measure(uneven.waveform).shimmer == pytest.approx(uneven.shimmer, rel=0.2)
     assert measure(voice(3, 130).waveform).shimmer < 1e-3
 
 
 @pytest.mark.parametrize("pitch", [113.0, 217.0, 303.0])
 @pytest.mark.parametrize("decibels", [5, 10, 20])
-def test_hnr_is_what_was_put_in(pitch: float, decibels: float) -> None:
+def test_hnr_of_a_synthetic_voice(pitch: float, decibels: float) -> None:
     assert measure(noisy(voice(2, pitch).waveform, decibels)).hnr == pytest.approx(decibels, abs=0.7)
 
 
@@ -136,20 +141,20 @@ def test_breathiness_is_the_share_of_noise(pitch: float) -> None:
     held = voice(2, pitch, jitter=0.01, shimmer=0.04).waveform
     assert measure(held).breathiness < 0.05
     for share in (0.1, 0.3, 0.5):
-        found = measure(noisy(held, 10 * math.log10((1 - share) / share), emphasised=True)).breathiness
+        found = measure(noisy(held, 10 * math.log10((1 - share) / share), emphasized=True)).breathiness
         assert found == pytest.approx(share, rel=0.2)
-    # More noise hides some of itself: whatever comes is most like the last period somewhere.
-    assert 0.6 < measure(noisy(held, 10 * math.log10(0.2 / 0.8), emphasised=True)).breathiness < 0.8
+    # With more noise, some of it matches the last period by chance and is missed.
+    assert 0.6 < measure(noisy(held, 10 * math.log10(0.2 / 0.8), emphasized=True)).breathiness < 0.8
 
 
-def test_a_trembling_voice_is_told_from_a_steady_one(speech_folder: Path) -> None:
+def test_a_trembling_voice_is_distinguished_from_a_steady_one(speech_folder: Path) -> None:
     for pitch in (113.0, 217.0):
         for hz in (4.5, 6.0, 9.0):
             depths = (0.0, 0.005, 0.02, 0.04)
             found = [measure(voice(2, pitch, jitter=0.01, tremor=(hz, depth)).waveform).tremor for depth in depths]
             assert found[:2] == [0, 0]
             assert 0.5 < found[2] < found[3] <= 1
-    # Intonation is none.
+    # Intonation is not tremor.
     for name in ("jfk.flac", "librispeech_3436-172162-0000.flac", "librispeech_198-209-0000.flac"):
         assert measure(load_audio(speech_folder / name)).tremor < 0.1
     assert measure(tone(200, 3)).tremor == 0
@@ -162,9 +167,9 @@ def test_syllables_are_counted(rate: float) -> None:
     assert prosody.rate == pytest.approx(rate, rel=0.05)
 
 
-def test_the_syllables_of_a_sentence_are_counted(speech_folder: Path) -> None:
+def test_the_syllables_of_a_sentence_are_counted(recordings: Path) -> None:
     # And so my fellow Americans, ask not what your country can do for you, ask what you can do for your country.
-    prosody = measure(load_audio(speech_folder / "jfk.flac"))
+    prosody = measure(load_audio(recordings / "jfk.flac"))
     spoken = prosody.duration * (1 - prosody.pause_ratio)
     assert prosody.rate * spoken == pytest.approx(9 + 10 + 9, abs=3)
     assert prosody.pauses >= 3  # he takes his time
@@ -176,26 +181,26 @@ def test_silences_are_pauses_or_hesitations_by_their_length() -> None:
     prosody = measure(with_silences(held, silences))
     assert (prosody.hesitations, prosody.pauses) == (1, 2)
     assert prosody.pause_ratio == pytest.approx(1.6 / prosody.duration, abs=0.02)
-    # Silence around is none inside.
+    # Silence at the start and end is not a pause.
     around = measure(np.pad(held, 16_000))
     assert (around.hesitations, around.pauses, around.pause_ratio) == (0, 0, 0)
-    # Nor is a pause hidden by noise, nor made by it.
+    # Noise neither hides a pause nor creates one.
     loud = measure(noisy(with_silences(held, silences), 15))
     assert loud.pauses == 2
     assert measure(noisy(held, 5)).pauses == 0
 
 
-def test_loudness_is_that_of_what_is_spoken() -> None:
+def test_loudness_is_that_of_the_speech() -> None:
     quiet = (voice(2, 150).waveform * 0.1).astype(np.float32)
     level = 10 * math.log10(float(np.mean(quiet[1000:-1000] ** 2)))
     assert measure(quiet).energy == pytest.approx(level, abs=0.3)
     assert measure(with_silences(quiet, [(1.0, 2.0)])).energy == pytest.approx(level, abs=0.5)
-    # 12 dB between two halves are a standard deviation of 6 dB.
+    # A difference of 12 dB between two halves is a standard deviation of 6 dB.
     halves = np.concatenate([quiet, 10 ** (-12 / 20) * quiet]).astype(np.float32)
     assert measure(halves).energy_std == pytest.approx(6, abs=1)
 
 
-def test_a_noisy_recording_is_known(speech_folder: Path) -> None:
+def test_a_noisy_recording_is_detected(speech_folder: Path) -> None:
     clean = load_audio(speech_folder / "librispeech_3436-172162-0000.flac")
     scores = []
     for decibels in (35, 25, 15, 5):
@@ -208,20 +213,20 @@ def test_a_noisy_recording_is_known(speech_folder: Path) -> None:
     assert measure(np.random.default_rng(0).normal(0, 0.1, 32_000).astype(np.float32)).quality.score < 0.1
 
 
-def test_clipping_is_known(speech_folder: Path) -> None:
-    clean = load_audio(speech_folder / "jfk.flac")
+def test_clipping_is_detected(recordings: Path) -> None:
+    clean = load_audio(recordings / "jfk.flac")
     assert measure(clean).quality.clipped == 0
     for gain in (2, 4, 8):
         cut = np.clip(clean * gain, -1, 1).astype(np.float32)
         share = float((np.abs(cut) == 1).mean())
         assert measure(cut).quality.clipped == pytest.approx(share, abs=0.001)
-        # Also where it was made quieter afterwards; tops of one or two samples then look like any other.
+        # Also if the level was lowered afterwards; peaks of one or two samples are then not recognized.
         quieter = (np.round(cut * 0.3 * 32767) / 32768).astype(np.float32)
         assert share - 0.012 < measure(quieter).quality.clipped <= share
         assert measure(cut).quality.score < 0.8
 
 
-def test_without_a_voice_nothing_is_said_of_it() -> None:
+def test_without_a_voice_its_measures_are_none() -> None:
     for waveform in (
         np.zeros(16_000, np.float32),
         np.full(16_000, 0.5, np.float32),
@@ -237,7 +242,7 @@ def test_without_a_voice_nothing_is_said_of_it() -> None:
     assert measure(np.zeros(16_000, np.float32)).energy == -120
 
 
-def test_what_cannot_be_measured_is_refused() -> None:
+def test_invalid_waveforms_are_refused() -> None:
     least = round(MIN_SECONDS * SAMPLING_RATE)
     assert measure(tone(200)[:least]).pitch_mean == pytest.approx(200, rel=0.01)
     for waveform in (tone(200)[: least - 1], np.zeros(0, np.float32), np.zeros((16_000, 2), np.float32)):
@@ -250,7 +255,7 @@ def test_what_cannot_be_measured_is_refused() -> None:
             measure(broken)
 
 
-def test_how_loud_it_is_recorded_changes_loudness_alone(speech_folder: Path) -> None:
+def test_the_recording_level_changes_loudness_alone(speech_folder: Path) -> None:
     clip = load_audio(speech_folder / "emodb_03a01Nc.flac")
     loud, quiet = measure(clip), measure((clip * 0.25).astype(np.float32))
     assert quiet.energy == pytest.approx(loud.energy - 20 * math.log10(4), abs=0.01)
@@ -259,7 +264,7 @@ def test_how_loud_it_is_recorded_changes_loudness_alone(speech_folder: Path) -> 
         assert getattr(quiet, name) == pytest.approx(getattr(loud, name), rel=1e-3), name
 
 
-def test_json_holds_it(speech_folder: Path) -> None:
+def test_prosody_as_json(speech_folder: Path) -> None:
     prosody = measure(load_audio(speech_folder / "emodb_03a01Nc.flac"))
     values = json.loads(json.dumps(prosody.to_dict(), allow_nan=False))
     assert values.pop("quality") == prosody.quality.to_dict()
@@ -276,7 +281,7 @@ def test_json_holds_it(speech_folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def speaker() -> list[Prosody]:
-    """Three sentences of somebody neutral: twelve syllables each, a little up and down."""
+    """Three neutral sentences: twelve syllables each, with a little intonation."""
     sentences = []
     for number in range(3):
         held = voice(3, 120 + 2 * number, glide=-2 - number, jitter=0.015, shimmer=0.06, seed=number).waveform
@@ -297,7 +302,19 @@ def test_a_baseline_needs_three_good_samples(speaker: list[Prosody]) -> None:
             Baseline.of([*speaker[:2], sample, speaker[2]])
 
 
-def test_a_baseline_is_kept(speaker: list[Prosody], tmp_path: Path) -> None:
+def test_the_order_of_the_samples_does_not_matter(speaker: list[Prosody]) -> None:
+    """Not even where only some samples have a measure, and the first lacks it."""
+    lacking = replace(speaker[0], tremor=None, rate=None)
+    samples = [lacking, *[replace(each, tremor=0.1 * i) for i, each in enumerate(speaker[:3], 1)]]
+    expected = Baseline.of(samples)
+    assert expected.means["tremor"] == pytest.approx(0.2)
+    assert "rate" in expected.deviations
+    for order in itertools.permutations(samples):
+        found = Baseline.of(order)
+        assert json.dumps(found.to_dict()) == json.dumps(expected.to_dict())
+
+
+def test_a_baseline_is_saved_and_loaded(speaker: list[Prosody], tmp_path: Path) -> None:
     baseline = Baseline.of(speaker, speaker="Ada")
     assert (baseline.speaker, baseline.samples) == ("Ada", 3)
     assert baseline.seconds == pytest.approx(sum(sample.duration for sample in speaker))
@@ -324,29 +341,29 @@ def test_a_baseline_is_kept(speaker: list[Prosody], tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_what_is_no_baseline_is_refused(change: dict, speaker: list[Prosody], tmp_path: Path) -> None:
+def test_values_that_are_not_a_baseline_are_refused(change: dict, speaker: list[Prosody], tmp_path: Path) -> None:
     path = tmp_path / "baseline.json"
     path.write_text(json.dumps(Baseline.of(speaker).to_dict() | change), "utf-8")
     with pytest.raises(BaselineError, match=r"baseline\.json: not a baseline of this version: make it anew"):
         Baseline.load(path)
 
 
-def test_a_baseline_that_is_not_there_is_told_before_a_model_is_loaded(tmp_path: Path) -> None:
+def test_a_missing_baseline_is_reported_before_a_model_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(BaselineError, match=r"none\.json: cannot be read \(No such file or directory\): name the file"):
         EmotionDetector("no/model", baseline=tmp_path / "none.json")
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff\xfe", b'{"means": NaN}', b"3"])
-def test_another_file_is_no_baseline(content: bytes, tmp_path: Path) -> None:
+def test_files_that_are_not_a_baseline_are_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(content)
     with pytest.raises(BaselineError, match="not a baseline"):
         Baseline.load(tmp_path / "file")
 
 
-def test_a_speaker_is_compared_with_their_own_baseline(speech_folder: Path) -> None:
+def test_a_speaker_is_compared_with_their_own_baseline(recordings: Path) -> None:
     """The same recordings played 1.3 times as fast: pitch and tempo rise by 30 %."""
     for name in ("librispeech_3436-172162-0000.flac", "librispeech_198-209-0000.flac"):
-        clip = load_audio(speech_folder / name)
+        clip = load_audio(recordings / name)
         parts = np.array_split(clip, 4)
         baseline = Baseline.of(map(measure, parts[:3]))
         calm = judge(measure(parts[3]), baseline)
@@ -359,14 +376,14 @@ def test_a_speaker_is_compared_with_their_own_baseline(speech_folder: Path) -> N
         quieter = judge(measure((parts[3] / 4).astype(np.float32)), baseline)
         assert "speaking loudly" in louder.reasons
         assert "speaking quietly" in quieter.reasons
-        # Level depends on the microphone: nothing is known of it without a baseline.
+        # The level depends on the microphone and has no effect without a baseline.
         loudness = {"speaking loudly", "speaking quietly"}
         assert not loudness & {*judge(measure((parts[3] * 3).astype(np.float32))).reasons}
 
 
 @pytest.fixture(scope="module")
 def effects() -> dict[str, list[float]]:
-    """What docs/prosody.md promises: by reason, changes of arousal, dominance and valence."""
+    """Reads the rules in docs/prosody.md: by reason, changes of arousal, dominance and valence."""
     document = (Path(__file__).parents[1] / "docs" / "prosody.md").read_text("utf-8")
     table = document.split("| reason |")[1].split("\n\n")[0].splitlines()[2:]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
@@ -428,14 +445,14 @@ def test_no_rule_is_undocumented(speaker, effects) -> None:
     assert moved == pytest.approx(np.clip(np.sum([effects[reason] for reason in found.reasons], axis=0), -0.5, 0.5))
 
 
-def test_a_rule_grows_from_where_it_begins(speaker) -> None:
-    """Half of the way to where it is full, half of its effect."""
+def test_the_effect_of_a_rule_grows_from_its_start(speaker) -> None:
+    """Halfway to its full value, a rule has half its effect."""
     ordinary = replace(speaker[0], **ORDINARY)
     for rate, effect in ((5.5, 0), (6.25, 0.075), (7.0, 0.15), (9.0, 0.15)):
         assert judge(replace(ordinary, rate=rate)).dimensions.arousal == pytest.approx(0.5 + effect)
 
 
-def test_a_voice_that_varies_is_ordinary_when_it_varies(speaker: list[Prosody]) -> None:
+def test_the_usual_variation_of_a_voice_has_no_effect(speaker: list[Prosody]) -> None:
     steady = Baseline.of(speaker)
     changeable = replace(steady, deviations=steady.deviations | {"pitch": 4.0})
     higher = replace(speaker[0], pitch_mean=speaker[0].pitch_mean * 2 ** (6 / 12))
@@ -443,11 +460,11 @@ def test_a_voice_that_varies_is_ordinary_when_it_varies(speaker: list[Prosody]) 
     assert "elevated pitch" not in judge(higher, changeable).reasons
 
 
-def test_the_confidence_says_what_it_rests_on(speaker: list[Prosody]) -> None:
+def test_the_confidence_follows_quality_and_voice(speaker: list[Prosody]) -> None:
     clear = replace(speaker[0], quality=replace(speaker[0].quality, score=1.0))
     assert judge(clear, Baseline.of(speaker)).confidence == MAX_CONFIDENCE == 0.75
     assert judge(clear).confidence == pytest.approx(0.75 * 0.8)
-    # The same with half of the quality, and with half a second of voice.
+    # The same with half the quality, and with half a second of voice.
     doubtful = replace(clear, quality=replace(clear.quality, score=0.5))
     assert judge(doubtful).confidence == pytest.approx(0.75 * 0.8 * 0.5)
     short = replace(clear, contour=np.full(100, np.nan))
@@ -455,14 +472,14 @@ def test_the_confidence_says_what_it_rests_on(speaker: list[Prosody]) -> None:
     assert judge(short).confidence == pytest.approx(0.75 * 0.8 * 0.5)
 
 
-def test_acted_arousal_is_heard(speech_folder: Path) -> None:
+def test_acted_arousal_is_heard(recordings: Path) -> None:
     """Emo-DB: anger, fear and happiness against sadness, boredom and neutral."""
-    with open(speech_folder / "manifest.csv", encoding="utf-8") as file:
+    with open(recordings / "manifest.csv", encoding="utf-8") as file:
         emotions = {row["file"]: row["emotion"] for row in csv.DictReader(file) if row["corpus"] == "emodb"}
     arousal = {True: [], False: []}
     for name, emotion in sorted(emotions.items()):
         if emotion in {"anger", "fear", "happiness", "sadness", "boredom", "neutral"}:
-            judgement = judge(measure(load_audio(speech_folder / name)))
+            judgement = judge(measure(load_audio(recordings / name)))
             assert 0 < judgement.confidence <= MAX_CONFIDENCE
             arousal[emotion in {"anger", "fear", "happiness"}].append(judgement.dimensions.arousal)
     high, low = np.array(arousal[True]), np.array(arousal[False])
@@ -471,7 +488,7 @@ def test_acted_arousal_is_heard(speech_folder: Path) -> None:
 
 
 def test_a_file_is_measured_as_any_waveform(speech_folder: Path) -> None:
-    """At another rate, and in the file that ships."""
+    """At another rate, and for a recording of this repository."""
     shipped = Path(__file__).parents[1] / "benchmarks" / "speech" / "bright.flac"
     samples, rate = soundfile.read(shipped, dtype="float32")
     at_16, again = measure(load_audio(shipped)), measure(load_audio(samples, sampling_rate=rate))

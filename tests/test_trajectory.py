@@ -1,23 +1,24 @@
-"""Where a voice goes: against least squares of NumPy and Student of SciPy, and on voices made to go somewhere."""
+"""Trends of voices, against NumPy's least squares and SciPy's Student distribution, and on synthetic trends."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from e2v_port.trajectory import MIN_SEGMENTS, MIN_SPAN, Trajectory, trajectory
+from e2v_port.emotions.trajectory import MIN_SEGMENTS, MIN_SPAN, Trajectory, trajectory
 
 
 @dataclass
-class Said:
-    """What is needed of a segment."""
+class Spoken:
+    """The attributes of a segment that a trend uses."""
 
     at: float
     duration: float
     valence: float | None
     dimensions_from: str | None = "model"
+    speaker: str | None = None
 
 
 def talk(
@@ -28,15 +29,15 @@ def talk(
     scatter: float = 0.05,
     memory: float = 0.0,
     start: float = 0.5,
-) -> list[Said]:
-    """Five minutes, with valence that changes by so much per minute; neighbours resemble each other by `memory`."""
+) -> list[Spoken]:
+    """Returns five minutes whose valence changes by `slope` per minute; `memory` correlates neighbors."""
     times = np.linspace(0, 300, count) + rng.uniform(-2, 2, count)
     noise = rng.normal(0, scatter, count)
     for i in range(1, count):
         noise[i] = memory * noise[i - 1] + np.sqrt(1 - memory**2) * noise[i]
     values = start + slope * times / 60 + noise
     return [
-        Said(1.7e9 + at, seconds, value)
+        Spoken(1.7e9 + at, seconds, value)
         for at, seconds, value in zip(times, rng.uniform(1, 10, count), values, strict=True)
     ]
 
@@ -44,28 +45,28 @@ def talk(
 @pytest.mark.parametrize("seed", range(5))
 def test_the_line_is_that_of_weighted_least_squares(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    said = talk(rng, count=int(rng.integers(5, 40)), slope=rng.uniform(-0.1, 0.1))
-    times = np.array([item.at - said[0].at for item in said]) / 60
-    values, weights = np.array([item.valence for item in said]), np.array([item.duration for item in said])
+    voice = talk(rng, count=int(rng.integers(5, 40)), slope=rng.uniform(-0.1, 0.1))
+    times = np.array([item.at - voice[0].at for item in voice]) / 60
+    values, weights = np.array([item.valence for item in voice]), np.array([item.duration for item in voice])
     slope, intercept = np.polyfit(times, values, 1, w=np.sqrt(weights))
     weights = weights / weights.mean()
     residuals = values - slope * times - intercept
-    found = trajectory(said)
+    found = trajectory(voice)
     assert found.slope == pytest.approx(slope)
     assert found.mean == pytest.approx(np.average(values, weights=weights))
-    assert found.scatter == pytest.approx(np.sqrt((weights * residuals**2).sum() / (len(said) - 2)))
-    assert found.segments == len(said)
-    assert found.speech == pytest.approx(sum(item.duration for item in said))
-    assert found.span == pytest.approx(said[-1].at - said[0].at)
+    assert found.scatter == pytest.approx(np.sqrt((weights * residuals**2).sum() / (len(voice) - 2)))
+    assert found.segments == len(voice)
+    assert found.speech == pytest.approx(sum(item.duration for item in voice))
+    assert found.span == pytest.approx(voice[-1].at - voice[0].at)
     assert found.interval == pytest.approx((found.slope - (half := found.interval[1] - slope), found.slope + half))
 
 
 def test_independent_segments_have_the_interval_of_student() -> None:
-    """Residuals that alternate show no resemblance, so that each of them counts."""
+    """Alternating residuals are not correlated positively, so each of them counts."""
     for count in 5, 6, 9, 17, 40:
-        said = [Said(20 * i, 3.0, 0.5 + 0.03 * (-1) ** i) for i in range(count)]
-        expected = stats.linregress([item.at / 60 for item in said], [item.valence for item in said])
-        found = trajectory(said)
+        voice = [Spoken(20 * i, 3.0, 0.5 + 0.03 * (-1) ** i) for i in range(count)]
+        expected = stats.linregress([item.at / 60 for item in voice], [item.valence for item in voice])
+        found = trajectory(voice)
         assert found.slope == pytest.approx(expected.slope)
         assert found.error == pytest.approx(expected.stderr)
         half = stats.t.ppf(0.975, count - 2) * expected.stderr
@@ -74,7 +75,7 @@ def test_independent_segments_have_the_interval_of_student() -> None:
 
 @pytest.mark.parametrize(("memory", "least"), [(0.0, 0.92), (0.3, 0.9), (0.6, 0.85)])
 def test_the_interval_holds_the_truth(memory: float, least: float) -> None:
-    """As often as it says, nearly so where neighbours resemble each other; without a correction 70 % at 0.6."""
+    """The interval covers the true slope as often as stated; without a correction only 70 % at a memory of 0.6."""
     rng = np.random.default_rng(1)
     courses = [trajectory(talk(rng, slope=0.02, memory=memory)) for _ in range(500)]
     held = np.mean([course.interval[0] <= 0.02 <= course.interval[1] for course in courses])
@@ -102,23 +103,32 @@ def test_too_little_to_tell() -> None:
     nothing = trajectory([])
     assert (nothing.segments, nothing.speech, nothing.span, nothing.trend, nothing.slope) == (0, 0, 0, None, None)
     assert nothing.dimensions_from is None
-    few = trajectory([Said(60 * i, 3.0, 0.5) for i in range(MIN_SEGMENTS - 1)])
+    few = trajectory([Spoken(60 * i, 3.0, 0.5) for i in range(MIN_SEGMENTS - 1)])
     assert few.reason == "4 judged segments: at least 5 are needed"
-    short = trajectory([Said(5 * i, 3.0, 0.5) for i in range(10)])
+    short = trajectory([Spoken(5 * i, 3.0, 0.5) for i in range(10)])
     assert short.reason == "segments within 45 s: at least 60 s are needed"
     assert short.span < MIN_SPAN
-    unjudged = trajectory([Said(60 * i, 0.5, None, None) for i in range(10)])
+    unjudged = trajectory([Spoken(60 * i, 0.5, None, None) for i in range(10)])
     assert unjudged.reason == "0 judged segments: at least 5 are needed"
     for found in nothing, few, short, unjudged:
         assert found.interval is found.trend is found.scatter is None
 
 
 def test_a_voice_that_does_not_change_at_all() -> None:
-    found = trajectory([Said(60 * i, 3.0, 0.5) for i in range(10)])
+    found = trajectory([Spoken(60 * i, 3.0, 0.5) for i in range(10)])
     assert found == Trajectory("stable", 0.0, 0.0, (0.0, 0.0), 0.0, 0.5, 10, 30.0, 540.0, "model", None)
     assert json.loads(json.dumps(found.to_dict()))["interval"] == [0.0, 0.0]
 
 
 def test_where_valence_is_from_is_told() -> None:
-    said = [Said(60 * i, 3.0, 0.5, "labels" if i % 2 else "model") for i in range(10)]
-    assert trajectory(said).dimensions_from == "model or labels"
+    voice = [Spoken(60 * i, 3.0, 0.5, "labels" if i % 2 else "model") for i in range(10)]
+    assert trajectory(voice).dimensions_from == "model or labels"
+
+
+def test_the_order_does_not_matter_and_speakers_are_not_mixed() -> None:
+    voice = talk(np.random.default_rng(0), slope=0.03)
+    assert trajectory(voice[::-1]) == trajectory(voice)
+    mixed = trajectory([replace(each, speaker=("Ann", None)[i % 2]) for i, each in enumerate(voice)])
+    assert (mixed.trend, mixed.slope) == (None, None)
+    assert mixed.reason == "2 speakers: name one, since voices differ"
+    assert trajectory([replace(each, speaker="Ann") for each in voice]) == trajectory(voice)

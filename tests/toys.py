@@ -9,13 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 from torch import Tensor
 
-from e2v_port import layout
+from e2v_port.architectures.base import Architecture
+from e2v_port.architectures.config import Label, ModelConfig, Source
+from e2v_port.architectures.emotion2vec import Emotion2vecConfig
+from e2v_port.architectures.registry import family_of
+from e2v_port.architectures.wav2small import Wav2smallConfig
+from e2v_port.architectures.whisper import WhisperConfig
 from e2v_port.audio import mel_filters
-from e2v_port.config import ARCHITECTURES, Architecture, Emotion2vecConfig, Label, ModelConfig, Source, Wav2smallConfig
-from e2v_port.converters import checkpoint, synthetic, weights
-from e2v_port.hubs import local
+from e2v_port.checkpoints.checkpoint import local
+from e2v_port.converters import checkpoint, weights
+from e2v_port.converters import emotion2vec as emotion2vec_converter
+from e2v_port.converters import wav2vec2 as wav2vec2_converter
+from e2v_port.converters import whisper as whisper_converter
+from e2v_port.converters.folder import store as store_tensors
 
 # Every kind of size differs from every other, so that no two of them can be mixed up unnoticed.
 TOY = Emotion2vecConfig(
@@ -33,11 +42,11 @@ TOY = Emotion2vecConfig(
     normalize=True,
     head_dim=0,
     norm_eps=1e-5,
-    num_labels=len(synthetic.TOKENS),
+    num_labels=len(emotion2vec_converter.TOKENS),
 )
 HEADLESS = replace(TOY, num_labels=0)
 DIMENSIONAL = replace(
-    synthetic.AUDEERING,
+    wav2vec2_converter.AUDEERING,
     conv_layers=TOY.conv_layers,
     embed_dim=48,
     head_dim=48,
@@ -63,6 +72,18 @@ DEVIATION = Wav2smallConfig(
     pooling="deviation",
     width=11,
 )
+WHISPER = WhisperConfig(
+    normalize=False,
+    embed_dim=48,
+    head_dim=0,
+    num_labels=0,
+    num_heads=6,
+    depth=3,
+    ffn_dim=96,
+    norm_eps=1e-5,
+    bands=80,
+    pad=False,
+)
 GRAM = replace(DEVIATION, pooling="gram", width=7, embed_dim=7 * (5 + 7))
 
 needs_mlx = pytest.mark.skipif(
@@ -74,16 +95,29 @@ RUNTIMES = ["cpu", pytest.param("mlx", marks=needs_mlx)]
 
 def make(folder: Path, config: Emotion2vecConfig = TOY, **options: Any) -> Path:
     """Writes a checkpoint folder as the hubs have them."""
-    return synthetic.make(config, folder, **options)
+    return emotion2vec_converter.make(config, folder, **options)
 
 
 def make_dimensional(folder: Path, **options: Any) -> Path:
     """Writes a checkpoint folder of a model of arousal, dominance and valence."""
-    return synthetic.make_wav2vec2(DIMENSIONAL, folder, **options)
+    return wav2vec2_converter.make(DIMENSIONAL, folder, **options)
+
+
+def make_whisper(folder: Path, config: WhisperConfig = WHISPER, *, labels: int = 3, **settings: Any) -> Path:
+    """Writes a converted folder of Whisper's encoder with a head, with random weights like those of training."""
+    source = whisper_converter.make(config, folder.with_name(f"{folder.name} checkpoint"))
+    whole = load_file(convert(source, folder.with_name(f"{folder.name} headless")) / "model.safetensors")
+    draw = np.random.default_rng(1)
+    config = replace(config, num_labels=labels)
+    arrays = {
+        name: whole[name] if name in whole else draw.standard_normal(shape) / shape[-1] ** 0.5
+        for name, shape in config.tensors().items()
+    }
+    return store(folder, config, arrays, **settings)
 
 
 def convert(source: Path, folder: Path, **options: Any) -> Path:
-    """Runs both halves of the conversion; the npz stays beside the folder."""
+    """Runs both halves of the conversion; the npz stays next to the folder."""
     npz = folder.with_name(f"{folder.name}.npz")
     checkpoint.extract(local(source), npz)
     weights.write(npz, folder, **options)
@@ -94,7 +128,7 @@ def make_small(folder: Path, config: Wav2smallConfig, *, seed: int = 0, **settin
     """Writes a converted folder of a convolutional network, with random weights like those that training leaves."""
     draw = np.random.default_rng(seed)
     arrays = {"mel": mel_filters(config.bands, config.window, 50, 7600)}
-    for name, shape in layout.tensors(config).items():
+    for name, shape in config.tensors().items():
         if name != "mel":
             values = draw.standard_normal(shape)
             scale = 0.1 if len(shape) == 1 else np.prod(shape[1:]) ** -0.5
@@ -104,7 +138,6 @@ def make_small(folder: Path, config: Wav2smallConfig, *, seed: int = 0, **settin
 
 def store(folder: Path, architecture: Architecture, arrays: Mapping[str, Any], **settings: Any) -> Path:
     """Writes a converted folder with these weights; settings are those of its config.json."""
-    family = next(name for name, kind in ARCHITECTURES.items() if isinstance(architecture, kind))
     names = [f"label {i}" for i in range(architecture.num_labels)]
     values = {
         "labels": tuple(Label(name, name, unused=False) for name in names),
@@ -114,9 +147,13 @@ def store(folder: Path, architecture: Architecture, arrays: Mapping[str, Any], *
         "source": Source("toy", "local", "", "", ""),
     }
     config = ModelConfig(
-        family=family, architecture=architecture, sampling_rate=16_000, converter="e2v-port tests", **values | settings
+        family=family_of(architecture).name,
+        architecture=architecture,
+        sampling_rate=16_000,
+        converter="e2v-port tests",
+        **values | settings,
     )
-    weights.store(folder, config, lambda: iter(arrays.items()))
+    store_tensors(folder, config, lambda: iter(arrays.items()))
     return folder
 
 

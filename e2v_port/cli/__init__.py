@@ -1,4 +1,4 @@
-"""The command line: a module for each subject, and every command loads only what it uses."""
+"""The command line: one module per subject. A command imports only what it uses."""
 
 import gc
 import io
@@ -6,19 +6,22 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from e2v_port import __version__
-from e2v_port.cli import analysis, bench, corpus, evaluation, models, service, training, voice
-from e2v_port.cli.output import PARTIAL_FAILURE, fail
+from e2v_port.cli import adaptation, analysis, bench, corpus, evaluation, models, probing, service, training, voice
+from e2v_port.cli.messages import showing_messages
+from e2v_port.cli.output import BAD_INPUT, PARTIAL_FAILURE, fail
 from e2v_port.errors import E2VError
+from e2v_port.version import __version__
 
 __all__ = ["app", "main"]
 
+_UsageError: Any = typer.BadParameter.__base__  # of every missing, unknown or invalid option; it has no public name
+
 app = typer.Typer(
-    help="Speech emotion, by models converted once and run on CUDA, MLX or the CPU.",
+    help="Emotions in speech, by models that are converted once and run on CUDA, MLX or the CPU.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -28,31 +31,48 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Runs the command line: one line on stderr for every error; exit 2 for bad input, 1 for a partial failure."""
-    if sys.stderr is None:  # closed; print would take stdout in its place
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (until the end)
+    """Runs the command line.
+
+    Every error is one line on stderr. Exits with code 2 for bad input and with 1 for a partial failure.
+    """
+    if sys.stderr is None:  # closed; print would fall back to stdout
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (stays open until the end)
     if sys.stdout is None:
-        fail("standard output is closed: there is nowhere to write to")
+        fail("standard output is closed: redirect it to a file or to /dev/null")
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a name may hold what the terminal's encoding lacks
-    gc.set_threshold(50_000)  # importing torch makes many objects that stay: looking for cycles among them takes 0.1 s
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that partial files are removed
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold characters that the encoding lacks
+    gc.set_threshold(50_000)  # importing torch makes many lasting objects: collecting among them takes 0.1 s
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         try:
-            app(prog_name="e2v")
+            with showing_messages():
+                sys.exit(app(prog_name="e2v", standalone_mode=False) or 0)
         finally:
-            sys.stdout.flush()  # here, not at exit, where an error would be a traceback
-            gc.freeze()  # nor look for cycles at exit, for another 0.1 s
+            sys.stdout.flush()  # not at exit, where an error would be a traceback
+            gc.freeze()  # skips the collection at exit, which takes another 0.1 s
+    except _UsageError as error:
+        if not sys.argv[1:]:  # no command: the message is the help
+            error.show()
+            sys.exit(BAD_INPUT)
+        command = error.ctx.command_path if error.ctx else "e2v"
+        why = error.format_message().replace("Value error, ", "").rstrip(".")
+        fail(f"{why}: see {command} --help")
     except E2VError as error:
         fail(str(error))
     except OSError as error:
         with suppress(OSError):
-            sys.stdout.close()  # what is left in it would be tried again at exit
-        if isinstance(error, BrokenPipeError):  # `e2v analyze *.wav | head` is no error
+            sys.stdout.close()  # or Python would try to write the rest at exit
+        if isinstance(error, BrokenPipeError):  # not an error: e2v analyze *.wav | head
             sys.exit(PARTIAL_FAILURE)
-        fail(f"{error.filename or 'cannot write'}: {error.strerror or error}")
+        fail(f"{error.filename or 'standard output'}: {error.strerror or error}")
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+
+
+def _terminated(*_: object) -> None:
+    """Leaves by an exception, so that partial files are removed."""
+    sys.unraisablehook = lambda _: None  # an object that was interrupted while it was made may fail when it is deleted
+    sys.exit(128 + signal.SIGTERM)
 
 
 def _version(wanted: bool) -> None:
@@ -70,20 +90,23 @@ def _options(
     pass
 
 
-for _command in (  # as the help lists them
+for _command in (  # in the order of the help
     analysis.analyze,
     analysis.embed,
     models.convert,
     training.train,
+    training.means,
     models.models,
     models.doctor,
     models.verify,
     evaluation.evaluate,
+    probing.probe,
     corpus.corpus,
     corpus.report,
     bench.bench,
     service.serve,
     voice.listen,
+    adaptation.adapt,
     voice.express,
 ):
     app.command()(_command)

@@ -1,23 +1,60 @@
-"""e2v analyze, e2v embed."""
+"""e2v analyze and e2v embed."""
 
+import json
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from e2v_port.cli.options import MODEL_OPTION, DimensionalName, DtypeName, ModelName, Offline, RuntimeName
-from e2v_port.cli.output import complain, fail, finish, need_place, progress_bar
+from e2v_port.cli.options import (
+    Adapt,
+    BaselineFiles,
+    ChannelName,
+    ChannelOrEach,
+    DimensionalName,
+    DtypeName,
+    MaxGain,
+    ModelName,
+    Offline,
+    RuntimeName,
+    SpeechThreshold,
+    segment_settings,
+)
+from e2v_port.cli.output import complain, fail, finish, model_or_bundled, need_place, progress_bar
 from e2v_port.errors import AudioError
 from e2v_port.files import printable, replacing
 
 if TYPE_CHECKING:
-    from e2v_port.analysis import Analysis
+    from e2v_port.analysis.results import Analysis, JudgedSegment
+    from e2v_port.analysis.sounds import Sounds
     from e2v_port.audio import Waveform
 
 __all__ = ["analyze", "embed"]
 
-# Strings, not paths: results go by the names that were given, and Path("./a.wav") is "a.wav".
+# Strings, not paths: results carry the names as given, and Path("./a.wav") would become "a.wav".
 Files = Annotated[list[str], typer.Argument(metavar="FILE", help="Audio files.", show_default=False)]
+
+
+SegmentsFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Read the segments of a single audio file from a diarization, subtitles or a transcript."
+    ),
+]
+Whole = Annotated[bool, typer.Option("--whole", help="Judge each file as one segment; print one line with all scores.")]
+Frames = Annotated[bool, typer.Option("--frames", help="Also show where the emotion changes within a segment.")]
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--format", "-f", metavar="NAME", help="Output format: json, jsonl, csv, vtt, srt, textgrid, audacity or rttm."
+    ),
+]
+FormatFile = Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the --format to a file.")]
+Plot = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Draw a single audio file as a .png, .svg or .pdf picture.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per file, each as soon as it is ready.")]
 
 
 def analyze(
@@ -26,148 +63,171 @@ def analyze(
     dimensional: DimensionalName = None,
     runtime: RuntimeName = "auto",
     dtype: DtypeName = None,
-    segments: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Segments of the one file: RTTM, SRT, VTT, JSON of Whisper, CSV."),
-    ] = None,
-    whole: Annotated[
-        bool, typer.Option("--whole", help="Each file as one segment; by default a line with all scores.")
-    ] = False,
-    frames: Annotated[bool, typer.Option("--frames", help="Also which emotion when, inside the segments.")] = False,
-    form: Annotated[
-        str | None,
-        typer.Option("--format", "-f", metavar="NAME", help="json, jsonl, csv, vtt, srt, textgrid, audacity or rttm."),
-    ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where to write that format.")] = None,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the one file; or .svg, .pdf.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
+    segments: SegmentsFile = None,
+    channel: ChannelOrEach = "mix",
+    whole: Whole = False,
+    frames: Frames = False,
+    form: Format = None,
+    out: FormatFile = None,
+    plot: Plot = None,
+    as_json: Json = False,
+    adapt: Adapt = False,
+    baseline: BaselineFiles = None,
+    speech_threshold: SpeechThreshold = None,
+    max_gain: MaxGain = None,
     offline: Offline = False,
 ) -> None:
-    """Say which emotion is in each file, when, and how sure.
+    """Find the emotions in each file, with times and confidence.
 
-    With neither --model nor --dimensional it is the small model in the package that does.
+    Without --model or --dimensional, the bundled model is used.
     """
-    _check_analyze(files, model, dimensional, segments, whole, frames, form, out, plot, as_json)
-    import json
-    from dataclasses import replace
+    if frames and dimensional and not model:
+        fail("--frames needs labels: name a model that gives them with --model")
+    settings = segment_settings(speech_threshold, max_gain)
+    _check_segments(segments, whole, files)
+    _check_format(form, out, as_json, files)
+    _check_plot(plot, files)
 
-    from e2v_port.analysis import Analysis, each
-    from e2v_port.audio import SAMPLING_RATE, load_audio
+    from e2v_port.analysis.analyze import each
+    from e2v_port.analysis.sounds import Request
+    from e2v_port.speech.transcripts import read_segments
 
-    # Read once, for the picture as well: a pipe gives its samples only once.
-    waveform = load_audio(files[0]) if plot else None
+    request = Request(channel, read_segments(segments) if segments else None, whole)
+    # Decoded once, for the analysis and the picture: a pipe can be read only once.
+    sounds = request.load(files[0]) if plot else None
     results = each(
-        files if waveform is None else [waveform],
-        sampling_rate=SAMPLING_RATE,
+        files if sounds is None else [sounds],
+        channel=channel,
         model=model,
         dimensional=dimensional,
         runtime=runtime,
         dtype=dtype,
-        segments=segments,
+        segments=request.given,
         whole=whole,
         frames=frames,
+        adapt=adapt,
+        baseline=baseline,
+        settings=settings,
         offline=offline,
     )
-    raw = whole and not (form or plot or frames)
-    found: list[Analysis] = []
-    failed = 0
+    scores_only = whole and not (form or plot or frames)
+    output = _Output(as_json, form, plot, sounds, scores_only, spaced=len(files) > 1)
     with progress_bar(len(files)) as advance:
         for file, result in zip(files, results, strict=True):
             if isinstance(result, AudioError):
-                failed += 1
-                complain(str(result))
-                if as_json:
-                    print(json.dumps({"file": file, "error": str(result)}), flush=True)
+                output.error(file, result)
             else:
-                analysis = replace(result, file=file)
-                if raw:
-                    _print_whole(analysis, as_json)
-                elif as_json:
-                    print(json.dumps(analysis.to_dict()), flush=True)
-                elif form:
-                    found.append(analysis)
-                else:
-                    _print_timeline(analysis, end="" if len(files) == 1 else "\n")
-                if plot and waveform is not None:
-                    _draw(analysis, waveform, plot)
+                output.show(replace(result, file=file))
             advance()
-    if form and found:
-        _print_format(found, form, out)
-    finish(len(files), failed)
+    output.write(out)
+    finish(len(files), output.failed)
 
 
-def _check_analyze(
-    files: list[str],
-    model: str | None,
-    dimensional: str | None,
-    segments: Path | None,
-    whole: bool,
-    frames: bool,
-    form: str | None,
-    out: Path | None,
-    plot: Path | None,
-    as_json: bool,
-) -> None:
-    """Refuses what contradicts itself, before anything is loaded."""
-    if frames and dimensional and not model:
-        fail("--frames: needs --model, one that gives labels")
+def _check_segments(segments: Path | None, whole: bool, files: list[str]) -> None:
     if segments and whole:
-        fail("--segments and --whole contradict each other: leave one of them out")
+        fail("--segments and --whole contradict each other: leave one out")
     if segments and len(files) > 1:
-        fail(f"--segments {segments}: belong to one file, not {len(files)}: analyse them one at a time")
+        fail(f"--segments {segments} describes one file, not {len(files)}: analyze them one at a time")
+
+
+def _check_format(form: str | None, out: Path | None, as_json: bool, files: list[str]) -> None:
     if form and as_json:
-        fail("--json and --format contradict each other: --format jsonl is the same without errors")
+        fail("--json and --format contradict each other: --format jsonl gives the same objects, without errors")
     if out and not form:
-        fail(f"--out {out}: name a --format as well")
+        fail(f"--out {out}: add a --format")
     if out and out.is_dir():
-        fail(f"--out {out}: a folder")
+        fail(f"--out {out}: is a folder, not a file")
     if out:
         need_place("--out", out)
     if form:
-        from e2v_port import formats
+        from e2v_port.analysis import formats
 
         if form not in formats.FORMATS:
-            fail(f"no format is called {form}: use {', '.join(formats.FORMATS)}")
+            fail(f"unknown format {form}: use {', '.join(formats.FORMATS)}")
         if form in formats.ONE_CLIP and len(files) > 1:
             others = ", ".join(name for name in formats.FORMATS if name not in formats.ONE_CLIP)
-            fail(f"--format {form}: holds one file, not {len(files)}: analyse them one at a time, or use {others}")
-    if plot:
-        from e2v_port import plots
-
-        if len(files) > 1:
-            fail(f"--plot {plot}: shows one file, not {len(files)}: analyse them one at a time")
-        need_place("--plot", plot)
-        try:
-            plots.check(plot)
-        except ValueError as error:
-            fail(f"--plot {error}")
+            fail(f"--format {form} holds one file, not {len(files)}: analyze them one at a time, or use {others}")
 
 
-def _print_whole(analysis: "Analysis", as_json: bool) -> None:
-    """Prints what the models say of a file, before any fusion; nothing that only follows from it."""
-    (segment,) = analysis.segments
+def _check_plot(plot: Path | None, files: list[str]) -> None:
+    if not plot:
+        return
+    from e2v_port.analysis import plots
+
+    if len(files) > 1:
+        fail(f"--plot {plot} shows one file, not {len(files)}: analyze them one at a time")
+    need_place("--plot", plot)
+    try:
+        plots.check(plot)
+    except ValueError as error:
+        fail(f"--plot {error}")
+
+
+@dataclass
+class _Output:
+    """Shows each result as soon as it is ready, and writes a `--format` at the end."""
+
+    as_json: bool
+    form: str | None
+    plot: Path | None
+    sounds: "Sounds | None"
+    scores_only: bool
+    spaced: bool
+    failed: int = 0
+    analyses: "list[Analysis]" = field(default_factory=list)
+
+    def error(self, file: str, error: AudioError) -> None:
+        self.failed += 1
+        complain(str(error))
+        if self.as_json:
+            print(json.dumps({"file": file, "error": str(error)}), flush=True)
+
+    def show(self, analysis: "Analysis") -> None:
+        if self.as_json:
+            print(json.dumps(analysis.to_dict()), flush=True)
+        elif self.scores_only:
+            _print_scores(analysis)
+        elif self.form:
+            self.analyses.append(analysis)
+        else:
+            _print_timeline(analysis, end="\n" if self.spaced else "")
+        if self.plot and self.sounds is not None:
+            _draw(analysis, self.sounds.mean, self.plot)
+
+    def write(self, out: Path | None) -> None:
+        if self.form and self.analyses:
+            _print_format(self.analyses, self.form, out)
+
+
+def _print_scores(analysis: "Analysis") -> None:
+    """Prints the outputs of the models for a whole file, before fusion; a label in doubt is shown in words."""
+    for segment in analysis.segments:
+        name = f"{printable(analysis.file)} ({segment.speaker})" if segment.speaker else printable(analysis.file)
+        print(f"{name}: {_scores(segment)}", flush=True)
+    for note in analysis.notes:
+        print(f"note: {note.text}", flush=True)
+
+
+def _scores(segment: "JudgedSegment") -> str:
+    if segment.judgement is None:
+        return segment.quality.replace("_", " ")
     prediction = segment.prediction
     dimensions = segment.dimensions if segment.dimensions_from == "model" else None
-    if as_json:
-        import json
-
-        row = {"file": analysis.file, "duration": analysis.duration}
-        row |= prediction.to_dict() if prediction else {}
-        print(json.dumps(row | (dimensions.to_dict() if dimensions else {})), flush=True)
-        return
     parts = [f"{prediction.label} {prediction.confidence:.3f}"] if prediction else []
+    if segment.judgement and segment.judgement.doubtful:
+        parts = [segment.judgement.words]
     parts += [f"{name} {value:.3f}" for name, value in (dimensions.to_dict() if dimensions else {}).items()]
     if prediction:
         ranked = sorted(prediction.scores.items(), key=lambda item: -item[1])
         parts.append(f"[{'  '.join(f'{label} {score:.3f}' for label, score in ranked)}]")
-    print(f"{printable(analysis.file)}: {'  '.join(parts)}", flush=True)
+    return "  ".join(parts)
 
 
 def _print_timeline(analysis: "Analysis", end: str) -> None:
-    """Prints a table, coloured on a terminal."""
+    """Prints a table, in color on a terminal."""
     from rich.console import Console
 
-    from e2v_port.terminal import table
+    from e2v_port.analysis.terminal import table
 
     console = Console(highlight=False, soft_wrap=True)
     with console.capture() as capture:
@@ -176,7 +236,7 @@ def _print_timeline(analysis: "Analysis", end: str) -> None:
 
 
 def _print_format(analyses: "list[Analysis]", form: str, out: Path | None) -> None:
-    from e2v_port.formats import FORMATS
+    from e2v_port.analysis.formats import FORMATS
 
     text = FORMATS[form](analyses)
     if out is None:
@@ -187,39 +247,48 @@ def _print_format(analyses: "list[Analysis]", form: str, out: Path | None) -> No
 
 
 def _draw(analysis: "Analysis", waveform: "Waveform", path: Path) -> None:
-    from e2v_port.plots import plot
+    from e2v_port.analysis.plots import plot
 
     with replacing(path) as partial:
         plot(analysis, waveform, partial)
 
 
+NpzFile = Annotated[
+    Path,
+    typer.Option("--out", "-o", metavar="FILE.npz", help="Output file, with one array per audio file under its name."),
+]
+Granularity = Annotated[
+    Literal["utterance", "frame"],
+    typer.Option(help="utterance: one vector [dim] per file. frame: [frames, dim], 50 frames per second."),
+]
+
+
 def embed(
     files: Files,
-    model: Annotated[str, MODEL_OPTION],
-    out: Annotated[
-        Path,
-        typer.Option("--out", "-o", metavar="FILE.npz", help="Where to write one array per file, under its name."),
-    ],
-    granularity: Annotated[
-        Literal["utterance", "frame"],
-        typer.Option(help="[dim] per file, or [frames, dim], 50 frames a second."),
-    ] = "utterance",
+    out: NpzFile,
+    model: ModelName = None,
+    granularity: Granularity = "utterance",
+    channel: ChannelName = "mix",
     runtime: RuntimeName = "auto",
     dtype: DtypeName = None,
     offline: Offline = False,
 ) -> None:
-    """Write the embedding of each file to an .npz."""
+    """Write the embedding of each file to an .npz file.
+
+    Without --model, the bundled model is used.
+    """
     if out.suffix != ".npz" or out.is_dir():
         fail(f"--out {out}: name an .npz file")
     need_place("--out", out)
     from e2v_port import npz
-    from e2v_port.model import load
+    from e2v_port.models.load import load
 
-    files = list(dict.fromkeys(files))  # a name can stand in the npz once
-    loaded = load(model, runtime=runtime, dtype=dtype, offline=offline)
+    files = list(dict.fromkeys(files))  # names in an npz are unique
+    loaded = load(model_or_bundled(model), runtime=runtime, dtype=dtype, offline=offline)
     failed = 0
+    results = loaded.each(files, frames=granularity == "frame", channel=channel)
     with npz.writing(out) as add, progress_bar(len(files)) as advance:
-        for file, result in zip(files, loaded.each(files, frames=granularity == "frame"), strict=True):
+        for file, result in zip(files, results, strict=True):
             if isinstance(result, AudioError):
                 failed += 1
                 complain(str(result))
@@ -228,5 +297,5 @@ def embed(
                 add(file, output.embedding if output.frames is None else output.frames)
             advance()
         if failed == len(files):
-            finish(len(files), failed)  # leaving by this exception, the npz is not written
+            finish(len(files), failed)  # raises, so that no npz is written
     finish(len(files), failed)

@@ -11,55 +11,77 @@ from e2v_port.cli.output import need_folder
 
 __all__ = ["bench"]
 
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        help="Known model, converted folder or checkpoint to measure. Repeatable. Default: full-size models with "
+        "random weights.",
+        show_default=False,
+    ),
+]
+Dtypes = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="Precision of the computation: float32, bfloat16, float16 or auto. Repeatable. Default: float32 and auto.",
+    ),
+]
+Quick = Annotated[bool, typer.Option("--quick", help="Measure half a minute of clips, once.")]
+Long = Annotated[
+    bool, typer.Option("--long", help="Also measure a one-hour file, a thousand clips and the large model.")
+]
+Audio = Annotated[
+    Path | None,
+    typer.Option(
+        "--audio",
+        metavar="FOLDER",
+        exists=True,
+        file_okay=False,
+        help="Folder of recordings to cut the clips from. Default: the synthetic speech in the package.",
+        show_default=False,
+    ),
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Output folder for bench.json and bench.md.")
+]
+
 
 def bench(
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--model",
-            "-m",
-            metavar="MODEL",
-            help="Converted folder, known model or checkpoint; repeatable. By default models of full size are made, "
-            "with random weights.",
-            show_default=False,
-        ),
-    ] = None,
+    model: Models = None,
     runtime: RuntimeName = "auto",
-    dtype: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="float32, bfloat16, float16 or auto; repeatable. By default float32, auto."),
-    ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Half a minute of clips, each measured once.")] = False,
-    long: Annotated[
-        bool, typer.Option("--long", help="Also an hour in one file, a thousand clips and the large model.")
-    ] = False,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Where to write bench.json and bench.md.")
-    ] = None,
+    dtype: Dtypes = None,
+    quick: Quick = False,
+    long: Long = False,
+    audio: Audio = None,
+    out: Out = None,
     offline: Offline = False,
 ) -> None:
-    """Measure how fast models are here, beside FunASR.
+    """Measure the speed of models on this machine.
 
-    And beside transformers; each where it is installed.
+    FunASR and transformers are measured for comparison where they are installed.
     """
     if out:
         need_folder("--out", out)
-    from e2v_port import bench as bench_
-    from e2v_port import bench_report
+    from e2v_port.bench import measure, report
+    from e2v_port.bench import plan as plans
 
     def note(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    plan = bench_.QUICK if quick else bench_.FULL
+    plan = plans.QUICK if quick else plans.FULL
     result: dict[str, Any] = {}
-    for result in bench_.bench(
+    for result in measure.bench(
         model or (),
         runtime=runtime,
         dtypes=dtype or ("float32", "auto"),
         plan=plan.longer() if long else plan,
+        recordings=audio,
         offline=offline,
         note=note,
     ):
-        if out:  # after each model, so that what was measured is kept
-            bench_report.save(result, out)
-    print(bench_report.render(result), end="")
+        if out:  # after each model, so that an interruption loses only the current one
+            report.save(result, out)
+    print(report.render(result), end="")

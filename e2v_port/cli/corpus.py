@@ -1,119 +1,143 @@
-"""e2v corpus, e2v report."""
+"""e2v corpus and e2v report."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from e2v_port.cli.options import DimensionalName, ModelName, Offline, RuntimeName
+from e2v_port.cli.options import ChannelOrEach, DimensionalName, ModelName, Offline, RuntimeName
 from e2v_port.cli.output import fail, finish, print_table
 from e2v_port.files import printable
 
 if TYPE_CHECKING:
-    from e2v_port.corpus.run import Summary
+    from e2v_port.corpus.job import Summary
 
 __all__ = ["corpus", "report"]
 
 
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="Folder, glob, list (.txt), table (.csv, .parquet) or tar shards; local or an fsspec address.",
+        show_default=False,
+    ),
+]
+# A string, not a path: an address such as s3://bucket is refused by its own name.
+Out = Annotated[str, typer.Option("--out", "-o", metavar="FOLDER", help="Output folder; an unfinished run is resumed.")]
+Whole = Annotated[bool, typer.Option("--whole", help="Write one row per clip instead of one per segment of speech.")]
+Embeddings = Annotated[bool, typer.Option("--embeddings", help="Also write the embedding of each row, as float16.")]
+Adapt = Annotated[
+    bool,
+    typer.Option("--adapt", help="Adapt to each speaker, from all rows of that speaker in an output file."),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Precision of the computation: float32, bfloat16 or float16. Default: as stored.",
+        show_default=False,
+    ),
+]
+Longest = Annotated[float, typer.Option(metavar="SECONDS", help="Report longer clips as errors. The maximum is 21600.")]
+MaxErrors = Annotated[
+    float,
+    typer.Option("--max-errors", metavar="SHARE", help="Stop when more than this share of the clips fails, 0 to 1."),
+]
+Shard = Annotated[
+    int, typer.Option(metavar="CLIPS", help="Clips per output file (the most work a killed run can lose).")
+]
+Update = Annotated[
+    bool, typer.Option("--update", help="Redo results of other models or settings, and those that hold errors.")
+]
+Engine = Annotated[Literal["local", "ray"], typer.Option(help="Run on this machine or on a Ray cluster.")]
+Address = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="Address of the cluster. Default: start one on this machine.")
+]
+Workers = Annotated[
+    int | None, typer.Option(metavar="N", help="Processes that run models. Default: chosen for this machine.")
+]
+Decoders = Annotated[
+    int | None, typer.Option(metavar="N", help="Decoding processes per worker. Default: one per core.")
+]
+
+
 def corpus(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SOURCE",
-            help="Folder, glob, list (.txt), table (.csv, .parquet) or tar shards; here or at an fsspec address.",
-            show_default=False,
-        ),
-    ],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where to write; begun ones are gone on with.")
-    ],
+    source: Source,
+    out: Out,
     model: ModelName = None,
     dimensional: DimensionalName = None,
-    whole: Annotated[
-        bool, typer.Option("--whole", help="A row for each clip; by default for each stretch of speech in it.")
-    ] = False,
-    embeddings: Annotated[bool, typer.Option("--embeddings", help="Also the embedding of each row, float16.")] = False,
+    channel: ChannelOrEach = "mix",
+    whole: Whole = False,
+    embeddings: Embeddings = False,
+    adapt: Adapt = False,
     runtime: RuntimeName = "auto",
-    dtype: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="float32, bfloat16 or float16; by default as stored.", show_default=False),
-    ] = None,
-    longest: Annotated[
-        float, typer.Option(metavar="SECONDS", help="A longer clip becomes an error; 21600 at most.")
-    ] = 3600,
-    max_errors: Annotated[
-        float, typer.Option("--max-errors", metavar="SHARE", help="Stop where more clips cannot be judged, 0 to 1.")
-    ] = 0.2,
-    shard: Annotated[
-        int, typer.Option(metavar="CLIPS", help="In a file of rows, and lost when a run is killed.")
-    ] = 500,
-    update: Annotated[
-        bool, typer.Option("--update", help="Do anew what was made otherwise, and what holds errors.")
-    ] = False,
-    engine: Annotated[Literal["local", "ray"], typer.Option(help="This machine, or a Ray cluster.")] = "local",
-    address: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Of the cluster; without it, one is started here.")
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Processes with models; by default what the machine is good for."),
-    ] = None,
-    decoders: Annotated[
-        int | None, typer.Option(metavar="N", help="Decoding processes of each; by default one per core.")
-    ] = None,
+    dtype: Dtype = None,
+    longest: Longest = 3600,
+    max_errors: MaxErrors = 0.2,
+    shard: Shard = 500,
+    update: Update = False,
+    engine: Engine = "local",
+    address: Address = None,
+    workers: Workers = None,
+    decoders: Decoders = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
     offline: Offline = False,
 ) -> None:
-    """Write a table of what is in each clip of a whole corpus.
+    """Analyze a whole corpus into Parquet files.
 
-    Interrupted, the same command goes on where it was. See docs/corpora.md.
+    Run the same command again to resume after an interruption. See docs/corpora.md.
     """
-    from dataclasses import asdict
-
-    from e2v_port.corpus.progress import shown
-    from e2v_port.corpus.run import TooManyErrors, run
-
-    failure: TooManyErrors | None = None
-    with shown() as progress:
-        try:
-            summary = run(
-                source,
-                out,
-                model=model,
-                dimensional=dimensional,
-                runtime=runtime,
-                dtype=dtype,
-                whole=whole,
-                embeddings=embeddings,
-                longest=longest,
-                max_errors=max_errors,
-                shard=shard,
-                update=update,
-                engine=engine,
-                address=address,
-                workers=workers,
-                decoders=decoders,
-                offline=offline,
-                progress=progress,
-            )
-        except TooManyErrors as error:
-            failure, summary = error, error.summary
-        except ValueError as error:
-            fail(str(error))
+    summary, failure = _run(
+        source,
+        out,
+        model=model,
+        dimensional=dimensional,
+        runtime=runtime,
+        dtype=dtype,
+        channel=channel,
+        whole=whole,
+        embeddings=embeddings,
+        adapt=adapt,
+        longest=longest,
+        max_errors=max_errors,
+        shard=shard,
+        update=update,
+        engine=engine,
+        address=address,
+        workers=workers,
+        decoders=decoders,
+        offline=offline,
+    )
     if as_json:
-        import json
-
         print(json.dumps(asdict(summary), ensure_ascii=False))
     else:
         _print_summary(summary, out)
     if failure:
-        fail(str(failure))
+        fail(failure)
     finish(summary.clips, summary.failed)
 
 
-def _print_summary(summary: "Summary", out: Path) -> None:
+def _run(source: str, out: str, **options: Any) -> "tuple[Summary, str | None]":
+    """Runs with a progress bar. Returns the summary and, if too many clips failed, the error."""
+    from e2v_port.cli.progress import shown
+    from e2v_port.corpus.job import TooManyErrors
+    from e2v_port.corpus.run import run
+
+    with shown() as progress:
+        try:
+            return run(source, out, progress=progress, **options), None
+        except TooManyErrors as error:
+            return error.summary, str(error)
+        except ValueError as error:
+            fail(str(error))
+
+
+def _print_summary(summary: "Summary", out: str) -> None:
     hours = f"{summary.hours:.2f} h of audio"
-    print(f"{out}: {summary.clips} clips, {hours}, {summary.rows} rows, {summary.failed} clips could not be judged")
+    print(f"{out}: {summary.clips} clips, {hours}, {summary.rows} rows, {summary.failed} clips failed")
     print(f"this run: {summary.done} clips in {summary.seconds:.1f} s, {summary.speed:.0f} s of audio per second")
     for name, counts in (("label", summary.labels), ("error", summary.errors)):
         if counts:
@@ -125,9 +149,11 @@ def _print_summary(summary: "Summary", out: Path) -> None:
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="What e2v corpus wrote.", show_default=False)],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Output folder of `e2v corpus`.", show_default=False)
+    ],
 ) -> None:
-    """Draw what e2v corpus found, as report.html and report.png in its folder."""
+    """Draw the results of e2v corpus as report.html and report.png."""
     from e2v_port.corpus.report import write
 
     for path in write(folder):

@@ -7,166 +7,284 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from e2v_port.cli.options import CORPUS_OPTION, DtypeName, ModelName, Offline, RuntimeName
-from e2v_port.cli.output import complain, fail, finish, need_folder, print_table, progress_bar
-from e2v_port.files import printable, replacing
+from e2v_port.cli.options import CORPUS_OPTION, ChannelName, DtypeName, ModelName, Offline, RuntimeName
+from e2v_port.cli.output import complain, fail, finish, model_or_bundled, need_folder, print_table, progress_bar
+from e2v_port.files import packaged, printable, replacing
 
 if TYPE_CHECKING:
-    from e2v_port import corpora, evaluation
+    from e2v_port.evaluation.datasets import Corpus
+    from e2v_port.evaluation.report import Part
+    from e2v_port.evaluation.results import Evaluation
 
 __all__ = ["evaluate"]
+
+
+Rows = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER", help="Evaluate the rows that `e2v corpus` wrote of labeled clips, instead of running a model."
+    ),
+]
+Split = Annotated[
+    Literal["train", "dev", "test", "all"] | None,
+    typer.Option(help="Speakers to evaluate on. Default: test, or dev with --calibrate.", show_default=False),
+]
+Calibrate = Annotated[
+    bool,
+    typer.Option(
+        "--calibrate",
+        help="Fit a temperature to these clips and store it with the model. Pass corpora that it was not trained on.",
+    ),
+]
+Conditions = Annotated[
+    bool,
+    typer.Option(
+        "--conditions", help="Also measure excerpts of 1 to 5 s, a telephone line, a room, white noise and babble."
+    ),
+]
+AdaptFrom = Annotated[
+    int,
+    typer.Option(
+        "--adapt",
+        min=0,
+        metavar="N",
+        help="Adapt to each voice, from N other clips of the speaker, without their labels. See docs/adaptation.md.",
+    ),
+]
+SeenToo = Annotated[
+    bool,
+    typer.Option("--seen", help="Allow clips that the model was trained on or chosen by."),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", metavar="FOLDER", help="Output folder for evaluation.json, report.html and a picture."),
+]
 
 
 def evaluate(
     model: ModelName = None,
     corpus: Annotated[list[str] | None, CORPUS_OPTION] = None,
-    rows: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="What e2v corpus wrote of labelled clips, in place of model and corpus."),
-    ] = None,
-    split: Annotated[
-        Literal["train", "dev", "test", "all"] | None,
-        typer.Option(help="Which speakers; by default test, with --calibrate dev.", show_default=False),
-    ] = None,
-    calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Fit a temperature on them, and store it with the model.")
-    ] = False,
+    rows: Rows = None,
+    split: Split = None,
+    conditions: Conditions = False,
+    calibrate: Calibrate = False,
+    adapt: AdaptFrom = 0,
+    channel: ChannelName = "mix",
     runtime: RuntimeName = "auto",
     dtype: DtypeName = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Where to write evaluation.json and a picture.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what evaluation.json holds.")] = False,
+    out: Out = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the content of evaluation.json.")] = False,
+    seen: SeenToo = False,
     offline: Offline = False,
 ) -> None:
-    """Say how often a model is right on a corpus of labelled speech."""
+    """Measure how often a model is right on labeled speech.
+
+    Without --model, the bundled model is used.
+    """
     part = split or ("dev" if calibrate else "test")
     if calibrate and part in {"test", "all"}:
-        fail(f"--calibrate on {part} would make the figures of the test speakers worthless: take dev, or train")
+        fail(f"--calibrate --split {part} would use up the test speakers: calibrate on dev or train")
     if out:
         need_folder("--out", out)
     if rows:
-        if corpus or calibrate or split:
-            fail("--rows hold their model and their clips: leave --corpus, --split and --calibrate out")
+        if corpus or calibrate or split or conditions or adapt:
+            others = "--corpus, --split, --conditions, --adapt and --calibrate"
+            fail(f"--rows already name their model and clips: leave out {others}")
         _evaluate_rows(rows, out, as_json)
         return
-    if not model or not corpus:
-        fail(f"{'--corpus' if model else '--model'} is missing: name one, or --rows that e2v corpus wrote")
-    from e2v_port import corpora, evaluation
-    from e2v_port.model import load
+    if not corpus:
+        fail("--corpus is missing: pass it, or pass --rows written by `e2v corpus`")
+    if adapt and (calibrate or conditions):
+        fail("--adapt changes the answers that --calibrate and --conditions are about: leave one of them out")
+    seen = seen or part in {"train", "dev"}  # asked for by name; the report says so
+    _evaluate_model(
+        model, corpus, part, conditions, calibrate, adapt, seen, channel, runtime, dtype, out, as_json, offline
+    )
 
-    known = [corpora.read(spec) for spec in corpus]
-    chosen = corpora.chosen(known, part)
+
+def _evaluate_model(
+    named: str | None,
+    corpus: list[str],
+    part: str,
+    conditions: bool,
+    calibrate: bool,
+    adapt: int,
+    seen: bool,
+    channel: str,
+    runtime: str,
+    dtype: str | None,
+    out: Path | None,
+    as_json: bool,
+    offline: bool,
+) -> None:
+    from e2v_port.evaluation import evaluate as evaluation_evaluate
+    from e2v_port.evaluation import readers, results, splits
+    from e2v_port.evaluation.conditions import CONDITIONS, under_conditions
+    from e2v_port.models.load import load
+
+    corpora = [readers.read(spec) for spec in corpus]
+    clips = splits.chosen(corpora, part)
+    model = model_or_bundled(named)
     folder = _to_calibrate(model, offline) if calibrate else None
     loaded = load(model, runtime=runtime, dtype=dtype, offline=offline)
-    if calibrate:
+    if calibrate or conditions:
         loaded.need_labels()
-    found: dict[str, evaluation.Evaluation] = {}
-    with progress_bar(sum(map(len, chosen.values()))) as advance:
-        for name, utterances in chosen.items():
-            found[name] = evaluation.evaluate(loaded, utterances, advance=advance)
-            for error in found[name].errors:
+    evaluations: dict[str, Evaluation] = {}
+    runs = 1 + len(CONDITIONS) if conditions else 1
+    with progress_bar(runs * sum(map(len, clips.values()))) as advance:
+        for name, utterances in clips.items():
+            evaluation = evaluation_evaluate.evaluate(
+                loaded, utterances, seen=seen, channel=channel, adapt=adapt, advance=advance
+            )
+            for error in evaluation.errors:
                 complain(error)
+            if conditions:
+                evaluation = under_conditions(loaded, utterances, evaluation, channel=channel, advance=advance)
+            evaluations[name] = evaluation
     result: dict[str, Any] = {"model": model, "split": part, "corpora": {}, "mean": None, "calibration": None}
-    for each in known:
+    for each in corpora:
         about = {"path": str(each.path), "licence": each.licence, "notes": list(each.notes)}
-        result["corpora"][each.name] = about | found[each.name].to_dict()
-    if len(found) > 1:
-        result["mean"] = evaluation.mean(list(found.values()))
+        result["corpora"][each.name] = about | evaluations[each.name].to_dict()
+    if len(evaluations) > 1:
+        result["mean"] = results.mean(list(evaluations.values()))
+    sections = _sections(result, corpora, evaluations)
     if folder:
-        hot, before, after = evaluation.temperature(list(found.values()))
-        evaluation.store_temperature(folder, hot)
-        result["calibration"] = {"temperature": hot, "nll_before": before, "nll_after": after, "folder": str(folder)}
-    _tell_evaluation(result, known, found, out, as_json)
+        result["calibration"], sections["calibration"] = _calibrate(folder, evaluations)
+    _show(result, sections, evaluations, out, as_json)
+
+
+def _calibrate(folder: Path, evaluations: "dict[str, Evaluation]") -> "tuple[dict[str, Any], list[Part]]":
+    """Fits and stores a temperature; returns the values of the JSON and the lines of the report."""
+    from dataclasses import asdict
+
+    from e2v_port.evaluation import calibration
+    from e2v_port.evaluation.report import left_out_table
+
+    hot, before, after = calibration.temperature(list(evaluations.values()))
+    speakers = {clip.speaker for each in evaluations.values() for clip in each.clips}
+    calibration.store_temperature(folder, hot, speakers)
+    left_out = calibration.leave_one_out(evaluations)
+    familiar = calibration.familiar(evaluations)
+    values = {
+        "temperature": hot,
+        "nll_before": before,
+        "nll_after": after,
+        "folder": str(folder),
+        "left_out": {name: asdict(each) for name, each in left_out.items()},
+        "familiar": familiar,
+    }
+    lines: list[Part] = [left_out_table(left_out)] if left_out else []
+    lines.append(
+        f"temperature {hot:.3f} stored in {folder}: negative log likelihood {before:.3f} before, {after:.3f} after"
+    )
+    if familiar:
+        warning = (
+            f"the model was trained on {', '.join(familiar)}, so only speakers are held out: on a corpus that it never "
+            f"met, its confidence will be too high; calibrate on corpora that it was not trained on"
+        )
+        print(f"warning: {printable(warning)}", file=sys.stderr)
+        lines.append(warning)
+    return values, lines
 
 
 def _evaluate_rows(rows: Path, out: Path | None, as_json: bool) -> None:
     from e2v_port.corpus.report import evaluate as evaluate_
 
-    known, found = evaluate_(rows)
-    about = {"path": str(rows), "licence": "", "notes": []}
-    corpora_ = {known.name: about | found.to_dict()}
-    result = {"model": found.model, "split": "all", "corpora": corpora_, "mean": None, "calibration": None}
-    _tell_evaluation(result, [known], {known.name: found}, out, as_json)
+    corpus, evaluation = evaluate_(rows)
+    corpora = {corpus.name: {"path": str(rows), "licence": "", "notes": list(corpus.notes)} | evaluation.to_dict()}
+    result = {"model": evaluation.model, "split": "all", "corpora": corpora, "mean": None, "calibration": None}
+    evaluations = {corpus.name: evaluation}
+    _show(result, _sections(result, [corpus], evaluations), evaluations, out, as_json)
 
 
-def _tell_evaluation(
+def _sections(
+    result: dict[str, Any], corpora: "list[Corpus]", evaluations: "dict[str, Evaluation]"
+) -> "dict[str, list[Part]]":
+    """Returns the lines and tables of the report by their headings."""
+    from e2v_port.evaluation.report import report
+
+    sections: dict[str, list[Part]] = {}
+    for corpus in corpora:
+        heading = f"{corpus.name}, {result['split']}: {result['model']} on {evaluations[corpus.name].runtime}"
+        sections[heading] = [*(f"note: {note}" for note in corpus.notes), *report(evaluations[corpus.name])]
+    if result["mean"]:
+        rows = [[name.replace("_", " "), f"{value:.3f}"] for name, value in result["mean"].items()]
+        sections[f"mean of {len(corpora)} corpora"] = [[["figure", "mean"], *rows]]
+    return sections
+
+
+def _show(
     result: dict[str, Any],
-    known: "list[corpora.Corpus]",
-    found: "dict[str, evaluation.Evaluation]",
+    sections: "dict[str, list[Part]]",
+    evaluations: "dict[str, Evaluation]",
     out: Path | None,
     as_json: bool,
 ) -> None:
+    """Prints and writes a result, and exits with the code for its errors."""
     if as_json:
         import json
 
-        from e2v_port.evaluation import plain
+        from e2v_port.evaluation.results import plain
 
         print(json.dumps(plain(result), allow_nan=False))
     else:
-        _print_evaluation(result, known, found)
+        for heading, parts in sections.items():
+            print(printable(heading))
+            for part in parts:
+                if isinstance(part, str):
+                    print(printable(part))
+                else:
+                    print_table([printable(cell) for cell in row] for row in part)
+            print()
     if out:
-        _write_evaluation(result, found, out)
-    failed = sum(len(each.errors) for each in found.values())
-    finish(failed + sum(each.judged for each in found.values()), failed)
+        _write_evaluation(result, sections, evaluations, out)
+    failed = sum(len(each.errors) for each in evaluations.values())
+    finish(failed + sum(each.judged for each in evaluations.values()), failed)
 
 
 def _to_calibrate(model: str, offline: bool) -> Path:
-    """Returns the folder of a model whose config.json may be written."""
-    from importlib.resources import files
-
-    from e2v_port.conversion import folder_of
+    """Returns the folder of a model, whose config.json can be written."""
+    from e2v_port.models.convert import folder_of
 
     folder = folder_of(model, offline=offline)
-    package = Path(str(files("e2v_port.weights"))).resolve()
+    package = packaged("e2v_port.weights").resolve()
     if folder.resolve().is_relative_to(package):
-        fail(f"--calibrate does not change what is in the package: copy {folder} elsewhere and name the copy")
+        fail(f"--calibrate cannot change a bundled model: copy {folder} elsewhere and pass the copy as --model")
     if not os.access(folder, os.W_OK):
-        fail(f"--calibrate: {folder} cannot be written to: copy it elsewhere and name the copy")
+        fail(f"--calibrate: {folder} is read-only: copy it elsewhere and pass the copy as --model")
     return folder
 
 
-def _print_evaluation(
-    result: dict[str, Any], known: "list[corpora.Corpus]", found: "dict[str, evaluation.Evaluation]"
+def _write_evaluation(
+    result: dict[str, Any], sections: "dict[str, list[Part]]", evaluations: "dict[str, Evaluation]", out: Path
 ) -> None:
-    from e2v_port.evaluation import report
-
-    for corpus in known:
-        runtime = found[corpus.name].runtime
-        print(f"{corpus.name}, {result['split']}: {result['model']} on {runtime}")
-        for note in corpus.notes:
-            print(f"note: {printable(note)}")
-        for part in report(found[corpus.name]):
-            if isinstance(part, str):
-                print(printable(part))
-            else:
-                print_table([printable(cell) for cell in row] for row in part)
-        print()
-    if result["mean"]:
-        print(f"mean of {len(known)} corpora")
-        print_table([[name.replace("_", " "), f"{value:.3f}"] for name, value in result["mean"].items()])
-    if calibration := result["calibration"]:
-        print(
-            f"temperature {calibration['temperature']:.3f} stored in {calibration['folder']}: negative log likelihood "
-            f"{calibration['nll_before']:.3f} before, {calibration['nll_after']:.3f} after"
-        )
-
-
-def _write_evaluation(result: dict[str, Any], found: "dict[str, evaluation.Evaluation]", out: Path) -> None:
     import json
-    from importlib.util import find_spec
 
-    from e2v_port.evaluation import plain
+    from e2v_port.evaluation.report import page
+    from e2v_port.evaluation.results import plain
 
     out.mkdir(exist_ok=True)
-    with replacing(out / "evaluation.json") as partial:
-        partial.write_text(json.dumps(plain(result), allow_nan=False, indent=1) + "\n", "utf-8", newline="\n")
-    if not all(each.open for each in found.values()):
-        return
+    picture = out / "evaluation.png" if _draw(evaluations, out) else None
+    texts = {
+        "evaluation.json": json.dumps(plain(result), allow_nan=False, indent=1) + "\n",
+        "report.html": page(f"{result['model']}: evaluation", sections, picture.read_bytes() if picture else None),
+    }
+    for name, text in texts.items():
+        with replacing(out / name) as partial:
+            partial.write_text(text, "utf-8", errors="backslashreplace", newline="\n")
+
+
+def _draw(evaluations: "dict[str, Evaluation]", out: Path) -> bool:
+    """Draws evaluation.png where there are labels and matplotlib; returns whether it did."""
+    from importlib.util import find_spec
+
+    if not all(each.open for each in evaluations.values()):
+        return False
     if find_spec("matplotlib") is None:
-        print('no picture without matplotlib: pip install "e2v-port[plots]"', file=sys.stderr)
-        return
-    from e2v_port.plots import plot_evaluations
+        print('evaluation.png is not drawn without matplotlib: pip install "e2v-port[plots]"', file=sys.stderr)
+        return False
+    from e2v_port.evaluation.plots import plot_evaluations
 
     with replacing(out / "evaluation.png") as partial:
-        plot_evaluations(found, partial)
+        plot_evaluations(evaluations, partial)
+    return True

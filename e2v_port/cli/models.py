@@ -1,7 +1,7 @@
-"""e2v convert, e2v models, e2v doctor, e2v verify."""
+"""e2v convert, e2v models, e2v doctor and e2v verify."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -9,81 +9,99 @@ from e2v_port.cli.options import ModelName, Offline
 from e2v_port.cli.output import PARTIAL_FAILURE, complain, fail, finish, print_table
 from e2v_port.errors import E2VError
 
+if TYPE_CHECKING:
+    from e2v_port.checkpoints.catalog import KnownModel
+    from e2v_port.parity.verify import Check
+
 __all__ = ["convert", "doctor", "models", "verify"]
 
 
+Checkpoint = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", metavar="MODEL", help="Known model, owner/name on a hub, checkpoint folder or .pt file."
+    ),
+]
+Hub = Annotated[Literal["auto", "modelscope", "huggingface"], typer.Option(help="Hub to download from.")]
+Revision = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Branch, tag or commit on the hub. Default: its main branch.")
+]
+StoredDtype = Annotated[
+    Literal["float32", "float16", "bfloat16", "q8", "q4"],
+    typer.Option(help="Type of the stored weights. q8 and q4 pack large matrices into 8 or 4 bits per number."),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="FOLDER",
+        help="Output folder. Default: the cache, where --model finds it.",
+    ),
+]
+KeepNpz = Annotated[bool, typer.Option("--keep-npz", help="Keep the intermediate npz file.")]
+
+
 def convert(
-    model: Annotated[
-        str,
-        typer.Option("--model", "-m", metavar="MODEL", help="Known model, owner/name on a hub, folder or .pt file."),
-    ],
-    hub: Annotated[Literal["auto", "modelscope", "huggingface"], typer.Option(help="Where to download from.")] = "auto",
-    revision: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Branch, tag or commit on the hub; by default its main branch.")
-    ] = None,
-    dtype: Annotated[
-        Literal["float32", "float16", "bfloat16", "q8", "q4"],
-        typer.Option(help="Of the stored weights; q8 and q4 pack the large matrices, 8 or 4 bits a number."),
-    ] = "float32",
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", metavar="FOLDER", help="Where to write; by default where --model finds it."),
-    ] = None,
-    keep_npz: Annotated[bool, typer.Option("--keep-npz", help="Keep the npz between the two halves.")] = False,
+    model: Checkpoint,
+    hub: Hub = "auto",
+    revision: Revision = None,
+    dtype: StoredDtype = "float32",
+    out: Out = None,
+    keep_npz: KeepNpz = False,
     offline: Offline = False,
 ) -> None:
     """Convert a checkpoint to model.safetensors and config.json."""
-    from e2v_port.config import ModelConfig
-    from e2v_port.conversion import convert as convert_
+    from e2v_port.architectures.config import ModelConfig
+    from e2v_port.models.convert import convert as convert_
 
     folder = convert_(model, hub=hub, revision=revision, dtype=dtype, out=out, keep_npz=keep_npz, offline=offline)
     config = ModelConfig.read(folder)
     size = (folder / "model.safetensors").stat().st_size / 1e6
     labels = f"{len(config.labels)} labels" if config.labels else "no labels: embeddings only"
-    print(f"{folder}: {config.dtype}, {size:.0f} MB, {labels}, read back and equal bit by bit")
+    print(f"{folder}: {config.dtype}, {size:.0f} MB, {labels}, verified bit by bit")
 
 
 def models(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per model.")] = False,
 ) -> None:
-    """List the known models and what is converted on this machine."""
-    from e2v_port import catalog
-    from e2v_port.config import DIMENSIONS
+    """List known models and those converted on this machine."""
+    from e2v_port.checkpoints import catalog
 
-    rows: list[dict[str, Any]] = [
-        {
-            "id": model.id,
-            "parameters": model.parameters,
-            "dimensions": model.embed_dim,
-            "labels": list(model.labels),
-            "licence": model.licence,
-            "converted": str(catalog.find(model.id) or "") or None,
-        }
-        for model in catalog.known()
-    ]
+    rows = [_known_model(model) for model in catalog.known()]
     known = {row["id"] for row in rows}
-    rows += [_own_model(name) for name in catalog.converted() if name not in known]
+    rows += [_local_model(name) for name in catalog.converted() if name not in known]
     if as_json:
         import json
 
         for row in rows:
             print(json.dumps(row))
-        return
-    table = [["model", "parameters", "width", "gives", "licence", "converted"]]
+    else:
+        _print_models(rows)
+
+
+def _print_models(rows: list[dict[str, Any]]) -> None:
+    """Prints a table of models, then each set of labels with its models, then the folders searched."""
+    from e2v_port.checkpoints import catalog
+    from e2v_port.emotions.estimates import DIMENSIONS
+
+    table = [["model", "parameters", "size", "width", "gives", "languages", "license", "converted"]]
     sets: dict[tuple[str, ...], list[str]] = {}
     for row in rows:
         kind = "dimensions" if set(row["labels"]) == set(DIMENSIONS) else "labels"
         gives = f"{len(row['labels'])} {kind}" if row["labels"] else "embeddings"
-        converted = "in the package" if row["id"] == catalog.BUNDLED else "yes" if row["converted"] else "no"
-        table.append(
-            [row["id"], _millions(row["parameters"]), str(row["dimensions"]), gives, row["licence"], converted]
-        )
+        converted = "no" if row["converted"] is None else "bundled" if row["bundled"] else "yes"
+        size = "" if row["bytes"] is None else f"{row['bytes'] / 1e6:.1f} MB"
+        languages = ", ".join(row["languages"])
+        sizes = [_millions(row["parameters"]), size, str(row["dimensions"])]
+        table.append([row["id"], *sizes, gives, languages, row["licence"], converted])
         if row["labels"]:
             sets.setdefault(tuple(row["labels"]), []).append(row["id"])
     print_table(table)
     print()
     for labels, names in sets.items():
         print(f"{', '.join(labels)}: {', '.join(names)}")
+    print("languages: those of the labeled speech a model was trained on, where known")
     print(f"folders: {', '.join(map(str, catalog.roots()))}")
 
 
@@ -91,85 +109,124 @@ def _millions(parameters: int) -> str:
     return f"{parameters / 1e6:.{0 if parameters >= 1e6 else 1 if parameters >= 1e5 else 2}f} million"
 
 
-def _own_model(name: str) -> dict[str, Any]:
-    """Returns the row of a converted model that is not in the manifest."""
-    from e2v_port import catalog, layout
-    from e2v_port.config import ModelConfig
+def _known_model(model: "KnownModel") -> dict[str, Any]:
+    """Returns the row of a model of the manifest."""
+    from e2v_port.checkpoints import catalog
+
+    folder = catalog.find(model.id)
+    return {
+        "id": model.id,
+        "parameters": model.parameters,
+        "dimensions": model.embed_dim,
+        "labels": list(model.labels),
+        "languages": list(model.languages),
+        "licence": model.licence,
+        "bundled": model.bundled,
+        "converted": str(folder) if folder else None,
+        "bytes": (folder / "model.safetensors").stat().st_size if folder else None,
+    }
+
+
+def _local_model(name: str) -> dict[str, Any]:
+    """Returns the row of a converted model that is not a known one."""
+    from e2v_port.architectures import tensors
+    from e2v_port.architectures.config import ModelConfig
+    from e2v_port.checkpoints import catalog
 
     folder = catalog.find(name)
     assert folder is not None
     config = ModelConfig.read(folder)
     return {
         "id": name,
-        "parameters": layout.parameters(config.architecture),
+        "parameters": tensors.parameters(config.architecture),
         "dimensions": config.architecture.embed_dim,
         "labels": [label.name for label in config.labels if not label.unused],
+        "languages": [],
         "licence": config.licence,
+        "bundled": False,
         "converted": str(folder),
+        "bytes": (folder / "model.safetensors").stat().st_size,
     }
 
 
 def doctor() -> None:
-    """Say what this machine can run, and why not the rest."""
+    """Show what this machine can run, and why not the rest."""
     import platform
 
-    from e2v_port import __version__, catalog, devices, hubs, references
+    from e2v_port.architectures.registry import FAMILIES
+    from e2v_port.checkpoints import catalog, hubs
+    from e2v_port.models import devices
+    from e2v_port.parity import references
+    from e2v_port.version import __version__
 
     table = [
-        ["what", "state"],
+        ["component", "state"],
         ["e2v-port", __version__],
         ["Python", f"{platform.python_version()} on {platform.platform()}"],
     ]
     for runtime in devices.RUNTIMES:
         reason = devices.unavailable(runtime)
         table.append([f"runtime {runtime}", f"no: {reason}" if reason else f"yes: {devices.describe(runtime)}"])
-    table.append(["runtime auto", f"takes {devices.choose('auto')}"])
-    for family, (library, _) in references.REFERENCES.items():
-        if library == "torch":  # told of above
+    table.append(["runtime auto", f"uses {devices.choose('auto')}"])
+    for family in FAMILIES:
+        reference = references.reference(family)
+        if reference is None or reference.library == "torch":  # torch has rows of its own
             continue
         state = "installed" if references.installed(family) else "not installed"
-        table.append([library, f"{state}: `e2v verify` compares {family} with it, nothing else needs it"])
+        table.append([reference.library, f"{state}: needed only by `e2v verify`, as the reference of {family}"])
     network = "never used (E2V_OFFLINE)" if hubs.offline_by_environment() else "used to download models"
     table.append(["network", network])
     table += [["weights", str(root) if root.is_dir() else f"{root} (does not exist yet)"] for root in catalog.roots()]
     converted = ", ".join(catalog.converted()) or "no model yet: e2v convert --model iic/emotion2vec_plus_base"
     table.append(["converted", converted])
-    table.append([catalog.BUNDLED, str(catalog.find(catalog.BUNDLED) or "missing: install e2v-port again")])
+    bundled = (model.id for model in catalog.known() if model.bundled)
+    table += [[name, str(catalog.find(name) or "missing: reinstall e2v-port from its wheel")] for name in bundled]
     print_table(table)
 
 
 def verify(
     model: ModelName = None,
     runtime: Annotated[
-        str, typer.Option("--runtime", "-r", metavar="NAME", help="One runtime, or all that this machine has.")
+        str,
+        typer.Option("--runtime", "-r", metavar="NAME", help="Runtime to compare, or all available."),
     ] = "all",
     checkpoint: Annotated[
         Path | None,
-        typer.Option(metavar="MODEL", help="Unconverted checkpoint, if it has moved since the conversion."),
+        typer.Option(metavar="MODEL", help="Original checkpoint, if it has moved since its conversion."),
     ] = None,
     audio: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Clip to compare on; by default one made for it.")
+        Path | None, typer.Option(metavar="FILE", help="Audio file to compare on. Default: a synthetic clip.")
+    ] = None,
+    origin: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Repository or checkpoint that the weights are said to come from, e.g. openai/whisper-base: every "
+            "tensor is compared with it.",
+        ),
     ] = None,
     offline: Offline = False,
 ) -> None:
-    """Compare converted models, by default all, with their references.
+    """Compare converted models with their reference implementations.
 
-    These are FunASR and transformers, where they are installed, and published outputs.
+    The references are FunASR and transformers, where installed, and published outputs. Without --model, all
+    converted models are compared.
     """
-    from e2v_port import catalog, devices
+    from e2v_port.checkpoints import catalog
+    from e2v_port.models import devices
 
-    if checkpoint and not model:
-        fail("--checkpoint belongs to one model: name it with --model")
+    if (checkpoint or origin) and not model:
+        fail(f"--{'checkpoint' if checkpoint else 'origin'} needs --model: it belongs to one model")
     names = [model] if model else catalog.converted()
     if not names:
-        fail("no model is converted on this machine: e2v convert --model iic/emotion2vec_plus_base")
+        fail("no model is converted on this machine: run e2v convert --model iic/emotion2vec_plus_base")
     runtimes = (
         [name for name in devices.RUNTIMES if devices.unavailable(name) is None] if runtime == "all" else [runtime]
     )
     failed = different = 0
     for name in names:
         try:
-            different += not _verify(name, runtimes, checkpoint, audio, offline)
+            different += not _verify(name, runtimes, checkpoint, audio, origin, offline)
         except E2VError as error:
             failed += 1
             complain(str(error))
@@ -178,25 +235,46 @@ def verify(
         raise typer.Exit(PARTIAL_FAILURE)
 
 
-def _verify(model: str, runtimes: list[str], checkpoint: Path | None, audio: Path | None, offline: bool) -> bool:
-    """Prints the table and the verdict of one model, and tells whether it is equal."""
-    from e2v_port import verify
-    from e2v_port.model import load
+def _compared_with(origin: str, model: str, offline: bool) -> "list[Check]":
+    """Compares the weights of a model with those of its origin, which is converted to the same dtype if necessary."""
+    from e2v_port.architectures.config import ModelConfig
+    from e2v_port.checkpoints import catalog
+    from e2v_port.models.convert import convert, folder_of
+    from e2v_port.parity.origin import compare
+
+    folder = folder_of(model, offline=offline)
+    dtype = ModelConfig.read(folder).dtype
+    found = catalog.find(origin if dtype == "float32" else f"{origin}-{dtype}")
+    return compare(folder, found or convert(origin, dtype=dtype, offline=offline))
+
+
+def _verify(
+    model: str, runtimes: list[str], checkpoint: Path | None, audio: Path | None, origin: str | None, offline: bool
+) -> bool:
+    """Prints the table and the verdict of one model, and returns whether it equals its reference."""
+    from e2v_port.models.load import load
+    from e2v_port.parity import verify
 
     loaded = [load(model, runtime=name, offline=offline) for name in runtimes]
     rows, notes = verify.verify(loaded, audio, checkpoint)
+    if origin:
+        rows += [tuple([check] * len(loaded)) for check in _compared_with(origin, model, offline)]
     if not rows:
         raise E2VError(f"{model}: nothing to compare with: {'; '.join(notes)}")
-    table = [["largest difference", *(each.runtime for each in loaded), "bar"]]
+    table = [["largest difference", *(each.runtime for each in loaded), "tolerance"]]
     for row in rows:
-        bars = dict.fromkeys("-" if check.bar == float("inf") else f"{check.bar:.0e}" for check in row)
+        tolerances = dict.fromkeys(
+            "-" if check.tolerance == float("inf") else f"{check.tolerance:.0e}" for check in row
+        )
         marks = [f"{check.difference:.1e}{'' if check.passed else ' !'}" for check in row]
-        table.append([row[0].name, *marks, ", ".join(bars)])
+        table.append([row[0].name, *marks, ", ".join(tolerances)])
     print_table(table)
     for note in notes:
         print(note)
     off = [check.name for row in rows for check in row if not check.passed]
     total = sum(map(len, rows))
-    verdict = f"NOT EQUAL: {len(off)} of {total} exceed their bar, first {off[0]}" if off else "equal within the bars"
+    verdict = "equal within tolerance"
+    if off:
+        verdict = f"NOT EQUAL: {len(off)} of {total} exceed their tolerance, first {off[0]}"
     print(f"{model}: {verdict}", flush=True)
     return not off

@@ -1,35 +1,122 @@
-"""The options that several commands have."""
+"""Options that several commands share."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-__all__ = ["CORPUS_OPTION", "MODEL_OPTION", "DimensionalName", "DtypeName", "ModelName", "Offline", "RuntimeName"]
+from e2v_port.cli.output import fail
+
+if TYPE_CHECKING:
+    from e2v_port.speech.segment import SegmentSettings
+
+__all__ = [
+    "CORPUS_OPTION",
+    "MODEL_OPTION",
+    "RUNTIMES",
+    "Adapt",
+    "BaselineFiles",
+    "ChannelName",
+    "ChannelOrEach",
+    "DimensionalName",
+    "DtypeName",
+    "MaxGain",
+    "ModelName",
+    "Offline",
+    "RuntimeName",
+    "SpeechThreshold",
+    "segment_settings",
+]
+
+RUNTIMES = "Runtime: auto, cuda, mlx, mps or cpu."
 
 MODEL_OPTION = typer.Option(
     "--model",
     "-m",
     metavar="MODEL",
     envvar="E2V_MODEL",
-    help="Known model (see e2v models), converted folder, or checkpoint.",
+    help="Model to use: a known name (see `e2v models`), a converted folder or a checkpoint.",
     show_default=False,
 )
 CORPUS_OPTION = typer.Option(
-    "--corpus", "-c", metavar="NAME=PATH", help="ravdess, emodb, nemo, crema-d or csv; repeatable."
+    "--corpus",
+    "-c",
+    metavar="NAME=PATH",
+    help="Labeled corpus: ravdess, emodb, nemo, crema-d, emogator or csv, and where it is. Repeatable.",
 )
 ModelName = Annotated[str | None, MODEL_OPTION]
 DimensionalName = Annotated[
     str | None,
-    typer.Option("--dimensional", "-d", metavar="MODEL", help="Model of arousal, dominance and valence, likewise."),
+    typer.Option(
+        "--dimensional",
+        "-d",
+        metavar="MODEL",
+        help="Model that measures arousal, dominance and valence; named as for --model.",
+    ),
 ]
-RuntimeName = Annotated[str, typer.Option("--runtime", "-r", metavar="NAME", help="auto, cuda, mlx, mps or cpu.")]
+RuntimeName = Annotated[str, typer.Option("--runtime", "-r", metavar="NAME", help=RUNTIMES)]
 DtypeName = Annotated[
     str | None,
     typer.Option(
         "--dtype",
         metavar="NAME",
-        help="float32, bfloat16, float16 or auto, the fastest here; by default as stored.",
+        help="Precision of the computation: float32, bfloat16, float16, or auto for the fastest on this machine. "
+        "Default: as stored.",
         show_default=False,
     ),
 ]
-Offline = Annotated[bool, typer.Option("--offline", help="Never open a connection; so does E2V_OFFLINE=1.")]
+ChannelName = Annotated[
+    str,
+    typer.Option(
+        "--channel", metavar="CHANNEL", help="Channel to judge: mix (the mean of all), left, right or a number from 1."
+    ),
+]
+ChannelOrEach = Annotated[
+    str,
+    typer.Option(
+        "--channel",
+        metavar="CHANNEL",
+        help="Channel to judge: mix (the mean of all), left, right, a number from 1, or each as one speaker.",
+    ),
+]
+Adapt = Annotated[
+    bool, typer.Option("--adapt", help="Adapt to each voice, from what it says here. See docs/adaptation.md.")
+]
+BaselineFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--baseline",
+        metavar="FILE",
+        help="Read what is known of a speaker, from `e2v adapt` or `e2v listen --calibrate`. Repeatable.",
+        show_default=False,
+    ),
+]
+Offline = Annotated[
+    bool, typer.Option("--offline", help="Never open a network connection. E2V_OFFLINE=1 does the same.")
+]
+SpeechThreshold = Annotated[
+    float | None,
+    typer.Option(
+        metavar="NUMBER", help="Probability at which speech starts, between 0 and 1. Default: 0.5.", show_default=False
+    ),
+]
+MaxGain = Annotated[
+    float | None,
+    typer.Option(
+        metavar="DB",
+        help="Most that quiet sound is raised to find speech in it, 0 to 60 dB. Default: 40.",
+        show_default=False,
+    ),
+]
+
+
+def segment_settings(speech_threshold: float | None, max_gain: float | None) -> "SegmentSettings":
+    """Returns the settings of segments with the values that were given; a value out of range ends the command."""
+    from e2v_port.speech.segment import SegmentSettings
+
+    given = {"speech_threshold": speech_threshold, "max_gain": max_gain}
+    try:
+        return SegmentSettings(**{name: value for name, value in given.items() if value is not None})
+    except ValueError as error:
+        name, _, reason = str(error).partition(" ")
+        fail(f"--{name.replace('_', '-')} {reason}")

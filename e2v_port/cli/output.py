@@ -1,4 +1,4 @@
-"""What commands tell, where they may write, and how they end: errors, progress, tables, exit codes."""
+"""Errors, progress bars, tables and exit codes of the commands, and checks of output paths."""
 
 import os
 import sys
@@ -9,12 +9,15 @@ from typing import Any, NoReturn
 
 import typer
 
+from e2v_port.cli.messages import one_line
+
 __all__ = [
     "BAD_INPUT",
     "PARTIAL_FAILURE",
     "complain",
     "fail",
     "finish",
+    "model_or_bundled",
     "need_folder",
     "need_place",
     "print_table",
@@ -22,54 +25,60 @@ __all__ = [
 ]
 
 BAD_INPUT = 2  # nothing could be done
-PARTIAL_FAILURE = 1  # some files failed, the others' results are written
+PARTIAL_FAILURE = 1  # some files failed; the results of the others are written
 
 
 def fail(message: str) -> NoReturn:
-    """Ends the program over bad input: prints one line, and exits with 2."""
+    """Prints an error on one line and exits with code 2."""
     complain(message)
     sys.exit(BAD_INPUT)
 
 
 def complain(message: str) -> None:
-    """Prints one line, whatever stands in the message."""
-    line = " ".join(part.strip() for part in message.splitlines())
-    print("error:", "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line), file=sys.stderr)
+    """Prints an error on one line of stderr, whatever characters are in the message."""
+    print("error:", one_line(message), file=sys.stderr)
 
 
 @contextmanager
-def progress_bar(total: int, what: str = "analysing") -> Iterator[Any]:
-    """Gives a function to call after each step: it moves a bar on a terminal, and does nothing elsewhere."""
+def progress_bar(total: int, title: str = "analyzing") -> Iterator[Any]:
+    """Yields a function to call after each step. It advances a bar on a terminal and does nothing elsewhere."""
     if total < 2 or not sys.stderr.isatty():
         yield lambda: None
         return
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress
 
-    # Results may go into a file while the bar is on the terminal: they must not be caught with it.
+    # Results written to a file must bypass the bar, which is on the terminal.
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    console = Console(stderr=True, soft_wrap=True)  # a result stays one line, to be copied as one
+    console = Console(stderr=True, soft_wrap=True)  # keeps a result on one line, so that it can be copied
     with Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as progress:
-        task = progress.add_task(what, total=total)
+        task = progress.add_task(title, total=total)
         yield lambda: progress.advance(task)
 
 
 def finish(total: int, failed: int) -> None:
-    """Ends a command that goes on after errors: exits with 2 where nothing could be done, with 1 where a part."""
+    """Exits with code 2 if every item failed and with 1 if some did; returns if none did."""
     if failed:
         raise typer.Exit(BAD_INPUT if failed == total else PARTIAL_FAILURE)
 
 
+def model_or_bundled(model: str | None) -> str:
+    """Returns the model that was named, or `bundled`, and says so: the user did not ask for it."""
+    if model is None:
+        print("no --model given: using bundled (see `e2v models`)", file=sys.stderr)
+    return model or "bundled"
+
+
 def need_place(option: str, file: Path) -> None:
-    """Ends the program where a file cannot be written."""
+    """Exits with an error if the folder of a file cannot be written to."""
     if not _writable(file.parent):
-        fail(f"{option} {file}: {file.parent} is not a folder that can be written to")
+        fail(f"{option} {file}: {file.parent} is not a writable folder")
 
 
 def need_folder(option: str, folder: Path) -> None:
-    """Ends the program where files cannot be written to a folder, or where none can be made."""
+    """Exits with an error if a folder cannot be written to, or cannot be created."""
     if not _writable(folder if folder.exists() else folder.parent):
-        fail(f"{option} {folder}: not a folder that can be written to")
+        fail(f"{option} {folder}: not a writable folder")
 
 
 def _writable(folder: Path) -> bool:
@@ -77,7 +86,7 @@ def _writable(folder: Path) -> bool:
 
 
 def print_table(rows: Iterable[list[str]]) -> None:
-    """Prints aligned columns: the same on a terminal, in a pipe and in a bug report."""
+    """Prints aligned columns that look the same on a terminal, in a pipe and in a bug report."""
     rows = list(rows)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:

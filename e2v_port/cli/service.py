@@ -5,57 +5,93 @@ from typing import Annotated
 
 import typer
 
-from e2v_port.cli.options import DimensionalName, DtypeName
+from e2v_port.cli.options import RUNTIMES, DimensionalName, DtypeName, MaxGain, SpeechThreshold
 from e2v_port.cli.output import fail
 
 __all__ = ["serve"]
 
 
-def serve(
-    host: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="127.0.0.1 by default; another needs --token or --insecure.")
-    ] = None,
-    port: Annotated[int | None, typer.Option(metavar="NUMBER", help="9101 by default; 0 picks a free one.")] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", metavar="MODEL", help="Gives labels, as for e2v analyze.")
-    ] = None,
-    dimensional: DimensionalName = None,
-    runtime: Annotated[
-        str | None, typer.Option("--runtime", "-r", metavar="NAME", help="auto, cuda, mlx, mps or cpu.")
-    ] = None,
-    dtype: DtypeName = None,
-    token: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Asked of everybody; E2V_SERVE_TOKEN keeps it out of `ps`.")
-    ] = None,
-    insecure: Annotated[
-        bool | None, typer.Option("--insecure", help="Let anybody on the network in, without a token.")
-    ] = None,
-    speakers: Annotated[
-        str | None, typer.Option(metavar="NAMES", help="Enrolled speakers, as ann,bob: no other voice is analysed.")
-    ] = None,
-    emotion: Annotated[
-        bool | None, typer.Option("--emotion/--no-emotion", help="Whether emotions are analysed at first.")
-    ] = None,
-    history: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Store what was found; by default nothing is stored.")
-    ] = None,
-    history_days: Annotated[
-        float | None, typer.Option(metavar="DAYS", help="Until it becomes daily sums; 90 by default.")
-    ] = None,
-    history_aggregate_days: Annotated[
-        float | None, typer.Option(metavar="DAYS", help="Until these go as well; by default never.")
-    ] = None,
-    max_body: Annotated[
-        float | None, typer.Option(metavar="MB", help="Largest body; 64, the most there can be, by default.")
-    ] = None,
-    max_seconds: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Longest clip; an hour by default.")
-    ] = None,
-    offline: Annotated[bool | None, typer.Option("--offline", help="Never open a connection to a hub.")] = None,
-) -> None:
-    """Answer over HTTP and WebSocket what e2v analyze says, with a page at /.
+Host = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS", help="Address to listen on. Default: 127.0.0.1; any other needs --token or --insecure."
+    ),
+]
+Port = Annotated[
+    int | None, typer.Option(metavar="NUMBER", help="Port to listen on. Default: 9101. 0 picks a free one.")
+]
+LabelModel = Annotated[
+    str | None,
+    typer.Option("--model", "-m", metavar="MODEL", help="Model that gives labels, named as for `e2v analyze`."),
+]
+Runtime = Annotated[str | None, typer.Option("--runtime", "-r", metavar="NAME", help=RUNTIMES)]
+Token = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT", help="Require this token in every request. E2V_SERVE_TOKEN hides it from the process list."
+    ),
+]
+Insecure = Annotated[bool | None, typer.Option("--insecure", help="Accept requests from the network without a token.")]
+Speakers = Annotated[
+    str | None, typer.Option(metavar="NAMES", help="Enrolled speakers, such as ann,bob; other voices are not judged.")
+]
+Adapt = Annotated[
+    bool | None,
+    typer.Option("--adapt", help="Adapt to each named speaker, from what was heard before. See docs/adaptation.md."),
+]
+Emotion = Annotated[
+    bool | None, typer.Option("--emotion/--no-emotion", help="Start with emotions switched on or off. Default: on.")
+]
+History = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Store judgements in this SQLite file. Default: store nothing.")
+]
+HistoryDays = Annotated[
+    float | None, typer.Option(metavar="DAYS", help="Age at which judgements become daily sums. Default: 90.")
+]
+HistoryAggregateDays = Annotated[
+    float | None, typer.Option(metavar="DAYS", help="Age at which daily sums are deleted. Default: never.")
+]
+MaxBody = Annotated[
+    float | None, typer.Option(metavar="MB", help="Largest request body. Default: 64, which is also the maximum.")
+]
+MaxSeconds = Annotated[float | None, typer.Option(metavar="SECONDS", help="Longest clip. Default: 3600.")]
+MaxAudioSeconds = Annotated[
+    float | None,
+    typer.Option(metavar="SECONDS", help="Most audio judged for one request, its segments summed. Default: 7200."),
+]
+AllowOrigin = Annotated[
+    list[str] | None,
+    typer.Option(metavar="ORIGIN", help="Let pages of this origin ask, e.g. http://localhost:3000. Repeatable."),
+]
+OfflineFlag = Annotated[bool | None, typer.Option("--offline", help="Never open a connection to a hub.")]
 
-    Each option is also read from the environment, as E2V_SERVE_PORT. See docs/service.md.
+
+def serve(
+    host: Host = None,
+    port: Port = None,
+    model: LabelModel = None,
+    dimensional: DimensionalName = None,
+    runtime: Runtime = None,
+    dtype: DtypeName = None,
+    token: Token = None,
+    insecure: Insecure = None,
+    speakers: Speakers = None,
+    adapt: Adapt = None,
+    emotion: Emotion = None,
+    history: History = None,
+    history_days: HistoryDays = None,
+    history_aggregate_days: HistoryAggregateDays = None,
+    max_body: MaxBody = None,
+    max_seconds: MaxSeconds = None,
+    speech_threshold: SpeechThreshold = None,
+    max_gain: MaxGain = None,
+    max_audio_seconds: MaxAudioSeconds = None,
+    allow_origin: AllowOrigin = None,
+    offline: OfflineFlag = None,
+) -> None:
+    """Serve e2v analyze over HTTP and WebSocket, with a web page.
+
+    Each option can be set in the environment instead, as in E2V_SERVE_PORT. See docs/service.md.
     """
     given = {name: value for name, value in locals().items() if value is not None}
     from importlib.util import find_spec
@@ -65,12 +101,14 @@ def serve(
         fail(f'e2v serve needs {missing[0]}, which is not installed: pip install "e2v-port[serve]"')
     from pydantic import ValidationError
 
-    from e2v_port.service.server import run
-    from e2v_port.service.state import Settings
+    from e2v_port.service.http.server import run
+    from e2v_port.service.settings import Settings
 
     try:
         settings = Settings(**given)
     except ValidationError as error:
         first = error.errors()[0]
-        fail(f"--{'-'.join(map(str, first['loc'])).replace('_', '-')}: {first['msg']}, not {first['input']}")
-    run(settings)
+        option = "-".join(map(str, first["loc"])).replace("_", "-")
+        given_as = "" if option == "token" else f", not {first['input']}"  # a secret stays one
+        fail(f"--{option}: {first['msg'].removeprefix('Value error, ')}{given_as}")
+    run(settings, lambda address: print(f"e2v serve: ready at {address}", flush=True))

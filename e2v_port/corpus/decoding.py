@@ -1,7 +1,6 @@
-"""Decodes clips in processes of their own, ahead of what needs them and in order.
+"""Decodes clips in separate processes, in order and ahead of the models that need them.
 
-A process that hostile audio kills, or that does not come to an end with it, costs that clip: it becomes an error, and
-another process takes its place.
+If hostile audio kills or stalls a process, only its clip is lost: it becomes an error, and a new process takes over.
 """
 
 import json
@@ -22,30 +21,35 @@ from typing import Any, Self
 import numpy as np
 
 from e2v_port.audio import Waveform
-from e2v_port.corpus.decoder import LENGTH, Rules
+from e2v_port.corpus.cutting import Rules
+from e2v_port.corpus.decoder import LENGTH
 from e2v_port.corpus.sources import Clip
 from e2v_port.errors import E2VError
 
-__all__ = ["Decoded", "Decoders", "Stretch"]
+__all__ = ["Decoded", "DecodedSegment", "Decoders"]
 
-PATIENCE = 300.0  # seconds for one file: an hour of MP3 with speech looked for in it takes 15
-_DEATHS = 2  # of a decoder that cost a clip: one may have another reason, such as a machine that is shut down
-_PIPE = 1 << 20  # bytes, where the system lets one choose: 16 s of audio pass at once
-_PARTS = 64  # of one file that are decoded at a time
+PATIENCE = 300.0  # seconds for one file; decoding an hour of MP3 and finding the speech in it takes 15
+_DEATHS = 2  # of a decoder before its clip is given up: a single one may have another cause, such as a shutdown
+_PIPE = 1 << 20  # bytes, where the system allows it: 16 s of audio at once
+_PARTS = 64  # of one file that are decoded together
 
 
 @dataclass
-class Stretch:
+class DecodedSegment:
     """A segment of a clip.
 
     Attributes:
-        start: Seconds from the start of the file.
-        end: Seconds.
-        quality: As in `e2v_port.segments.Segment`.
-        level: Of its samples, in dB: 0 is full scale; None where all are zero.
-        peak: Their largest amount; full scale is 1.
-        clipping: Share of them at full scale.
-        waveform: [samples], float32, 16 kHz; None where it is too short to judge, and once a model has it.
+        start: Start in the file, in seconds.
+        end: End in the file, in seconds.
+        quality: Quality as in `e2v_port.speech.segment.Segment`.
+        level: Root mean square in dB, 0 is full scale; None if all samples are zero.
+        peak: Largest absolute sample; full scale is 1.
+        clipping: Share of samples at full scale.
+        snr: Signal-to-noise ratio in dB; None if it is too short to judge or to measure.
+        channel: Channel of the file, from 1; None for the channels mixed.
+        speaker: Name of that channel, if each one is a speaker.
+        notes: Kinds of notes on the sound of the file, such as `channels_cancel`, with blanks between them.
+        waveform: [samples], float32, 16 kHz; None if it is too short to judge, and after a model has taken it.
     """
 
     start: float
@@ -54,44 +58,48 @@ class Stretch:
     level: float | None
     peak: float
     clipping: float
+    snr: float | None
+    channel: int | None
+    speaker: str | None
+    notes: str | None
     waveform: Waveform | None
 
     @property
     def judged(self) -> bool:
-        """Whether a model can say something of it."""
+        """Whether a model judges it."""
         return self.quality != "too_short"
 
 
 @dataclass
 class Decoded:
-    """What is in a clip.
+    """A decoded clip.
 
     Attributes:
-        segments: Those found in it, or the whole clip as one; none where there is an error.
-        duration: Of the clip in seconds; None where it cannot be told.
-        rate: Of the file in Hz, likewise.
-        error: Why the clip cannot be judged.
+        segments: Segments found in it, or the whole clip as one; empty if there is an error.
+        duration: Length of the clip in seconds; None if unknown.
+        rate: Sampling rate of the file in Hz; None if unknown.
+        error: Reason why the clip cannot be judged.
     """
 
-    segments: list[Stretch]
+    segments: list[DecodedSegment]
     duration: float | None = None
     rate: int | None = None
     error: str | None = None
 
 
 class Decoders:
-    """Processes that decode. To be closed, or used in a `with`; may be used by several threads at once.
+    """Decoding processes. A context manager; safe to use from several threads.
 
     Args:
-        count: How many.
+        count: Number of processes.
         rules: How clips are cut.
-        ahead: Seconds of audio that are decoded before they are asked for, by each caller of `each`.
+        ahead: Seconds of audio decoded ahead of need, for each caller of `each`.
     """
 
     def __init__(self, count: int, rules: Rules, ahead: float) -> None:
         self._count, self._ahead = count, ahead
         self._command = [sys.executable, "-m", "e2v_port.corpus.decoder", json.dumps(asdict(rules))]
-        self._own = threading.local()
+        self._thread = threading.local()
         self._children: set[_Child] = set()
         self._closed = threading.Event()
         self._pool = ThreadPoolExecutor(count, "decoder")
@@ -104,7 +112,7 @@ class Decoders:
         self.close()
 
     def close(self) -> None:
-        """Ends the processes, whatever they are doing; who waits for a clip gets a CancelledError."""
+        """Kills the processes; callers that wait for a clip get a CancelledError."""
         self._closed.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
         for child in list(self._children):
@@ -114,29 +122,29 @@ class Decoders:
             child.end()
 
     def each(self, clips: Iterable[Clip]) -> Iterator[Decoded]:
-        """Gives what is in each clip, in order.
+        """Yields the decoded clips in order.
 
-        Clips that follow one another and are parts of one file are decoded together. No more than twice as many files
-        as there are processes are under way, and none is begun while more than `ahead` seconds lie ready.
+        Consecutive clips that are parts of the same file are decoded together. At most two files per process are in
+        progress, and none is started while more than `ahead` seconds are ready.
         """
         tasks = _tasks(clips)
         running: deque[Future[list[Decoded]]] = deque()
-        under_way = 0
+        in_progress = 0
         ready = 0.0  # seconds
         counting = threading.Lock()
 
         def done(future: Future[list[Decoded]]) -> None:
-            nonlocal under_way, ready
+            nonlocal in_progress, ready
             with counting:
-                under_way -= 1
+                in_progress -= 1
                 ready += _seconds(future)
 
         more = True
         while more or running:
-            if more and under_way < 2 * self._count and ready < self._ahead:
+            if more and in_progress < 2 * self._count and ready < self._ahead:
                 if task := next(tasks, None):
                     with counting:
-                        under_way += 1
+                        in_progress += 1
                     running.append(self._pool.submit(self._decoded, task))
                     running[-1].add_done_callback(done)
                 else:
@@ -155,9 +163,9 @@ class Decoders:
         task = {"address": first.address, "offset": first.offset, "size": first.size, "parts": parts}
         why = ""
         for _ in range(_DEATHS):
-            child = getattr(self._own, "child", None)
+            child = getattr(self._thread, "child", None)
             if child is None:
-                child = self._own.child = _Child(self._command)
+                child = self._thread.child = _Child(self._command)
                 self._children.add(child)
                 child.greet()
             try:
@@ -166,11 +174,11 @@ class Decoders:
                 if self._closed.is_set():
                     raise
                 self._children.discard(child)
-                self._own.child = None
+                self._thread.child = None
                 why = child.end()
                 if child.overdue:
                     break
-        return [Decoded([], error=f"{why}: the file is damaged, or made to do that") for _ in clips]
+        return [Decoded([], error=f"{why}: the file is damaged, or crafted to do that") for _ in clips]
 
     def _watch(self) -> None:
         while not self._closed.wait(1.0):
@@ -182,12 +190,12 @@ class Decoders:
 
 
 class _Child:
-    """One process."""
+    """A decoding process."""
 
     def __init__(self, command: list[str]) -> None:
         self._command = command
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        # What decoders of damaged audio print would stand between the lines of the program.
+        # Messages of audio decoders would mix with the output of this program.
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -203,31 +211,31 @@ class _Child:
         self.overdue = False
 
     def greet(self) -> None:
-        """Waits until it is there: what happens from then on is the clip's fault.
+        """Waits until the process is ready; later failures are attributed to its clip.
 
         Raises:
-            E2VError: It cannot start.
+            E2VError: The process cannot start.
         """
         if _filled(self._answers, bytearray(LENGTH.size)) < LENGTH.size:
-            raise E2VError(f"clips cannot be decoded: {self.end()}; see what {' '.join(self._command[:3])} says")
+            raise E2VError(f"clips cannot be decoded: {self.end()}; run {' '.join(self._command[:3])} to see why")
 
     def ask(self, task: dict[str, Any]) -> list[Decoded]:
-        """Returns the answer; EOFError or OSError if the process does not give it."""
+        """Returns the answer; raises EOFError or OSError if the process fails."""
         self.started = time.monotonic()
         data = json.dumps(task).encode()
         self._tasks.write(LENGTH.pack(len(data)) + data)
         self._tasks.flush()
         answer = json.loads(self._read(*LENGTH.unpack(self._read(LENGTH.size))))
-        found = [self._part(part) for part in answer]
+        parts = [self._part(part) for part in answer]
         self.started = None
-        return found
+        return parts
 
     def _part(self, part: dict[str, Any]) -> Decoded:
         segments = []
         for row in part.pop("segments", ()):
             samples = row.pop("samples")
             waveform = np.frombuffer(self._read(4 * samples), np.float32) if samples else None
-            segments.append(Stretch(**row, waveform=waveform))
+            segments.append(DecodedSegment(**row, waveform=waveform))
         return Decoded(segments, **part)
 
     def _read(self, size: int) -> bytearray:
@@ -237,7 +245,7 @@ class _Child:
         return data
 
     def end(self) -> str:
-        """Ends the process and returns how it went."""
+        """Ends the process and returns the reason, as text."""
         self.started = None
         for pipe in (self._tasks, self._answers):
             with suppress(OSError):
@@ -259,15 +267,15 @@ def _filled(file: Any, data: bytearray) -> int:
 
 
 def _tasks(clips: Iterable[Clip]) -> Iterator[list[Clip]]:
-    """Gives clips that are decoded together."""
+    """Yields lists of clips that are decoded together."""
     for _, group in groupby(clips, lambda clip: (clip.address, clip.offset, clip.broken)):
-        own = list(group)
-        for at in range(0, len(own), _PARTS):
-            yield own[at : at + _PARTS]
+        parts = list(group)
+        for at in range(0, len(parts), _PARTS):
+            yield parts[at : at + _PARTS]
 
 
 def _seconds(future: "Future[list[Decoded]]") -> float:
-    """Returns how much audio has come, of a decoding that is done."""
+    """Returns the seconds of audio of a finished decoding."""
     if future.cancelled() or future.exception():
         return 0.0
     return sum(item.duration or 0.0 for item in future.result())

@@ -1,45 +1,52 @@
-"""The folder that a corpus' rows are written to: what shall be in it, what is there, and who may write.
+"""The output folder of a corpus: what belongs in it, what is there already, and a lock for the writer.
 
-    manifest.json     settings, models, and the clips and hash of every shard
-    rows/part-*.parquet
-    summary.json      of the last run that came to its end
+    manifest.json         settings, models, and the clips and the key of every shard
+    rows/part-*.parquet   one file per shard
+    checksums.sha256      a line per finished shard, for `sha256sum --check`
+    summary.json          result of the last complete run
 
-A shard appears whole or not at all, and says itself what it was made from; so what is missing can be told at any time.
+A shard appears complete or not at all, and its file records what it was made from, so that a later run can tell which
+shards are missing. A shard that is not as it was written is missing too.
 """
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from e2v_port.corpus.rows import ABOUT, Shard, Tally
+from e2v_port.corpus.job import digest
+from e2v_port.corpus.shards import ABOUT, Shard, Tally
 from e2v_port.corpus.sources import Clip
 from e2v_port.errors import CorpusError
-from e2v_port.files import replacing
+from e2v_port.files import naming, replacing, sync
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Folder"]
+__all__ = ["Folder", "checksums"]
 
 FORMAT = 1
+CHECKSUMS = "checksums.sha256"
 
-# Of files, or members of a tar, in a shard: a day of speech at 24 kbit/s, two hours of WAV at 16 kHz. Our own choice.
+# Audio bytes per shard: a day of speech at 24 kbit/s, two hours of WAV at 16 kHz. Heuristic.
 BYTES = 256 << 20
 
 
 class Folder:
-    """A folder for the rows of one corpus by one set of models and settings.
+    """A folder for the rows of one corpus, made by one set of models and settings.
 
     Args:
-        path: Made where it does not exist yet.
-        clips: As `sources.find` lists them.
-        settings: Everything else that rows depend on, as JSON holds it.
-        most: Clips in a shard.
+        path: The folder; created if missing.
+        clips: Clips as listed by `sources.find`.
+        settings: Everything else the rows depend on, as JSON-compatible values.
+        most: Largest number of clips per shard.
+
+    Attributes:
+        path: The folder.
+        manifest: Contents of manifest.json.
     """
 
     def __init__(self, path: Path, clips: "pa.Table", settings: Mapping[str, Any], most: int) -> None:
@@ -55,37 +62,37 @@ class Folder:
         }
 
     def _key(self, base: "hashlib._Hash", first: int, count: int) -> str:
-        """Hashes what the rows of a shard follow from, not where its files lie."""
-        own = base.copy()
+        """Hashes everything the rows of a shard depend on, which excludes the location of its files."""
+        key = base.copy()
         for clip in self._read(first, count):
             known = (clip.file, clip.start, clip.end, clip.speaker, clip.reference, clip.stamp, clip.broken)
-            own.update(json.dumps([first, known]).encode())
-        return own.hexdigest()[:32]
+            key.update(json.dumps([first, known]).encode())
+        return key.hexdigest()[:32]
 
     def _read(self, first: int, count: int) -> list[Clip]:
         return [Clip(**row) for row in self._clips.slice(first, count).to_pylist()]
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Lets nobody else write there meanwhile.
+        """Keeps other runs from writing to the folder.
 
         Raises:
-            CorpusError: Somebody does, or the folder holds something else.
+            CorpusError: Another run is writing to it, or it holds other files.
         """
         from filelock import FileLock, Timeout
 
-        known = {"manifest.json", "summary.json", "rows", ".lock", "report.html", "report.png"}
+        known = {"manifest.json", "summary.json", "checksums.sha256", "rows", ".lock", "report.html", "report.png"}
         if self.path.exists() and (other := sorted({entry.name for entry in self.path.iterdir()} - known)):
             shown = [name for name in other if not name.startswith(".")]
             if shown:
-                raise CorpusError(f"{self.path}: holds {shown[0]}, which is none of e2v corpus: name an empty folder")
+                raise CorpusError(f"{self.path}: contains {shown[0]}, not from e2v corpus: pass an empty folder")
         self._rows.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock", timeout=0)
         try:
             lock.acquire()
         except Timeout as error:
             raise CorpusError(
-                f"{self.path}: another run is writing there: wait for its end, or name another folder"
+                f"{self.path}: another run is writing to it: wait until it ends, or pass another folder"
             ) from error
         try:
             yield
@@ -93,42 +100,48 @@ class Folder:
             lock.release()
 
     def begin(self, update: bool) -> tuple[list[int], Tally]:
-        """Compares what is there with what shall be, and stores the latter.
+        """Stores the manifest and finds the shards to make.
 
         Args:
-            update: Whether shards that were made otherwise, or that hold errors, are removed and made anew.
+            update: Whether to delete and remake shards made with other settings, models or clips, and shards with
+                errors.
 
         Returns:
-            The numbers of the shards that are missing, and what is to be counted of the others.
+            The numbers of the missing shards, and the tally of the others.
 
         Raises:
-            CorpusError: Settings, models or clips have changed since, and `update` is not given.
+            CorpusError: Settings, models or clips have changed and `update` is false.
         """
         stored = self._stored()
         if stored is not None and stored != self.manifest and not update:
             raise CorpusError(
-                f"{self.path}: its rows were made otherwise: {_changes(stored, self.manifest)}. Go on as before, name "
-                f"another folder, or do anew what has changed with --update"
+                f"{self.path}: its rows were made with other settings: {_changes(stored, self.manifest)}. Restore "
+                f"them, pass another folder, or remake what has changed with --update"
             )
         if stored is None and any(self._rows.glob("part-*.parquet")):
-            raise CorpusError(f"{self.path}: there are rows but no manifest.json: name another folder, or empty it")
+            raise CorpusError(f"{self.path}: rows without a manifest.json: pass another folder, or empty this one")
         if stored != self.manifest:
             with replacing(self.path / "manifest.json") as partial:
                 partial.write_text(json.dumps(self.manifest) + "\n", "utf-8")
         for folder in (self.path, self._rows):
-            for left in folder.glob(".*.partial-*"):  # of a run that was killed
+            for left in folder.glob(".*.partial-*"):  # left by a killed run
                 shutil.rmtree(left)
         missing, tally = [], Tally.none()
+        known, good = checksums(self.path), {}
         files = {file.name: file for file in self._rows.glob("part-*.parquet")}
         for number, (_, _, key) in enumerate(self.manifest["shards"]):
-            about = _about(files.pop(_name(number), None))
-            own = Tally.read(about["tally"]) if about and about["key"] == key else None
-            if own is None or (update and own.failed):
+            file = files.pop(_name(number), None)
+            about = _about(file) if file and digest(file) == known.get(file.name) else None
+            counts = Tally.read(about["tally"]) if about and about["key"] == key else None
+            if counts is None or (update and counts.failed):
                 missing.append(number)
                 (self._rows / _name(number)).unlink(missing_ok=True)
             else:
-                tally.add(own)
-        for file in files.values():  # there were more clips before
+                tally.add(counts)
+                good[_name(number)] = known[_name(number)]
+        with replacing(self.path / CHECKSUMS) as partial:
+            partial.write_text("".join(f"{hashed}  rows/{name}\n" for name, hashed in good.items()), "utf-8")
+        for file in files.values():  # the source had more clips before
             file.unlink()
         return missing, tally
 
@@ -139,20 +152,32 @@ class Folder:
         except FileNotFoundError:
             return None
         except ValueError as error:
-            raise CorpusError(f"{path}: no JSON ({error}): name another folder, or empty this one") from error
+            raise CorpusError(f"{path}: not JSON ({error}): pass another folder, or empty this one") from error
         return stored
 
     def shard(self, number: int) -> Shard:
-        """Returns what is to be done for one of them."""
+        """Returns a shard by its number."""
         first, count, key = self.manifest["shards"][number]
         return Shard(number, first, self._read(first, count), key)
 
     def write(self, number: int, file: bytes) -> None:
-        """Stores the file of a shard; once this returns, not even a power cut takes it away."""
-        with replacing(self._rows / _name(number)) as partial, open(partial, "wb") as opened:
-            opened.write(file)
-            opened.flush()
-            os.fsync(opened.fileno())
+        """Stores the file of a shard and its checksum durably: once this returns, they survive a power cut."""
+        lines = self.path / CHECKSUMS  # first, since a checksum without a file does no harm
+        with naming(lines), lines.open("a", encoding="utf-8") as opened:
+            opened.write(f"{hashlib.sha256(file).hexdigest()}  rows/{_name(number)}\n")
+        sync(lines)
+        with replacing(self._rows / _name(number)) as partial:
+            partial.write_bytes(file)
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """Returns the SHA-256 of each finished shard of an output folder, by the name of its file."""
+    try:
+        text = (folder / CHECKSUMS).read_text("utf-8", "replace")
+    except FileNotFoundError:
+        return {}
+    lines = (line.split("  rows/") for line in text.splitlines())
+    return {line[1]: line[0] for line in lines if len(line) == 2}
 
 
 def _name(number: int) -> str:
@@ -160,28 +185,26 @@ def _name(number: int) -> str:
 
 
 def _plan(clips: "pa.Table", most: int) -> Iterator[tuple[int, int]]:
-    """Gives the first clip and the number of clips of each shard."""
+    """Yields the first clip and the number of clips of each shard."""
     first, held, last = 0, 0, None
     for number, (address, offset, size) in enumerate(
         pair
         for batch in clips.select(["address", "offset", "size"]).to_batches()
         for pair in zip(*(column.to_pylist() for column in batch.columns), strict=True)
     ):
-        own = (size or 0) if (address, offset) != last else 0  # parts of one file count once
-        if number > first and (number - first == most or held + own > BYTES):
+        added = (size or 0) if (address, offset) != last else 0  # parts of one file count once
+        if number > first and (number - first == most or held + added > BYTES):
             yield first, number - first
-            first, held, own = number, 0, size or 0
-        held, last = held + own, (address, offset)
+            first, held, added = number, 0, size or 0
+        held, last = held + added, (address, offset)
     yield first, len(clips) - first
 
 
-def _about(file: Path | None) -> dict[str, Any] | None:
-    """Returns what a shard says of itself; None where there is none that can be read."""
+def _about(file: Path) -> dict[str, Any] | None:
+    """Returns the key and the tally stored in the file of a shard; None if it is damaged."""
     import pyarrow as pa
     from pyarrow import parquet
 
-    if file is None:
-        return None
     try:
         about: dict[str, Any] = json.loads(parquet.read_schema(file).metadata[ABOUT])
     except (OSError, pa.ArrowException, TypeError, KeyError, ValueError):
@@ -191,17 +214,17 @@ def _about(file: Path | None) -> dict[str, Any] | None:
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     before, after = _flat(old.get("settings", {})), _flat(new["settings"])
-    told = [
-        f"{name} was {before.get(name, 'not there')}, now {after.get(name, 'not there')}"
+    changes = [
+        f"{name} was {before.get(name, 'absent')}, now {after.get(name, 'absent')}"
         for name in {**before, **after}
         if before.get(name) != after.get(name)
     ]
     if old.get("clips") != new["clips"]:
-        told.append(f"clips were {old.get('clips')}, now {new['clips']}")
-    elif not told:
+        changes.append(f"clips were {old.get('clips')}, now {new['clips']}")
+    elif not changes:
         others = sum(a != b for a, b in zip(old.get("shards", ()), new["shards"], strict=False))
-        told.append(f"clips have changed, in {others} of {len(new['shards'])} shards")
-    return "; ".join(told)
+        changes.append(f"clips have changed, in {others} of {len(new['shards'])} shards")
+    return "; ".join(changes)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

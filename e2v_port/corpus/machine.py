@@ -1,4 +1,4 @@
-"""The engine for one machine: processes that decode feed the models, one set of them for each device."""
+"""The engine for one machine: decoding processes feed one set of models per device."""
 
 import os
 import pickle
@@ -13,40 +13,41 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
-from e2v_port import devices
-from e2v_port.conversion import folder_of
 from e2v_port.corpus.decoding import Decoders
-from e2v_port.corpus.rows import Judge, Shard, Tally
-from e2v_port.corpus.run import Job, Progress
+from e2v_port.corpus.job import Job, Progress, Results
+from e2v_port.corpus.rows import ShardWriter
+from e2v_port.corpus.shards import Shard, Tally
 from e2v_port.errors import CorpusError, E2VError
-from e2v_port.model import load
+from e2v_port.models import devices
+from e2v_port.models.convert import folder_of
+from e2v_port.models.load import load
 
 __all__ = ["AT_ONCE", "cores", "judge", "opened", "run", "run_here"]
 
-# Shards that are under way: while one is at its end, and its last batch leaves the device half idle, the next runs.
+# Shards in progress: the next one runs while the last batch of the one before leaves the device half idle.
 AT_ONCE = 2
-_AHEAD = AT_ONCE + 1  # one waits, so that no thread does while a file is written
+_AHEAD = AT_ONCE + 1  # one more waits, so that no thread idles while a file is written
 
-_MOST_DECODERS = 16  # by default; each takes 50 MB, and 300 MB where it looks for speech
+_MOST_DECODERS = 16  # by default; each takes 50 MB, or 300 MB if it finds speech
 
-# One process waits for Python more than for a model of so few bytes: it takes one for each core. Our own choice, as is
-# how many: each holds torch, some 300 MB.
+# Models of fewer bytes are limited by Python rather than by arithmetic, so they get one process per core. Heuristic, as
+# is the largest number: each process holds torch, about 300 MB.
 _SMALL, _MOST_WORKERS = 64 << 20, 8
 
 
 @contextmanager
 def opened(runtime: str, dtype: str | None, address: str | None) -> Iterator[str]:
-    """Gives what a runtime, `auto` too, is here."""
+    """Provides the runtime that `runtime`, possibly `auto`, stands for on this machine."""
     yield devices.choose(runtime, dtype)
 
 
 @contextmanager
-def judge(job: Job) -> Iterator[Judge]:
-    """Loads the models and starts the processes that decode.
+def judge(job: Job) -> Iterator[ShardWriter]:
+    """Loads the models and starts the decoding processes.
 
     Raises:
-        NoLabels: A model is not of the kind it is to be used as.
-        E2VError: As for `load`.
+        NoLabels: A model is not of the kind it is used as.
+        E2VError: A model cannot be loaded.
     """
     models = {
         kind: load(name, runtime=job.runtime, dtype=job.dtype, offline=job.offline) for kind, name in job.models.items()
@@ -56,33 +57,33 @@ def judge(job: Job) -> Iterator[Judge]:
     if "dimensional" in models:
         models["dimensional"].need_dimensions()
     for model in models.values():
-        model.compile()  # a corpus is worth the wait
+        model.compile()  # worth the wait for a corpus
     count = job.decoders or min(cores(), _MOST_DECODERS)
-    # As much as a model sorts at a time, so that it never waits for the next lot.
+    # As much audio as a model sorts at a time, so that it never waits for the next window.
     with Decoders(count, job.rules, max(model.window_seconds for model in models.values())) as decoders:
-        yield Judge(models, job.digests, job.fusion, job.embeddings, decoders)
+        yield ShardWriter(models, job.digests, job.fusion, job.embeddings, decoders, adapt=job.adapt)
 
 
 def cores() -> int:
-    """Returns how many this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run(job: Job, count: int, shards: Iterable[Shard], progress: Progress) -> Iterator[tuple[int, bytes, Tally]]:
-    """Gives the number, the file and the tally of each shard, of which there are so many.
+def run(job: Job, count: int, shards: Iterable[Shard], progress: Progress) -> Results:
+    """Yields the number, the file and the tally of each of `count` shards.
 
-    One set of models works here; several, by default one for each GPU, work in processes of their own.
+    A single set of models works in this process; several, by default one per GPU, work in separate processes.
 
     Raises:
         CorpusError: A process with models died.
-        E2VError: As for `judge`.
+        E2VError: See `judge`.
     """
     workers = job.workers or min(_workers(job), count)
-    return run_here(job, shards, progress) if workers == 1 else _run_beside(job, shards, progress, workers)
+    return run_here(job, shards, progress) if workers == 1 else _run_in_processes(job, shards, progress, workers)
 
 
 def _workers(job: Job) -> int:
-    """Returns how many sets of models keep this machine busy."""
+    """Returns the number of sets of models that keep this machine busy."""
     if job.runtime == "cuda":
         return _devices()
     if job.runtime != "cpu":
@@ -97,8 +98,8 @@ def _devices() -> int:
     return torch.cuda.device_count()
 
 
-def run_here(job: Job, shards: Iterable[Shard], progress: Progress) -> Iterator[tuple[int, bytes, Tally]]:
-    """Does it in this process; in order."""
+def run_here(job: Job, shards: Iterable[Shard], progress: Progress) -> Results:
+    """Makes shards in this process and yields them in order."""
     running: deque[tuple[int, Future[tuple[bytes, Tally]]]] = deque()
     pool = ThreadPoolExecutor(AT_ONCE, "shard")
     try:
@@ -118,11 +119,9 @@ def _done(running: "deque[tuple[int, Future[tuple[bytes, Tally]]]]") -> tuple[in
     return number, *future.result()
 
 
-def _run_beside(
-    job: Job, shards: Iterable[Shard], progress: Progress, workers: int
-) -> Iterator[tuple[int, bytes, Tally]]:
-    """Does it in a process for each device, see `e2v_port.corpus.worker`; as they are done."""
-    own = replace(job, decoders=job.decoders or max(1, min(cores() // workers, _MOST_DECODERS)))
+def _run_in_processes(job: Job, shards: Iterable[Shard], progress: Progress, workers: int) -> Results:
+    """Makes shards in worker processes and yields them in the order they are finished."""
+    share = replace(job, decoders=job.decoders or max(1, min(cores() // workers, _MOST_DECODERS)))
     done: queue.SimpleQueue[Any] = queue.SimpleQueue()
     left, taking = iter(shards), threading.Lock()
 
@@ -132,7 +131,7 @@ def _run_beside(
 
     processes = [_worker(job.runtime, number, workers) for number in range(workers)]
     threads = [
-        threading.Thread(target=_follow, args=(process, own, next_shard, done.put, progress)) for process in processes
+        threading.Thread(target=_follow, args=(process, share, next_shard, done.put, progress)) for process in processes
     ]
     for thread in threads:
         thread.start()
@@ -161,7 +160,7 @@ def _follow(
     done: Callable[[Any], None],
     progress: Progress,
 ) -> None:
-    """Sends a process what to do, and hands on what it answers; at last None, or the error that ended it."""
+    """Sends shards to a worker and passes on its results; at the end None, or the error that ended it."""
     tasks, answers = process.stdin, process.stdout
     assert tasks is not None
     assert answers is not None
@@ -188,9 +187,9 @@ def _follow(
         done(result)
     except (OSError, EOFError, pickle.UnpicklingError):
         status = process.wait()
-        died = CorpusError(f"a process with models died ({status}): start the run again, it goes on where it was")
+        died = CorpusError(f"a worker process died ({status}): repeat the command to resume the run")
         done(died if status else None)
-    except Exception as error:  # whatever it is, who waits must know
+    except Exception as error:  # passed on to the thread that waits
         done(error)
 
 

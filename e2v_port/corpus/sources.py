@@ -1,6 +1,6 @@
-"""Where clips come from: a folder, a glob, a list, a table or tar shards, here or at any address that fsspec opens.
+"""Lists the clips of a folder, a glob, a list, a table or tar shards, local or at any address that fsspec opens.
 
-What is found is kept as a table, about 150 bytes a clip, so that a list of millions fits into memory.
+The list is an Arrow table of about 150 bytes per clip, so that millions of clips fit into memory.
 """
 
 import json
@@ -19,39 +19,39 @@ if TYPE_CHECKING:
 
 __all__ = ["Clip", "find"]
 
-# What people keep speech in. The second row cannot be decoded here: such a clip becomes a row that says so.
+# Common formats of speech. Those of the second row need PyAV; a clip that cannot be decoded becomes an error.
 _AUDIO = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64"}
 _AUDIO |= {".m4a", ".m4b", ".mp4", ".aac", ".webm", ".mka", ".wma", ".amr", ".3gp"}
 _LISTS = {".txt", ".lst", ".list"}
 _TABLES = {".csv", ".parquet"}
 _KINDS = (
     "a folder, a glob, a list of files (.txt), a table with a column file (.csv, .parquet), tar shards (.tar), or an "
-    "audio file; here or at any address that fsspec opens"
+    "audio file; local or at any address that fsspec opens"
 )
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")  # shards-{000..099}.tar, as WebDataset writes it
 
-# What tells in an fsspec listing that a file has changed, the surest first.
+# Fields of an fsspec listing that change with the file, the most reliable first.
 _STAMPS = ("ETag", "etag", "md5Hash", "checksum", "mtime", "LastModified", "last_modified", "modified")
 
-_ABOUT = 1 << 20  # bytes of a .json in a tar: what is said of a clip is shorter
-_CHUNK = 1 << 16  # clips that are held as Python objects
+_ABOUT = 1 << 20  # bytes of the longest .json in a tar that is read as the metadata of a clip
+_CHUNK = 1 << 16  # clips held as Python objects
 
 
 class Clip(NamedTuple):
     """A clip of a corpus: a file, a part of one, or a member of a tar.
 
     Attributes:
-        file: What it is called in the rows: as in the list or table, or as it lies below the folder; a member of a tar
-            by the tar's name and its own.
-        address: What is opened: a path or an fsspec address.
-        offset: Bytes from the start of the tar; None outside one.
-        size: Bytes; of a tar, those of the member; None where that is not known without asking for each file.
-        start: Seconds into the file; None for its beginning.
-        end: Seconds into the file; None for its end.
-        speaker: Who speaks, if the source says so.
-        reference: The label that somebody gave it, likewise.
-        stamp: Changes when the file does; empty where that is not known.
-        broken: Why it need not even be opened; None for all others.
+        file: Name in the rows: as in the list or table, or relative to the folder; for a member of a tar, the name of
+            the tar followed by its own.
+        address: Path or fsspec address to open.
+        offset: Offset in the tar, in bytes; None outside a tar.
+        size: Size in bytes of the file or the member of a tar; None if unknown without a request per file.
+        start: Start in the file, in seconds; None for its beginning.
+        end: End in the file, in seconds; None for its end.
+        speaker: Speaker, if the source has one.
+        reference: Reference label, if the source has one.
+        stamp: Text that changes when the file does; empty if unknown.
+        broken: Reason why the clip cannot be opened; None otherwise.
     """
 
     file: str
@@ -66,45 +66,45 @@ class Clip(NamedTuple):
     broken: str | None = None
 
 
-def find(source: str, said: Callable[[str], None] = lambda line: None) -> "pa.Table":
+def find(source: str, note: Callable[[str], None] = lambda line: None) -> "pa.Table":
     """Lists the clips of a source, always in the same order.
 
-    * A folder: every audio file in it, however deep, by name; every .tar among them is opened.
-    * A glob, `*`, `**`, `?`, `[...]` and `{000..099}`: likewise.
-    * A list: a .txt with a path or address per line, relative to the list; empty lines and those after `#` are none.
-    * A table: .csv or .parquet with a column `file` (or `file_name`), relative to the table, and if wanted `start` and
-      `end` in seconds, `speaker`, and `label`, the one that somebody gave. A row is a clip.
-    * Tar shards in the layout of WebDataset: files of one name up to the first dot belong together. Audio is a clip;
-      `speaker` and `label` are taken from a .json beside it.
+    * A folder: all audio files in it and its subfolders, sorted by name; .tar files among them are opened.
+    * A glob with `*`, `**`, `?`, `[...]` or `{000..099}`: all matching audio files and .tar files.
+    * A list: a .txt with a path or address per line, relative to the list; empty lines and lines with `#` are skipped.
+    * A table: a .csv or .parquet with a row per clip. The column `file` (or `file_name`) is relative to the table;
+      `start` and `end` in seconds, `speaker`, and the reference `label` are optional.
+    * Tar shards in the layout of WebDataset: files that share a name up to the first dot belong together. Each audio
+      file is a clip; its `speaker` and `label` are read from the .json with that name.
 
-    Files on this machine, and whatever a listing tells about, are told apart by size and time of change (or an ETag);
-    remote files in a list or table by their address alone, since asking for each takes longer than reading it.
+    A change of a local or listed file is detected by its size and its time of change (or ETag); remote files in a list
+    or table are identified by their address only, since a request per file would take longer than reading it.
 
     Args:
-        source: A path, a glob or an address.
-        said: Is told, in one line, what was left out.
+        source: Path, glob or address.
+        note: Receives a line about files left out.
 
     Returns:
-        A table with the columns of `Clip`, a row for each.
+        A table with the columns of `Clip`.
 
     Raises:
-        CorpusError: There is nothing of that kind, a table lacks its columns, or a row of it makes no sense.
+        CorpusError: The source does not exist or has no audio, a table lacks its columns, or a row is invalid.
     """
     clips = _Table()
     try:
-        for clip in _listed(source, said):
+        for clip in _listed(source, note):
             clips.add(clip)
     except (OSError, ValueError, ImportError) as error:
         why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise CorpusError(f"{source}: cannot be read ({why}): name {_KINDS}") from error
-    found = clips.finish()
-    if not len(found):
-        raise CorpusError(f"{source}: no audio there: name {_KINDS}")
-    return found
+        raise CorpusError(f"{source}: cannot be read ({why}): pass {_KINDS}") from error
+    table = clips.finish()
+    if not len(table):
+        raise CorpusError(f"{source}: no audio found: pass {_KINDS}")
+    return table
 
 
 class _Table:
-    """Rows on their way into Arrow."""
+    """Collects rows into Arrow batches."""
 
     def __init__(self) -> None:
         import pyarrow as pa
@@ -139,19 +139,19 @@ class _Table:
         return pa.Table.from_batches(self._batches, self._schema)
 
 
-def _listed(source: str, said: Callable[[str], None]) -> Iterator[Clip]:
+def _listed(source: str, note: Callable[[str], None]) -> Iterator[Clip]:
     from fsspec.core import url_to_fs
 
     suffix = PurePosixPath(source).suffix.lower()
     system, path = url_to_fs(source)
     local = "file" in _protocols(system)
     if not _BRACES.search(path) and system.isdir(path):
-        yield from _folder(system, path, path, said)
+        yield from _folder(system, path, path, note)
     elif _BRACES.search(path) or (any(mark in path for mark in "*?[") and not system.exists(path)):
         fixed = re.split(r"[*?\[{]", path, maxsplit=1)[0].rpartition("/")[0]
-        yield from _globbed(system, path, fixed, said)
+        yield from _globbed(system, path, fixed, note)
     elif not system.exists(path):
-        raise FileNotFoundError(2, "there is no such file")
+        raise FileNotFoundError(2, "no such file")
     elif suffix in _LISTS:
         with system.open(path, "r", encoding="utf-8-sig") as lines:
             names = (line.strip() for line in lines)
@@ -160,25 +160,25 @@ def _listed(source: str, said: Callable[[str], None]) -> Iterator[Clip]:
     elif suffix in _TABLES:
         yield from _rows(_table_rows(source, system, path, suffix), system, path, local)
     elif suffix == ".tar" or suffix in _AUDIO:
-        yield from _files(system, {path: system.info(path)}, path.rpartition("/")[0], said)
+        yield from _files(system, {path: system.info(path)}, path.rpartition("/")[0], note)
     else:
-        raise ValueError(f"a file ending in {suffix!r} is no source")
+        raise ValueError(f"the extension {suffix!r} is not supported")
 
 
 def _protocols(system: Any) -> tuple[str, ...]:
     return (system.protocol,) if isinstance(system.protocol, str) else tuple(system.protocol)
 
 
-def _folder(system: Any, path: str, root: str, said: Callable[[str], None]) -> Iterator[Clip]:
-    yield from _files(system, system.find(path, detail=True), root, said)
+def _folder(system: Any, path: str, root: str, note: Callable[[str], None]) -> Iterator[Clip]:
+    yield from _files(system, system.find(path, detail=True), root, note)
 
 
-def _globbed(system: Any, pattern: str, root: str, said: Callable[[str], None]) -> Iterator[Clip]:
+def _globbed(system: Any, pattern: str, root: str, note: Callable[[str], None]) -> Iterator[Clip]:
     found: dict[str, Any] = {}
     for one in _expanded(pattern):
         matches = system.glob(one, detail=True) if any(mark in one for mark in "*?[") else {one: system.info(one)}
         found |= {path: info for path, info in matches.items() if info["type"] != "directory"}
-    yield from _files(system, found, root, said)
+    yield from _files(system, found, root, note)
 
 
 def _expanded(pattern: str) -> Iterator[str]:
@@ -190,7 +190,7 @@ def _expanded(pattern: str) -> Iterator[str]:
         yield from _expanded(f"{pattern[: match.start()]}{number:0{len(first)}}{pattern[match.end() :]}")
 
 
-def _files(system: Any, found: Mapping[str, Any], root: str, said: Callable[[str], None]) -> Iterator[Clip]:
+def _files(system: Any, found: Mapping[str, Any], root: str, note: Callable[[str], None]) -> Iterator[Clip]:
     local = "file" in _protocols(system)
     others = 0
     for path in sorted(found):
@@ -207,16 +207,16 @@ def _files(system: Any, found: Mapping[str, Any], root: str, said: Callable[[str
         else:
             yield Clip(name, address, size=info.get("size"), stamp=stamp)
     if others:
-        said(f"{others} file{'' if others == 1 else 's'} of other kinds left out")
+        note(f"{others} file{'' if others == 1 else 's'} of other kinds left out")
 
 
 def _stamp(info: Mapping[str, Any]) -> str:
-    told = next((f" {info[key]}" for key in _STAMPS if info.get(key)), "")
-    return f"{info.get('size')}{told}"
+    changed = next((f" {info[key]}" for key in _STAMPS if info.get(key)), "")
+    return f"{info.get('size')}{changed}"
 
 
 def _members(system: Any, path: str, tar: Clip) -> Iterator[Clip]:
-    """Gives the clips of a tar; what is damaged of it is one that says so."""
+    """Yields the clips of a tar; a damaged part becomes a clip with an error."""
     held: list[Clip] = []
     about: dict[str, Any] = {}
     key = ""
@@ -227,14 +227,14 @@ def _members(system: Any, path: str, tar: Clip) -> Iterator[Clip]:
         try:
             with tarfile.open(fileobj=file, mode="r:") as opened:
                 while member := opened.next():
-                    opened.members = []  # type: ignore[attr-defined]  # it would keep all of them
+                    opened.members = []  # type: ignore[attr-defined]  # tarfile would keep all of them
                     if not member.isfile():
                         continue
                     folder, _, base = member.name.rpartition("/")
-                    own = f"{folder}/{base.partition('.')[0]}"
-                    if own != key:
-                        yield from (clip._replace(**about) for clip in held)
-                        key, held, about = own, [], {}
+                    stem = f"{folder}/{base.partition('.')[0]}"
+                    if stem != key:
+                        yield from (_described(clip, about) for clip in held)
+                        key, held, about = stem, [], {}
                     suffix = PurePosixPath(base).suffix.lower()
                     if suffix in _AUDIO:
                         cut = member.offset_data + member.size > length
@@ -246,27 +246,41 @@ def _members(system: Any, path: str, tar: Clip) -> Iterator[Clip]:
                                 broken="the tar ends within it: get a complete copy" if cut else None,
                             )
                         )
-                    elif suffix == ".json" and member.size <= _ABOUT:
+                    elif suffix == ".json":
                         after = file.tell()
                         file.seek(member.offset_data)
-                        about = _about(file.read(member.size))
+                        about = _about(file.read(min(member.size, _ABOUT + 1)))
                         file.seek(after)
-        except tarfile.TarError as error:
-            broken = f"no tar, or damaged beyond this point ({error}): get a complete copy, unpacked if it is a .gz"
-        yield from (clip._replace(**about) for clip in held)
+        except (tarfile.TarError, ValueError, ArithmeticError, RecursionError) as error:
+            broken = f"not a tar, or damaged from here on ({error}): get a complete copy, unpacked if it is a .gz"
+        yield from (_described(clip, about) for clip in held)
         if broken:
             yield tar._replace(broken=broken)
 
 
+def _described(clip: Clip, about: Mapping[str, Any]) -> Clip:
+    """Adds the metadata of a clip, or the reason why it cannot be read, to a clip that is not broken itself."""
+    return clip if clip.broken else clip._replace(**about)
+
+
 def _about(data: bytes) -> dict[str, str]:
+    """Returns speaker and reference of a clip, or the reason why they cannot be read."""
+    found = {}
     try:
-        told = json.loads(data)
-    except ValueError:
-        return {}
-    if not isinstance(told, dict):
-        return {}
-    names = {"speaker": "speaker", "label": "reference"}
-    return {ours: str(told[name]) for name, ours in names.items() if isinstance(told.get(name), str | int)}
+        if len(data) > _ABOUT:
+            raise ValueError("longer than 1 MiB")
+        values = json.loads(data)
+        for name, field in (("speaker", "speaker"), ("label", "reference")):
+            value = values.get(name) if isinstance(values, dict) else None
+            if not isinstance(value, str | int | float | None):
+                raise ValueError(f"its {name} is no text")
+            if value is not None:
+                found[field] = str(value)
+                found[field].encode()  # raises for halves of a surrogate pair, which no table can hold
+    except (ValueError, RecursionError) as error:
+        why = "its text is not Unicode" if isinstance(error, UnicodeError) else str(error)
+        return {"broken": f"its .json cannot be read ({why}): correct it, or leave it out"}
+    return found
 
 
 def _table_rows(source: str, system: Any, path: str, suffix: str) -> Iterator[dict[str, Any]]:
@@ -284,7 +298,7 @@ def _table_rows(source: str, system: Any, path: str, suffix: str) -> Iterator[di
             table = opened.read([name for name in opened.schema_arrow.names if name in kinds])
     name = next((name for name in ("file", "file_name") if name in table.column_names), None)
     if name is None:
-        raise ValueError(f"it has the columns {', '.join(table.column_names)}, but no file")
+        raise ValueError(f"it has the columns {', '.join(table.column_names)}, but not file")
     known = [column for column in table.column_names if column in kinds]
     table = table.select(known).cast(pa.schema([(column, kinds[column]) for column in known]))
     number = 0
@@ -294,28 +308,28 @@ def _table_rows(source: str, system: Any, path: str, suffix: str) -> Iterator[di
             row["file"] = row[name]
             where = f"{source}, row {number}"
             if not row["file"]:
-                raise CorpusError(f"{where}: it names no file: fill the column, or leave the row out")
+                raise CorpusError(f"{where}: the column file is empty: fill it in, or delete the row")
             start, end = row.get("start"), row.get("end")
             times = [time for time in (start or 0.0, end) if time is not None]
             if not all(math.isfinite(time) and time >= 0 for time in times) or (end is not None and end <= times[0]):
-                raise CorpusError(f"{where}: from {start} to {end} is no part of a file: give seconds, the end later")
+                raise CorpusError(f"{where}: {start} to {end} is not a part: give seconds, the end after the start")
             yield row
 
 
 def _rows(rows: Iterator[dict[str, Any]], system: Any, path: str, local: bool) -> Iterator[Clip]:
-    """Gives the clips of a list or table, whose paths are relative to it."""
+    """Yields the clips of a list or table, whose paths are relative to it."""
     folder = path.rpartition("/")[0]
     last, known = "", Clip("", "")
     for row in rows:
         name = row["file"]
         if name != last:
-            address, own = name, local
+            address, here = name, local
             if "://" in name:
-                own = name.startswith("file://")
+                here = name.startswith("file://")
                 address = name.removeprefix("file://")
             elif not (local and os.path.isabs(name)):
                 address = os.path.join(folder, name) if local else system.unstrip_protocol(f"{folder}/{name}")
-            last, known = name, _known(name, address) if own else Clip(name, address)
+            last, known = name, _known(name, address) if here else Clip(name, address)
         yield known._replace(
             start=row.get("start"), end=row.get("end"), speaker=row.get("speaker"), reference=row.get("label")
         )
@@ -323,7 +337,7 @@ def _rows(rows: Iterator[dict[str, Any]], system: Any, path: str, local: bool) -
 
 def _known(name: str, address: str) -> Clip:
     try:
-        found = os.stat(address)
+        status = os.stat(address)
     except (OSError, ValueError):
-        return Clip(name, address, stamp="missing")  # which is told when it is opened
-    return Clip(name, address, size=found.st_size, stamp=f"{found.st_size} {found.st_mtime}")
+        return Clip(name, address, stamp="missing")  # becomes an error when it is opened
+    return Clip(name, address, size=status.st_size, stamp=f"{status.st_size} {status.st_mtime}")

@@ -1,7 +1,7 @@
-"""A process with models of its own: `python -m e2v_port.corpus.worker`, started by `machine.run` for each device.
+"""A process with its own models: `python -m e2v_port.corpus.worker`, started by `machine.run` for each device.
 
-It reads a Job and then shards from its standard input, until that ends, and writes what becomes of them: steps of
-progress, finished shards, or the error that ends it.
+It reads a Job and then shards from its standard input until that ends, and writes the progress, the finished shards,
+and the error that ends it, if any.
 """
 
 import os
@@ -11,18 +11,18 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from e2v_port.corpus.decoder import belong
+from e2v_port.corpus.job import Progress
 from e2v_port.corpus.machine import run_here
-from e2v_port.corpus.rows import Shard
-from e2v_port.corpus.run import Progress
+from e2v_port.corpus.shards import Shard
 from e2v_port.errors import E2VError
+from e2v_port.processes import end_with_parent
 
 
 def main() -> None:
-    """Serves what started this process."""
-    belong()
+    """Serves the parent process."""
+    end_with_parent()
     tasks, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(2, 1)  # output of libraries must not mix with the answers
     answering = threading.Lock()
 
     def answer(value: Any) -> None:

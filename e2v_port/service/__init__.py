@@ -1,7 +1,7 @@
-"""`e2v serve`: HTTP, a WebSocket for live audio, and a page.
+"""The service behind `e2v serve`: HTTP, a WebSocket for live audio, and a page.
 
-A request comes through `server` (connections) and `gate` (who may ask, how much, how fast) to `routes` or `streams`.
-What these share is in `state`. `engine` is their end of a pipe to a second process, `worker`, which decodes and holds
-the models; `batching` puts together what several requests want of a model. `history` is what is stored where that was
-asked for.
+A request arrives in `http`: `connections` and `gate` limit and check it, `bodies` reads it, `routes` answers it;
+`streams` serves a WebSocket. `settings` and `state` are shared. `engine` is this process's end of a pipe to a second
+one, `worker`, which decodes audio and holds the models; `batching` runs segments of several requests together.
+`history` stores judgements if asked to.
 """

@@ -1,40 +1,67 @@
-"""Clips of several requests through a model together: whatever waits while a batch runs is the next one."""
+"""Batches the clips of several requests: everything that waits while a batch runs goes into the next one."""
 
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias, cast
 
+from e2v_port.architectures.runtime import Output
 from e2v_port.audio import SAMPLING_RATE, Clip, Waveform
 from e2v_port.errors import AudioError
-from e2v_port.model import PADDING, Model, Output
-from e2v_port.windows import LONGEST
+from e2v_port.models.batches import PADDING
+from e2v_port.models.long_clips import longest
+from e2v_port.models.model import Model
 
 __all__ = ["BatchedModel", "Batcher", "Job", "Stopped"]
 
-# Seconds that an idle model waits for requests that are being decoded: on a GPU a batch costs about that much more
-# than a single clip, and nobody notices it. Never waited for when no other request is there.
+# Seconds that an idle model waits for requests that are being decoded: too short to notice, and on a GPU about what a
+# batch costs more than a single clip. A request that is alone never waits.
 WAIT = 0.004
+# Seconds of a batch for each second of its audio, at most: 10 times as many as a large model takes on a slow CPU.
+_SLOWEST = 10.0
 
 _Result: TypeAlias = tuple[float, Output] | Exception
 
 
 class Stopped(Exception):
-    """No model will run: nobody waits for the answer any longer, or models are switched off."""
+    """No model will run: the request was cancelled, or emotions are switched off."""
 
 
 class Job:
-    """A request on its way through the engine, which another thread may cancel."""
+    """A request in the engine, which another thread may cancel.
 
-    def __init__(self) -> None:
+    Attributes:
+        cancelled: Whether it was cancelled.
+        until: Time by which it must call `check` again, by `time.monotonic`; infinite while it waits.
+    """
+
+    def __init__(self, seconds: float = math.inf) -> None:
+        """Makes a job that waits.
+
+        Args:
+            seconds: Longest time from one `check` to the next.
+        """
         self.cancelled = False
+        self.until, self._seconds = math.inf, seconds
 
     def check(self) -> None:
-        """Raises Stopped if it was cancelled."""
+        """Notes that the job makes progress; raises Stopped if it was cancelled."""
+        self.until = time.monotonic() + self._seconds
         if self.cancelled:
             raise Stopped
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Lets the job wait for others, without a limit, for as long as the context lasts."""
+        self.until = math.inf
+        try:
+            yield
+        finally:
+            self.until = time.monotonic() + self._seconds
 
 
 @dataclass(eq=False)
@@ -44,45 +71,62 @@ class _Call:
     job: Job
     frames: bool
     clips: list[Waveform]
-    waiting: list[int]  # the numbers of those that no batch took yet
+    waiting: list[int]  # numbers of the clips that are in no batch yet
     results: dict[int, _Result] = field(default_factory=dict)
     done: threading.Event = field(default_factory=threading.Event)
     stopped: bool = False
 
 
 class Batcher:
-    """Runs the clips of all calls on one model, as many batches at a time as it takes.
+    """Runs the clips of all calls on one model, with as many batches at a time as the model takes.
 
-    A batch begins with the first clip of a call, each call in its turn, so that a long recording keeps nobody waiting;
-    it is filled up with those clips of all calls that are closest to it in length, so that little of it is padding.
+    A batch starts with the first clip of a call, each call in its turn, so that a long recording delays no other
+    request. It is filled with the clips of all calls that are closest to that one in length, so that little of it is
+    padding.
 
     Attributes:
-        model: What they run on.
+        model: Model that the clips run on.
     """
 
-    def __init__(self, model: Model, busy: Callable[[], int], ran: Callable[[int, float], None]) -> None:
+    def __init__(
+        self, model: Model, busy: Callable[[], int], ran: Callable[[int, float], None], seconds: float = math.inf
+    ) -> None:
         """Starts the thread.
 
         Args:
-            model: What clips run on.
-            busy: Tells how many requests are there, waiting here or elsewhere.
-            ran: Is told of each batch how many clips and how many seconds of audio it held.
+            model: Model that the clips run on.
+            busy: Returns the number of requests in the engine, waiting here or elsewhere.
+            ran: Called after each batch with its number of clips and its seconds of audio.
+            seconds: Time that any batch may take, in addition to 10 s for each second of its audio.
         """
         self.model = model
+        self._seconds = seconds
+        self._until: dict[int, float] = {}  # by which each running batch must be done
         self._busy, self._ran = busy, ran
         self._most = model._runner.batch_seconds * SAMPLING_RATE  # samples of a batch
+        self._longest = longest(model.config.architecture)
         self._at_once, self._pool = model._runner.at_once, model._runner.pool()
         self._running = 0  # batches
         self._on = True
         self._calls: deque[_Call] = deque()
         self._changed = threading.Condition()
-        threading.Thread(target=self._loop, daemon=True, name=f"batches of {model.config.source.repository}").start()
+        self._thread = threading.Thread(
+            target=self._loop, daemon=True, name=f"batches of {model.config.source.repository}"
+        )
+        self._thread.start()
+
+    @property
+    def stuck(self) -> bool:
+        """Whether a batch has taken too long, or no batch will ever start again."""
+        with self._changed:
+            late = any(until < time.monotonic() for until in self._until.values())
+        return late or not self._thread.is_alive()
 
     def run(self, job: Job, clips: list[Waveform], frames: bool) -> list[_Result]:
-        """Returns each clip's result, as `Model.each` gives it, once it is there.
+        """Returns the result of each clip, as `Model.each` yields it, when all of them have run.
 
         Raises:
-            Stopped: The job was cancelled, or the model switched off, before all of them had run.
+            Stopped: The job was cancelled, or the model switched off, before that.
         """
         if not clips:
             return []
@@ -93,19 +137,20 @@ class Batcher:
                 raise Stopped
             self._calls.append(call)
             self._changed.notify()
-        call.done.wait()
+        with job.waiting():
+            call.done.wait()
         if call.stopped:
             raise Stopped
         return [call.results[i] for i in range(len(clips))]
 
     def cancel(self, job: Job) -> None:
-        """Takes a job's clips out of those that wait, and none that it brings from now on."""
+        """Drops the waiting clips of a job, and refuses those that it brings from now on."""
         with self._changed:
             job.cancelled = True
             self._stop([call for call in self._calls if call.job is job])
 
     def switch(self, on: bool) -> None:
-        """Lets clips run from now on, or none: not even those that wait."""
+        """Lets clips run from now on, or stops all of them, including those that wait."""
         with self._changed:
             self._on = on
             if not on:
@@ -131,15 +176,15 @@ class Batcher:
             if not batch:
                 continue
             call, i = batch[0]
-            if len(call.clips[i]) > LONGEST:  # its windows go into the pool, among the other batches
+            if len(call.clips[i]) > self._longest:  # its windows run in the pool, among the other batches
                 threading.Thread(target=self._run, args=(batch,), daemon=True).start()
             elif alone:
-                self._run(batch)  # here, with all of a CPU's threads
+                self._run(batch)  # in this thread, with all threads of the CPU
             else:
                 self._pool.submit(self._run, batch)
 
     def _taken(self) -> list[tuple[_Call, int]]:
-        """Takes the clips of the next batch, which `Model.each` runs as one."""
+        """Removes and returns the clips of the next batch, which `Model.each` runs as one."""
         if not self._calls:  # stopped meanwhile
             return []
         first = self._calls[0]
@@ -163,15 +208,19 @@ class Batcher:
 
     def _run(self, batch: list[tuple[_Call, int]]) -> None:
         clips = [call.clips[i] for call, i in batch]
+        seconds = sum(map(len, clips)) / SAMPLING_RATE
+        with self._changed:
+            self._until[id(batch)] = time.monotonic() + self._seconds + _SLOWEST * seconds
         results = self._results(clips, batch[0][0].frames)
         with self._changed:
+            del self._until[id(batch)]
             self._running -= 1
             self._changed.notify()
         for (call, i), result in zip(batch, results, strict=True):
             call.results[i] = result
             if len(call.results) == len(call.clips):
                 call.done.set()
-        self._ran(len(clips), sum(map(len, clips)) / SAMPLING_RATE)
+        self._ran(len(clips), seconds)
 
     def _results(self, clips: list[Waveform], frames: bool) -> list[_Result]:
         try:
@@ -179,12 +228,12 @@ class Batcher:
         except Exception as error:
             if len(clips) == 1:
                 return [error]
-            # Whose clip it was is not known: each by itself, so that the others get their results.
+            # Which clip is to blame is unknown: one by one, so that the others get their results.
             return [result for clip in clips for result in self._results([clip], frames)]
 
 
 class BatchedModel(Model):
-    """A model as one job sees it: the same, but its clips run together with those of other jobs."""
+    """A model as one job sees it: the same model, but its clips run together with those of other jobs."""
 
     def __init__(self, batcher: Batcher, job: Job) -> None:
         model = batcher.model
@@ -192,9 +241,9 @@ class BatchedModel(Model):
         self._batcher, self._job = batcher, job
 
     def each(
-        self, clips: Iterable[Clip], sampling_rate: int | None = None, *, frames: bool = False
+        self, clips: Iterable[Clip], sampling_rate: int | None = None, *, frames: bool = False, **_: object
     ) -> Iterator[tuple[float, Output] | AudioError]:
-        """As `Model.each`, for waveforms at 16 kHz alone, which all are taken before the first result."""
+        """As `Model.each`, for waveforms at 16 kHz alone; all of them are taken before the first result."""
         for result in self._batcher.run(self._job, cast(list[Waveform], list(clips)), frames):
             if isinstance(result, Exception) and not isinstance(result, AudioError):
                 raise result

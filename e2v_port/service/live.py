@@ -1,58 +1,59 @@
-"""A voice judged while it speaks: samples go in as they are recorded, judgements come out."""
+"""One live stream of the service: bytes of samples in, messages with judged segments out."""
 
-import time
-from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 
-from e2v_port.analysis import JudgedSegment
-from e2v_port.audio import MAX_CHANNELS, LiveAudio, Waveform
-from e2v_port.segments import DEFAULTS, Segment, SegmentSettings
-from e2v_port.service.answers import segment_dict
-from e2v_port.streaming import SpeechStream
+from e2v_port.audio import MAX_CHANNELS, LiveAudio, channel_number
+from e2v_port.audio.pcm import ENCODINGS, Samples
+from e2v_port.errors import AudioError
+from e2v_port.live.follower import Followed, Follower, Judging, LiveSettings
+from e2v_port.speech.segment import DEFAULTS, SegmentSettings
 
-__all__ = ["FORMATS", "Session"]
+__all__ = ["Session"]
 
-FORMATS: dict[str, np.dtype[Any]] = {"s16le": np.dtype("<i2"), "f32le": np.dtype("<f4")}
+_REMEDY = f'declare its "format" ({", ".join(ENCODINGS)}), or send the file to POST /v1/analyze'
 _RATES = (8_000, 192_000)  # Hz: from the telephone to studio equipment
-_PARTIAL = 1.0  # s of new audio between two judgements of the same speech
 
 
 class Session:
     """One stream, from its first sample to its last.
 
-    What comes out are dicts {"type", "segment"}, the segment as in answers of the service, with "final" in it:
+    It returns messages {"type", "segment"}, with the segment as in other answers of the service and "final" in it:
 
-    * `final`: a segment that has ended, as `streaming.SpeechStream` gives it. It is given once, and in order of time.
-      Those too short to judge are among them and marked.
-    * `partial`: what would be said if the clip ended here, of the speech that has not ended. It comes at most once per
-      second of new audio, from `min_duration` of speech on, and less often where judging takes longer than half of
-      that.
+    * `final`: a segment that has ended, once each and in order of time. Those too short to judge are among them and
+      marked.
+    * `partial`: a window of ongoing speech, steadied.
+
+    `e2v_port.live.follower.Follower` has the rules of both.
 
     Args:
-        judge: Says what is in a waveform [samples], float32, 16 kHz. It is given the segment that this is as well, and
-            is asked about those that cannot be judged, too.
-        sampling_rate: Of what comes in, 8000 to 192000 Hz.
-        format: `s16le`, 16-bit integers, or `f32le`, floats with full scale 1; both little-endian.
-        channels: 1 to 64, interleaved; their mean is judged.
-        speaker: Who speaks, if that is known.
+        judge: Judges segments and windows; it is called for segments that are too short as well.
+        sampling_rate: Sampling rate of the samples, 8000 to 192000 Hz.
+        format: One of `e2v_port.audio.pcm.ENCODINGS`.
+        channels: Number of channels, 1 to 64, interleaved.
+        channel: The one that is judged: `mix`, `left`, `right` or a number from 1.
+        speaker: Name of the speaker, if known.
         settings: Thresholds and lengths of segments.
+        live: How windows are judged.
+        ahead: Whether segments may be judged before they have ended, as for `Follower`.
 
     Raises:
-        ValueError: A rate, format, number of channels or name that cannot be used, whatever its type: one line.
+        ValueError: The rate, format, number of channels or name cannot be used, whatever its type: one line.
     """
 
     def __init__(
         self,
-        judge: Callable[[Waveform, Segment], JudgedSegment],
+        judge: Judging,
         *,
         sampling_rate: int,
         format: str = "s16le",  # noqa: A002 (its name in the protocol)
         channels: int = 1,
         speaker: str | None = None,
+        channel: int | str = "mix",
         settings: SegmentSettings = DEFAULTS,
+        live: LiveSettings | None = None,
+        ahead: bool = True,
     ) -> None:
         for name, value, (low, high) in (
             ("sampling_rate", sampling_rate, _RATES),
@@ -60,69 +61,69 @@ class Session:
         ):
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise ValueError(f"{name}: declare a whole number from {low} to {high}, not {_shown(value)}")
-        if not isinstance(format, str) or format not in FORMATS:
-            raise ValueError(f"format: declare one of {', '.join(FORMATS)}, not {_shown(format)}")
+        if not isinstance(format, str) or format not in ENCODINGS:
+            raise ValueError(f"format: declare one of {', '.join(ENCODINGS)}, not {_shown(format)}")
         if speaker is not None and not isinstance(speaker, str):
             raise ValueError(f"speaker: give a name or null, not {_shown(speaker)}")
-        self._judge, self._kind, self._channels = judge, FORMATS[format], channels
-        self._speaker, self._settings = speaker, settings
-        self._audio = LiveAudio(sampling_rate)
-        self._rest = b""  # of a sample whose other bytes have not come yet
-        self._speech = SpeechStream(settings)
-        self._due = 0.0  # s of audio, before which no partial judgement is made
-        self._shown: Segment | None = None  # by the last of them
+        try:
+            number = channel_number(channel)
+        except AudioError as error:
+            raise ValueError(str(error)) from error
+        if number is not None and number > channels:
+            raise ValueError(f"channel {number} of a stream of {channels}: declare the number of channels")
+        self._bytes = Samples(format, channels, sampling_rate, _REMEDY)
+        self._audio = LiveAudio(sampling_rate, channel, channels=channels)
+        self._follower = Follower(judge, live, settings, speaker, ahead=ahead)
+        self._noted: set[str] = set()
         self.samples = 0
-        """Samples of the declared rate taken so far, per channel: they are judged, or will be by `finish`."""
+        """Samples of the declared rate taken so far, per channel: they are judged now or by `finish`."""
 
     @property
     def duration(self) -> float:
-        """Seconds taken so far."""
+        """Length of the audio taken so far, in seconds."""
         return self._audio.duration
 
-    def push(self, data: bytes) -> list[dict[str, Any]]:
-        """Goes on with the next bytes, as many as there are; a sample may be cut in two between pushes.
+    def notes(self) -> list[dict[str, str]]:
+        """Returns what must be known about the sound, each kind once."""
+        new = [note for note in self._audio.notes if note.kind not in self._noted]
+        self._noted |= {note.kind for note in new}
+        return [note._asdict() for note in new]
 
-        Returns:
-            What can be said now.
+    def push(self, data: bytes) -> list[dict[str, Any]]:
+        """Takes the next bytes, any number of them, and returns the messages that they complete.
+
+        A sample may be split between two calls.
 
         Raises:
-            AudioError: Samples that are not finite or beyond 100 times full scale. None of these bytes is taken, and
-                `finish` still gives what remains to be said of those before.
+            AudioError: Samples are not finite or beyond 100 times full scale, or are not what `format` says, such as
+                the bytes of a file. None of these bytes is taken; `finish` still returns the messages that the samples
+                before leave open.
         """
-        found = self._heard(self._decoded(data))
-        now = self._speech.open
-        new = now and self._speech.duration >= self._due and now != self._shown
-        if now and new and now.duration >= self._settings.min_duration:
-            started = time.perf_counter()
-            found.append(self._event("partial", now))
-            self._shown = now
-            self._due = self._speech.duration + max(_PARTIAL, 2 * (time.perf_counter() - started))
-        return found
+        return self._pushed(self._bytes.push(data))
 
     def finish(self) -> list[dict[str, Any]]:
-        """Returns what remains to be said at the end of the stream. A sample that is not complete is left out."""
-        found = self._heard(self._audio.finish())
-        return found + [self._event("final", segment) for segment in self._speech.finish()]
+        """Returns the messages that the end of the stream completes. An incomplete last sample is dropped.
 
-    def _decoded(self, data: bytes) -> Waveform:
-        data = self._rest + data
-        size = len(data) - len(data) % (self._kind.itemsize * self._channels)
-        self._rest = data[size:]
-        block = np.frombuffer(data[:size], self._kind).reshape(-1, self._channels)
+        Raises:
+            AudioError: As for `push`, by what a short stream holds.
+        """
+        rest = self._pushed(self._bytes.finish())
+        return [*rest, *_messages([*self._follower.push(self._audio.finish()), *self._follower.finish()])]
+
+    def _pushed(self, block: NDArray[Any]) -> list[dict[str, Any]]:
         waveform = self._audio.push(block)
         self.samples += len(block)
-        return waveform
+        return _messages(self._follower.push(waveform))
 
-    def _heard(self, waveform: Waveform) -> list[dict[str, Any]]:
-        return [self._event("final", segment) for segment in self._speech.push(waveform)]
 
-    def _event(self, kind: str, segment: Segment) -> dict[str, Any]:
-        segment = replace(segment, speaker=self._speaker)
-        judged = self._judge(self._speech.take(segment), segment)
-        return {"type": kind, "segment": {**segment_dict(judged), "final": kind == "final"}}
+def _messages(followed: list[Followed]) -> list[dict[str, Any]]:
+    return [
+        {"type": "final" if final else "partial", "segment": {**segment.to_dict(), "final": final}}
+        for segment, final in followed
+    ]
 
 
 def _shown(value: object) -> str:
-    """Shows what somebody sent on one short line."""
+    """Shows a declared value on one short line."""
     text = ascii(value)
     return text if len(text) <= 40 else f"{text[:37]}..."

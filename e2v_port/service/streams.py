@@ -1,4 +1,4 @@
-"""Live audio over a WebSocket: samples come in, judgements go out; the engine's sessions do the work."""
+"""Live audio over a WebSocket: samples come in, judgements go out; sessions of the engine do the work."""
 
 import asyncio
 import json
@@ -9,13 +9,13 @@ from typing import Any
 from fastapi import WebSocket
 from starlette.websockets import WebSocketDisconnect
 
-from e2v_port.service.engine import EngineError
-from e2v_port.service.gate import SUBPROTOCOL, error_body
+from e2v_port.errors import RequestRefused, ServiceError, ServiceUnavailable
+from e2v_port.service.http.gate import SUBPROTOCOL, error_body
 from e2v_port.service.state import Service
 
 __all__ = ["START", "StreamSocket"]
 
-START = '{"type": "start", "sampling_rate": 16000, "format": "s16le", "channels": 1, "speaker": null}'
+START = '{"type": "start", "sampling_rate": 16000, "format": "s16le", "channels": 1, "channel": "mix", "speaker": null}'
 
 
 class StreamSocket:
@@ -28,66 +28,71 @@ class StreamSocket:
         self.id: str = websocket.state.request_id
 
     async def go(self) -> None:
-        """Answers it."""
+        """Serves the WebSocket until it closes."""
         service, websocket = self.service, self.websocket
         await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in websocket.scope["subprotocols"] else None)
         service.streams += 1
         try:
             if service.streams > service.settings.max_streams or service.draining.is_set():
-                raise EngineError(503, "overloaded", "too many streams at a time: try again later")
+                raise ServiceUnavailable("too many streams at a time: try again later")
             await self._run()
         except WebSocketDisconnect:
             pass
-        except EngineError as error:
+        except ServiceError as error:
             service.telemetry.errors.labels(error.kind).inc()
             code = {"overloaded": 1013, "unavailable": 1011, "internal": 1011}.get(error.kind, 1003)
             with suppress(WebSocketDisconnect, RuntimeError):
-                await self._send({"type": "error", **error_body(error.kind, str(error), self.id)})
+                await self._send({"type": "error", **error_body(error, self.id)})
                 await websocket.close(code)
         finally:
             service.streams -= 1
             if self.number:
-                service.engine.tell("close", stream=self.number)
+                service.engine.send("close", stream=self.number)
 
     async def _run(self) -> None:
         engine = self.service.engine
         start = await self._start()
-        self.service.stream_number += 1
-        self.number = self.service.stream_number
+        self.number = self.service.next_stream()
         await engine.call("open", stream=self.number, **start)
-        await self._send({"type": "ready", "request_id": self.id})
+        about = {"emotion_enabled": self.service.enabled, "history": self.service.history is not None}
+        await self._send({"type": "ready", "request_id": self.id, **about})
         while (data := await self._block()) is not None:
             try:
                 answer, _ = await engine.call("push", data, stream=self.number)
-            except EngineError as error:
-                if error.kind == "audio":  # what came before it was acknowledged
+            except ServiceError as error:
+                if error.kind == "audio":  # the samples before it were acknowledged
                     answer, _ = await engine.call("finish", stream=self.number)
                     await self._give(answer["events"])
                 raise
             await self._give(answer["events"])
+            await self._note(answer["notes"])
             await self._send({"type": "ack", "samples": answer["samples"]})
         answer, _ = await engine.call("finish", stream=self.number)
         await self._give(answer["events"])
+        await self._note(answer["notes"])
         await self._send({"type": "done", "duration": answer["duration"]})
         await self.websocket.close(1001 if self.service.draining.is_set() else 1000)
 
     async def _start(self) -> dict[str, Any]:
-        """Reads the first message."""
+        """Reads the start message."""
         try:
             async with asyncio.timeout(self.service.settings.head_seconds):
                 message = await self._message()
         except TimeoutError:
-            raise EngineError(408, "timeout", "nothing came: send a start message first") from None
+            raise RequestRefused("no start message received: send it first", status=408, kind="timeout") from None
         if message.get("type") != "start":
-            raise EngineError(422, "stream", f"the first message is a text: {START}")
+            raise RequestRefused(f"the first message must be text: {START}", kind="stream")
         speaker = message.get("speaker")
         if isinstance(speaker, str) and (len(speaker) > 200 or not speaker.isprintable()):
-            raise EngineError(422, "stream", "speaker: give a name of up to 200 printable characters, or null")
-        fields = {"sampling_rate": None, "format": "s16le", "channels": 1, "speaker": None}
+            raise RequestRefused("speaker: send up to 200 printable characters, or null", kind="stream")
+        fields = {"sampling_rate": None, "format": "s16le", "channels": 1, "channel": "mix", "speaker": None}
+        if unknown := [name for name in message if name not in {"type", *fields}]:
+            shown = ascii(unknown[0]) if len(unknown[0]) <= 40 else f"{unknown[0][:37]!a}..."
+            raise RequestRefused(f"{shown} is no field of the start message: {START}", kind="stream")
         return {name: message.get(name, default) for name, default in fields.items()}
 
     async def _block(self) -> bytes | None:
-        """Reads the next samples; None at the end, which is also that of the service."""
+        """Reads the next samples; None at the end of the stream or when the service shuts down."""
         message = asyncio.ensure_future(self._message())
         draining = asyncio.ensure_future(self.service.draining.wait())
         try:
@@ -101,7 +106,7 @@ class StreamSocket:
         if found.get("type") == "end":
             return None
         if "data" not in found:
-            raise EngineError(422, "stream", 'send samples as binary messages, and {"type": "end"} behind the last')
+            raise RequestRefused('send samples as binary messages, then {"type": "end"}', kind="stream")
         data: bytes = found["data"]
         return data
 
@@ -117,11 +122,11 @@ class StreamSocket:
         except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict) or "data" in found:
-            raise EngineError(422, "stream", f"a text message is a JSON object: {START}")
+            raise RequestRefused(f"a text message must be a JSON object: {START}", kind="stream")
         return found
 
     async def _give(self, events: list[dict[str, Any]]) -> None:
-        """Sends judgements, and stores those that are final."""
+        """Sends judged segments, and stores the final ones."""
         for event in events:
             segment = event["segment"]
             if not self.service.enabled:
@@ -131,8 +136,13 @@ class StreamSocket:
                 await self.service.store({"segments": [segment]}, self.began, client)
             await self._send(event)
 
+    async def _note(self, notes: list[dict[str, str]]) -> None:
+        """Sends what must be known about the sound."""
+        for note in notes:
+            await self._send({"type": "note", **note})
+
     async def _send(self, message: dict[str, Any]) -> None:
-        """Sends a message, to a client that takes it."""
+        """Sends a message; disconnects a client that does not take it in time."""
         try:
             async with asyncio.timeout(self.service.settings.body_seconds):
                 await self.websocket.send_text(json.dumps(message))

@@ -1,16 +1,16 @@
-"""The engine's process: it holds the models, decodes what it is sent, and answers. Hostile audio reaches nothing else.
+"""The process of the engine: holds the models, decodes audio and answers. Hostile audio reaches no other process.
 
-Messages are JSON objects, followed by a body where they say so: see `e2v_port.service.engine`, the other end.
+Messages are JSON objects, followed by bytes if their `body` is true: see `e2v_port.service.engine`, the other end.
 """
 
 import io
 import json
+import logging
 import os
 import signal
 import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -18,51 +18,73 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from e2v_port import devices, formats
-from e2v_port import segments as speech
-from e2v_port.analysis import Analysis, AnalysisSettings, JudgedSegment, analyze
-from e2v_port.audio import SAMPLING_RATE, AudioStream, Waveform
-from e2v_port.errors import AudioError, E2VError, SegmentError
-from e2v_port.fusion import FusionSettings
-from e2v_port.model import load
-from e2v_port.segments import GivenSegment, Quality, Segment, SegmentSettings
+from e2v_port.analysis import formats
+from e2v_port.analysis.analyze import each
+from e2v_port.analysis.judge import CATEGORICAL, DIMENSIONAL, Judge, JudgedWaveform
+from e2v_port.analysis.results import Analysis, AnalysisSettings, JudgedSegment, placed
+from e2v_port.analysis.sounds import Request, Sounds
+from e2v_port.analysis.voices import Adapting, Voices
+from e2v_port.audio import SAMPLING_RATE, Note, Waveform
+from e2v_port.checkpoints import catalog
+from e2v_port.emotions.fusion import FusionSettings
+from e2v_port.errors import (
+    AudioError,
+    E2VError,
+    RequestCancelled,
+    RequestRefused,
+    SegmentError,
+    ServiceError,
+    ServiceUnavailable,
+)
+from e2v_port.host import limit_threads
+from e2v_port.models.model import Model
 from e2v_port.service import answers
 from e2v_port.service.batching import BatchedModel, Batcher, Job, Stopped
-from e2v_port.transcripts import parse_segments
+from e2v_port.speech import silero
+from e2v_port.speech.enrolment import Enrolment
+from e2v_port.speech.segment import GivenSegment, Quality, Segment, SegmentSettings
+from e2v_port.speech.transcripts import parse_segments
 
 if TYPE_CHECKING:
+    from e2v_port.live.follower import Steady
     from e2v_port.service.live import Session
 
 __all__ = ["serve"]
 
-THREADS = 32  # requests that are decoded, or wait for the models, at a time: as many clips can be in one batch
+_log = logging.getLogger(__name__)
+
+THREADS = 32  # requests decoded or waiting for the models at a time, and so the most clips in one batch
 STREAM_THREADS = 16
-# Seconds; two longer recordings are held at a time, since an hour takes 230 MB, and twice that while it is analysed.
+# Seconds; two longer recordings are held at a time, since an hour takes 230 MB, and twice that while it is analyzed.
 LONG = 600
 LONG_AT_ONCE = 2
-FRAME_NUMBERS = 1 << 22  # of an embedding by frames, 80 MB as JSON
+SEGMENTS, SEGMENT_BYTES = 50_000, 8_000_000  # given for one clip: five times the words of an hour, and 12 s to read
+FRAME_NUMBERS = 1 << 22  # in an embedding by frames: 80 MB as JSON
 
 NOT_ENROLLED: Quality = "not_enrolled"
-_STRANGERS = {"other", "speaker_unknown"}  # what diarisation calls a voice that it does not know, in any case
-NOBODY = "nothing is said by an enrolled speaker"
-
-
-class Refused(Exception):
-    """A request cannot be answered: why, in one line."""
-
-    def __init__(self, status: int, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.status, self.kind = status, kind
+NOBODY = "no enrolled speaker is heard in this clip"
 
 
 class _Body(io.BytesIO):
-    """A clip in memory that errors can call by its name."""
+    """A clip in memory, with a name for errors."""
 
     def __init__(self, data: bytes, name: str) -> None:
         super().__init__(data)
         self.name = name
+
+
+class _ToFront(logging.Handler):
+    """Sends log records to the service, whose log they belong to."""
+
+    def __init__(self, send: Callable[[dict[str, Any]], None]) -> None:
+        super().__init__(logging.INFO)
+        self._send_message = send
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Sends a record, with its traceback as text."""
+        with suppress(OSError):
+            self._send_message({"log": record.name, "level": record.levelno, "text": self.format(record)})
 
 
 @dataclass(eq=False)
@@ -72,8 +94,8 @@ class _Stream:
 
 
 def serve(connection: Connection, options: dict[str, Any]) -> None:
-    """Loads the models, says so, and answers until the other end is closed."""
-    # What ends this process is the other end of the pipe: the front may still have requests to finish.
+    """Loads the models, reports that, and answers until the other end closes the pipe."""
+    # The other end of the pipe ends this process: the front may still have requests to finish.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
@@ -84,38 +106,44 @@ def serve(connection: Connection, options: dict[str, Any]) -> None:
         return
     with suppress(EOFError, OSError):
         worker.listen()
-    os._exit(0)  # threads in the middle of a batch would keep the process for as long as it takes
+    os._exit(0)  # threads in the middle of a batch would keep the process alive until it is done
 
 
 class _Worker:
     def __init__(self, connection: Connection, options: dict[str, Any]) -> None:
         self.connection = connection
         self.max_seconds: float = options["max_seconds"]
-        self.speakers: frozenset[str] | None = None if options["speakers"] is None else frozenset(options["speakers"])
+        self.segments = SegmentSettings(**{name: options[name] for name in ("speech_threshold", "max_gain")})
+        self.max_audio_seconds: float = options["max_audio_seconds"]
+        self.enrolment = Enrolment(options["speakers"])
         self.enabled: bool = options["emotion"]
+        self.seconds: float = options["engine_seconds"]  # without progress
+        self.sign_seconds: float = options["sign_seconds"]
         self.jobs: dict[int, tuple[Job, Future[None]]] = {}
         self.streams: dict[int, _Stream] = {}
         self.sending = threading.Lock()
+        logger = logging.getLogger("e2v_port")
+        logger.addHandler(_ToFront(self._send))
+        logger.setLevel(logging.INFO)
         self.long = threading.Semaphore(LONG_AT_ONCE)
         self.busy = 0
         self.counting = threading.Lock()
 
-        names = {"categorical": options["model"], "dimensional": options["dimensional"]}
-        if not any(names.values()):
-            names["categorical"] = "bundled"
+        model, dimensional = options["model"], options["dimensional"]
+        if not model and not dimensional:
+            model = catalog.BUNDLED
         load_options = {name: options[name] for name in ("runtime", "dtype", "offline")}
-        models = {kind: load(name, **load_options) for kind, name in names.items() if name}
-        if "categorical" in models:
-            models["categorical"].need_labels()
-        if "dimensional" in models:
-            models["dimensional"].need_dimensions()
-        warm = np.zeros(2 * SAMPLING_RATE, np.float32)
-        for model in models.values():
-            list(model.each([warm], SAMPLING_RATE))
-        speech.speech_probabilities(warm)
-        self.batchers = {kind: Batcher(model, lambda: self.busy, self._ran) for kind, model in models.items()}
-        # A clip is looked through for speech by one core; several of them would wait for each other more than compute.
-        one_thread: dict[str, Any] = {"initializer": devices.limit_threads, "initargs": (1, torch.get_num_threads())}
+        judge = Judge.load(model or None, dimensional or None, **load_options)
+        warm = np.linspace(-1, 1, 2 * SAMPLING_RATE, dtype=np.float32)  # silence would be worth a note
+        judge.one(warm)
+        self.voices = Voices(judge, {}, learn=True) if options["adapt"] else None
+        silero.speech_probabilities(warm)
+        models = judge.models
+        self.batchers = {
+            kind: Batcher(model, lambda: self.busy, self._ran, self.seconds) for kind, model in models.items()
+        }
+        # One core searches a clip for speech: several of them would wait for each other more than compute.
+        one_thread: dict[str, Any] = {"initializer": limit_threads, "initargs": (1,)}
         self.pool = ThreadPoolExecutor(THREADS, "request", **one_thread)
         self.stream_pool = ThreadPoolExecutor(STREAM_THREADS, "stream", **one_thread)
         self._switch(self.enabled)
@@ -123,7 +151,7 @@ class _Worker:
     # Messages
 
     def listen(self) -> None:
-        """Answers messages until there are no more."""
+        """Answers messages until the exit message."""
         ops = {
             "analyze": self._analyze,
             "embed": self._embed,
@@ -132,6 +160,7 @@ class _Worker:
             "finish": self._finish,
         }
         self._send({"ready": [self._described(kind) for kind in self.batchers]})
+        threading.Thread(target=self._report_life, daemon=True, name="signs of life").start()
         while True:
             message = json.loads(self.connection.recv_bytes())
             body = self.connection.recv_bytes() if message["body"] else b""
@@ -145,10 +174,11 @@ class _Worker:
                     self._stop(stream.job)
             elif op == "emotion":
                 self._switch(message["enabled"])
-                self._send({"id": number, "answer": {}})  # nobody waits where the number is 0
+                self._send({"id": number, "answer": {}})  # the number is 0 for a message without an answer
             else:
                 pool = self.stream_pool if "stream" in message else self.pool
-                job = Job()
+                stream = self.streams.get(message.get("stream", 0))
+                job = stream.job if stream else Job(self.seconds)
                 with self.counting:
                     self.jobs[number] = job, pool.submit(self._answered, number, ops[op], job, message, body)
 
@@ -167,9 +197,10 @@ class _Worker:
         message: dict[str, Any],
         body: bytes,
     ) -> None:
-        """Does what a message asks for, and sends what came of it, whatever that is."""
+        """Carries out a message, and sends the answer or the error."""
         try:
             with self._counted():
+                job.check()
                 answer, payload = work(job, message, body)
         except Exception as error:
             refused = _refused(error)
@@ -181,6 +212,18 @@ class _Worker:
             with self.counting:
                 self.jobs.pop(number, None)
         self._send({"id": number, **found}, payload)
+
+    def _report_life(self) -> None:
+        """Sends a sign of life, until a job or a model makes no progress: the other end then ends this process."""
+        with suppress(OSError):
+            while True:
+                with self.counting:
+                    late = [number for number, (job, _) in self.jobs.items() if job.until < time.monotonic()]
+                if late or any(batcher.stuck for batcher in self.batchers.values()):
+                    self._send({"stuck": late})
+                    return
+                self._send({"alive": True})
+                time.sleep(self.sign_seconds)
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -207,121 +250,175 @@ class _Worker:
             batcher.cancel(job)
 
     def _switch(self, enabled: bool) -> None:
-        """Switches emotions on or off; what waits for a model does so no longer."""
+        """Switches emotions on or off; requests that wait for a model stop waiting, and voices are forgotten."""
         self.enabled = enabled
         for batcher in self.batchers.values():
             batcher.switch(enabled)
+        if not enabled and self.voices:
+            for speaker in self.voices.speakers:
+                self.voices.forget(speaker)
 
     def _ran(self, clips: int, seconds: float) -> None:
-        with suppress(OSError):  # the other end is gone, and so is this process in a moment
+        with suppress(OSError):  # the other end is gone, and this process ends in a moment
             self._send({"batch": clips, "seconds": seconds})
 
-    # What messages ask for
+    # Operations
 
     def _analyze(self, job: Job, message: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes | None]:
         timings = {"queue": time.monotonic() - message["sent"]}
+        if message["granularity"] == "frame" and CATEGORICAL not in self.batchers:
+            what = "granularity=frame needs a model that gives labels: start the service with --model, or leave it out"
+            raise RequestRefused(what)
         segments = message["segments"]
-        given = None if segments is None else parse_segments(segments.encode("utf-8", "surrogateescape"))
+        given = None if segments is None else _parsed(segments.encode("utf-8", "surrogateescape"))
+        job.check()
         started = time.perf_counter()
-        with self._decoded(job, body, message["name"]) as waveform:
+        request = Request(message["channel"], given, message["granularity"] == "clip")
+        with self._decoded(job, body, message["name"], request) as sounds:
             timings["decode"] = time.perf_counter() - started
-            analysis = self._analysed(job, waveform, given, message["speaker"], message["granularity"])
-        timings["decode"] += analysis.timings.get("decode", 0.0)  # the library's own, of a waveform, is a copy
+            analysis = self._analyzed(job, sounds, request, message["speaker"], message["granularity"])
+        timings["decode"] += analysis.timings.get("decode", 0.0)  # of `analyze`: a copy
         analysis = replace(analysis, file=message["name"], timings={**analysis.timings, **timings})
-        answer = answers.analysis_dict(analysis)
+        answer = analysis.to_dict()
         if analysis.reason in {answers.OFF, NOBODY}:
-            answer["context"] = ""  # what it would say, that no speech was heard, is not known
+            answer["context"] = ""  # it would claim that no speech was heard
         text = None
-        if message["format"] != "json":
+        if message["format"] not in {"json", "jsonl"}:  # these two hold what only the front knows as well
             silent = replace(analysis, segments=tuple(replace(s, judgement=None) for s in analysis.segments))
             write = formats.FORMATS[message["format"]]
             text = {"judged": write([analysis]), "unjudged": write([replace(silent, boundaries=None)])}
         return {"analysis": answer, "text": text}, None
 
-    def _analysed(
-        self, job: Job, waveform: Waveform, given: list[GivenSegment] | None, speaker: str | None, granularity: str
-    ) -> Analysis:
-        """Analyses what enrolled speakers say; what others say reaches no model."""
-        duration = len(waveform) / SAMPLING_RATE
-        everything = [GivenSegment(0.0, duration, speaker)] if given is None else given
-        strangers = [
-            JudgedSegment(segment.start, segment.end, NOT_ENROLLED, segment.speaker, segment.text, None)
-            for segment in everything
-            if not self._enrolled(segment.speaker)
-        ]
-        if given is not None:
-            given = [segment for segment in given if self._enrolled(segment.speaker)]
+    def _analyzed(self, job: Job, sounds: Sounds, request: Request, speaker: str | None, granularity: str) -> Analysis:
+        """Analyzes the speech of enrolled speakers; that of others reaches no model."""
+        if request.given is None:
+            enrolled = [self.enrolment.admits(speaker)]
+        else:
+            request = replace(request, given=[self._gated(segment, speaker) for segment in request.given])
+            enrolled = [segment.enrolled for segment in request.given or ()]
+            self._check_sum(request.given or (), sounds.duration)
         analysis = None
-        if strangers and not given:
-            analysis = _unjudged(waveform, [], NOBODY)
+        if enrolled and not any(enrolled):
+            whole = [GivenSegment(0.0, sounds.duration, channel=channel) for channel in sounds.by_channel]
+            everything = request.given or [self._gated(segment, speaker) for segment in whole]
+            analysis = self._unjudged(sounds, replace(request, given=everything, whole=False), NOBODY)
         elif self.enabled:
+            model, dimensional = self._models(job)
             with suppress(Stopped):
-                analysis = analyze(
-                    waveform,
-                    sampling_rate=SAMPLING_RATE,
-                    segments=given,
-                    whole=granularity == "clip",
+                [result] = each(
+                    [sounds],
+                    channel=request.channel,
+                    segments=request.given,
+                    whole=request.whole,
                     frames=granularity == "frame",
-                    **self._models(job),
+                    settings=self.segments,
+                    model=model,
+                    dimensional=dimensional,
+                    adapt=self._adapting(speaker) if self.voices and request.channel != "each" else False,
                 )
+                if isinstance(result, AudioError):
+                    raise result
+                analysis = result
         job.check()
         if analysis is None:
-            analysis = _unjudged(waveform, _segments(waveform, given, granularity), answers.OFF)
-        segments = analysis.segments
-        if given is None and speaker is not None:
-            segments = tuple(replace(segment, speaker=speaker) for segment in segments)
-        return replace(analysis, segments=tuple(sorted((*segments, *strangers), key=lambda s: (s.start, s.end))))
+            analysis = self._unjudged(sounds, request, answers.OFF)
+        if request.given is None and speaker is not None:
+            named = tuple(replace(segment, speaker=speaker) for segment in analysis.segments)
+            analysis = replace(analysis, segments=named)
+        return analysis
+
+    def _adapting(self, default: str | None) -> Adapting:
+        """Returns what adapts the results of a clip to named speakers, who may have been heard before."""
+
+        def adapting(parts: Sequence[tuple[str | None, JudgedWaveform]]) -> tuple[list[JudgedWaveform], list[Note]]:
+            named = [(speaker or default, result) for speaker, result in parts]
+            found = [self._known(*part, hear=True) for part in named]
+            speakers = dict.fromkeys(speaker for speaker, _ in named if speaker is not None)
+            return found, [*map(self.voices.note, speakers)] if self.voices else []
+
+        return adapting
+
+    def _known(self, speaker: str | None, result: JudgedWaveform, *, hear: bool) -> JudgedWaveform:
+        """Adapts a result to its speaker, if that is known, and learns from it, if `hear`."""
+        if self.voices is None or speaker is None:
+            return result
+        return self.voices.adapted(speaker, result, hear=hear)
+
+    def _gated(self, segment: GivenSegment, speaker: str | None) -> GivenSegment:
+        """Returns a segment with the name of its speaker, by default that of the clip, and whether it is enrolled."""
+        name = segment.speaker or speaker
+        return replace(segment, speaker=name, enrolled=self.enrolment.admits(name))
+
+    def _unjudged(self, sounds: Sounds, request: Request, reason: str) -> Analysis:
+        """Returns an analysis without judgements."""
+        segments, notes = request.segments(sounds, self.segments)
+        settings = AnalysisSettings("none", self.segments, FusionSettings(), None)
+        found = tuple(map(placed, segments))
+        return Analysis("", sounds.duration, found, None, reason, (), settings, {}, (*sounds.notes, *notes))
+
+    def _check_sum(self, given: Sequence[GivenSegment], duration: float) -> None:
+        """Raises RequestRefused for more audio than a request may have judged; segments may overlap."""
+        enrolled = [segment for segment in given if segment.enrolled]
+        seconds = sum(min(segment.end, duration) - min(segment.start, duration) for segment in enrolled)
+        if seconds > self.max_audio_seconds:
+            raise RequestRefused(
+                f"the segments have {seconds:.0f} s in all, more than {self.max_audio_seconds:g} s, the limit of this "
+                f"service (--max-audio-seconds): send them in several requests",
+                status=413,
+                kind="too_long",
+            )
 
     def _embed(self, job: Job, message: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes | None]:
         kind = next(iter(self.batchers))
         model = BatchedModel(self.batchers[kind], job)
         architecture = model.config.architecture
-        with self._decoded(job, body, message["name"]) as waveform:
-            samples = len(waveform)
-            numbers = architecture.frames(samples) * architecture.embed_dim
+        with self._decoded(job, body, message["name"], Request(message["channel"])) as sounds:
+            [sound] = sounds.by_channel.values()
+            waveform, samples = sound.waveform, sounds.samples
+            numbers = architecture.frames(samples) * architecture.frame_dim
             if message["granularity"] == "frame" and numbers > FRAME_NUMBERS:
-                raise Refused(
-                    413,
-                    "too_long",
+                raise RequestRefused(
                     f"{numbers} numbers of {samples / SAMPLING_RATE:.0f} s by frames are more than {FRAME_NUMBERS}: "
                     f"cut it into parts, or use `e2v embed`",
+                    status=413,
+                    kind="too_long",
                 )
             embedding = None
-            if self.enabled and self._enrolled(message["speaker"]):
+            if self.enabled and self.enrolment.admits(message["speaker"]):
                 with suppress(Stopped):
                     embedding = model.embed(waveform, SAMPLING_RATE, granularity=message["granularity"]).tolist()
         job.check()
         answer = {
             "model": model.config.source.repository,
-            "dim": architecture.embed_dim,
+            "dim": architecture.frame_dim if message["granularity"] == "frame" else architecture.embed_dim,
             "duration": samples / SAMPLING_RATE,
             "hop_seconds": architecture.hop / SAMPLING_RATE,
+            "notes": [note._asdict() for note in sounds.notes],
         }
         return answer, json.dumps(embedding).encode()
 
     def _open(self, job: Job, message: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes | None]:
         from e2v_port.service.live import Session
 
-        speaker = message["speaker"]
+        def judge(segment: Segment, waveform: Waveform, steady: "Steady | None") -> JudgedSegment:
+            return self._judged(job, segment, waveform, steady)
 
-        def judge(waveform: Waveform, span: Segment) -> JudgedSegment:
-            return self._judged(job, waveform, span, self._enrolled(speaker))
-
-        names = ("sampling_rate", "format", "channels", "speaker")
+        names = ("sampling_rate", "format", "channels", "speaker", "channel")
         try:
-            session = Session(judge, **{name: message[name] for name in names}, settings=SegmentSettings())
+            declared = {name: message[name] for name in names}
+            session = Session(judge, **declared, settings=self.segments, ahead=self.voices is None)
         except ValueError as error:
-            raise Refused(422, "stream", str(error)) from error
+            raise RequestRefused(str(error), kind="stream") from error
         self.streams[message["stream"]] = _Stream(session, job)
         return {}, None
 
     def _push(self, job: Job, message: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes | None]:
         session = self._stream(message).session
-        return {"events": session.push(body), "samples": session.samples}, None
+        return {"events": session.push(body), "samples": session.samples, "notes": session.notes()}, None
 
     def _finish(self, job: Job, message: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes | None]:
         session = self._stream(message).session
-        return {"events": session.finish(), "duration": session.duration}, None
+        return {"events": session.finish(), "duration": session.duration, "notes": session.notes()}, None
 
     def _stream(self, message: dict[str, Any]) -> _Stream:
         stream = self.streams.get(message["stream"])
@@ -329,42 +426,47 @@ class _Worker:
             raise Stopped
         return stream
 
-    def _judged(self, job: Job, waveform: Waveform, span: Segment, enrolled: bool) -> JudgedSegment:
-        """Judges a segment of a stream: what `analyze` says of its samples."""
-        place = {name: getattr(span, name) for name in ("start", "end", "quality", "speaker", "text")}
-        if not enrolled:
-            return JudgedSegment(**place | {"quality": NOT_ENROLLED}, judgement=None)
-        if self.enabled and span.quality in {"normal", "low_confidence"}:
+    def _judged(self, job: Job, segment: Segment, waveform: Waveform, steady: "Steady | None") -> JudgedSegment:
+        """Judges a segment or a window of a stream, if its speaker is enrolled and emotions are switched on."""
+        if not self.enrolment.admits(segment.speaker):
+            return placed(replace(segment, quality=NOT_ENROLLED))
+        if self.enabled and segment.quality in {"normal", "low_confidence"}:
+            judge = Judge(*self._models(job))
             with suppress(Stopped):
-                found = analyze(waveform, sampling_rate=SAMPLING_RATE, whole=True, **self._models(job))
-                return replace(found.segments[0], **place)
+                result = self._known(segment.speaker, judge.one(waveform), hear=steady is None)
+                if steady and result.prediction:
+                    result = judge.with_prediction(result, steady(result.prediction))
+                return placed(segment, result.judgement, result.prediction)
         job.check()
-        return JudgedSegment(**place, judgement=None)
+        return placed(segment)
 
-    def _models(self, job: Job) -> dict[str, Any]:
-        models: dict[str, Any] = {kind: BatchedModel(batcher, job) for kind, batcher in self.batchers.items()}
-        return {"model": models.get("categorical"), "dimensional": models.get("dimensional")}
-
-    def _enrolled(self, speaker: str | None) -> bool:
-        if speaker is not None and speaker.strip().lower() in _STRANGERS:
-            return False
-        return self.speakers is None or speaker in self.speakers
+    def _models(self, job: Job) -> tuple[Model | None, Model | None]:
+        """Returns the categorical and the dimensional model, as a job sees them."""
+        models = {kind: BatchedModel(batcher, job) for kind, batcher in self.batchers.items()}
+        return models.get(CATEGORICAL), models.get(DIMENSIONAL)
 
     @contextmanager
-    def _decoded(self, job: Job, body: bytes, name: str) -> Iterator[Waveform]:
-        """Decodes a clip, no further than it may be long; a long one waits until few others are in memory."""
-        data = bytearray()
-        with ExitStack() as held, AudioStream(_Body(body, name)) as blocks:
-            for block in blocks:
+    def _decoded(self, job: Job, body: bytes, name: str, request: Request) -> Iterator[Sounds]:
+        """Decodes a clip up to the longest allowed length; a long one waits until few others are in memory.
+
+        Channels that are judged apart count together.
+        """
+        waited = False
+        with ExitStack() as held:
+
+            def check(seconds: float) -> None:
+                nonlocal waited
                 job.check()
-                seconds = (len(data) / 4 + len(block)) / SAMPLING_RATE
                 if seconds > self.max_seconds:
-                    message = f"longer than {self.max_seconds:g} s, the most that is taken here: cut it into parts"
-                    raise Refused(413, "too_long", f"{name}: {message}")
-                if len(data) / 4 < LONG * SAMPLING_RATE <= len(data) / 4 + len(block):
-                    held.enter_context(self.long)
-                data += block.data
-            yield np.frombuffer(data, np.float32)
+                    limit = f"{self.max_seconds:g} s, the limit of this service (--max-seconds)"
+                    message = f"longer than {limit}: split it"
+                    raise RequestRefused(f"{name}: {message}", status=413, kind="too_long")
+                if seconds >= LONG and not waited:
+                    waited = True
+                    with job.waiting():
+                        held.enter_context(self.long)
+
+            yield request.load(_Body(body, name), check=check)
 
     def _described(self, kind: str) -> dict[str, Any]:
         model = self.batchers[kind].model
@@ -381,32 +483,30 @@ class _Worker:
         }
 
 
-def _refused(error: Exception) -> Refused:
-    """What a request's error is to whoever made it."""
-    if isinstance(error, Refused):
+def _parsed(data: bytes) -> list[GivenSegment]:
+    """Reads given segments; raises RequestRefused for more of them than any clip has."""
+    if len(data) > SEGMENT_BYTES:
+        raise _too_many(f"{len(data)} bytes of segments are more than {SEGMENT_BYTES}")
+    given = parse_segments(data)
+    if len(given) > SEGMENTS:
+        raise _too_many(f"{len(given)} segments are more than {SEGMENTS}")
+    return given
+
+
+def _too_many(what: str) -> RequestRefused:
+    return RequestRefused(f"{what}: send those of this clip alone, or the clip in parts", status=413, kind="too_large")
+
+
+def _refused(error: Exception) -> ServiceError:
+    """Returns the error to answer a request with."""
+    if isinstance(error, ServiceError):
         return error
     if isinstance(error, Stopped):
-        return Refused(499, "cancelled", "the request was cancelled")
+        return RequestCancelled("the request was cancelled")
     for kind, name in (AudioError, "audio"), (SegmentError, "segments"), (E2VError, "model"):
         if isinstance(error, kind):
-            return Refused(422, name, str(error))
+            return RequestRefused(str(error), kind=name)
     if isinstance(error, MemoryError):
-        return Refused(503, "overloaded", "not enough memory just now: try again later")
-    traceback.print_exception(error)
-    return Refused(500, "internal", "an error of the service, of which its log tells more")
-
-
-def _segments(waveform: Waveform, given: list[GivenSegment] | None, granularity: str) -> list[Segment]:
-    """The segments that `analyze` would judge."""
-    if given is not None:
-        return speech.from_given(given, waveform)
-    if granularity == "clip":
-        return [Segment(0.0, len(waveform) / SAMPLING_RATE, "normal")]
-    return speech.detect(waveform)
-
-
-def _unjudged(waveform: Waveform, segments: list[Segment], reason: str) -> Analysis:
-    """An analysis that no model took part in."""
-    found = tuple(JudgedSegment(s.start, s.end, s.quality, s.speaker, s.text, None) for s in segments)
-    settings = AnalysisSettings("none", SegmentSettings(), FusionSettings(), None)
-    return Analysis("", len(waveform) / SAMPLING_RATE, found, None, reason, (), settings, {})
+        return ServiceUnavailable("not enough memory at the moment: try again later")
+    _log.error("internal error", exc_info=error)
+    return ServiceError("internal error: see the service log")

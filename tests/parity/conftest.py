@@ -6,18 +6,14 @@ from pathlib import Path
 import pytest
 
 import e2v_port
-from e2v_port.converters import synthetic
-from parity.references import CASES, voices
+from e2v_port.converters import emotion2vec as emotion2vec_converter
+from parity.references import CASES, VOICES
 
 
 @pytest.fixture(scope="session")
-def speech(request) -> list[Path]:
+def speech(speech_folder: Path) -> list[Path]:
     """Recordings to compare on."""
-    try:
-        folder = request.getfixturevalue("speech_folder")
-    except pytest.skip.Exception:
-        folder = None
-    return voices(folder)
+    return [speech_folder / name for name in VOICES]
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +26,7 @@ def folders(tmp_path_factory):
         case = CASES[name]
         checkpoint = root / name
         if not checkpoint.exists():
-            synthetic.make(case.config, checkpoint, tokens=case.tokens, prefix=case.prefix, seed=len(name))
+            emotion2vec_converter.make(case.config, checkpoint, tokens=case.tokens, prefix=case.prefix, seed=len(name))
         return checkpoint, e2v_port.convert(checkpoint, dtype=dtype, out=root / f"{name}-{dtype}")
 
     return make

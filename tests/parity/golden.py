@@ -14,6 +14,9 @@ import numpy as np
 import torch
 import yaml
 
+from e2v_port.converters import emotion2vec as emotion2vec_converter
+from e2v_port.parity import emotion2vec as emotion2vec_reference
+
 FILE = Path(__file__).with_name("golden.npz")
 
 
@@ -35,11 +38,11 @@ def unpack(folder: Path) -> tuple[Path, np.ndarray, dict[str, np.ndarray]]:
 
 
 def main() -> None:
-    from e2v_port import hubs, references, verify
-    from e2v_port.converters import synthetic
+    from e2v_port.checkpoints.checkpoint import local
+    from e2v_port.parity import verify
 
     config = replace(
-        synthetic.BASE,
+        emotion2vec_converter.BASE,
         conv_layers=((8, 10, 5), *[(8, 3, 2)] * 4, *[(8, 2, 2)] * 2),
         embed_dim=24,
         num_heads=6,
@@ -52,13 +55,13 @@ def main() -> None:
         conv_pos_groups=4,
     )
     with tempfile.TemporaryDirectory() as name:
-        folder = synthetic.make(config, Path(name), seed=1)
+        folder = emotion2vec_converter.make(config, Path(name), seed=1)
         tensors = torch.load(folder / "model.pt", weights_only=True)["model"]
         halves = {key: value.half() for key, value in tensors.items()}  # what 16 bits hold, float32 holds exactly
         torch.save({"model": {key: value.float() for key, value in halves.items()}}, folder / "model.pt")
-        # Above the shortest clip, so that there are frames to be told apart; below what would make the file large.
+        # Longer than the shortest clip, so that there are several frames, and short enough to keep the file small.
         clip = verify.test_clip()[4000:5500]
-        stages = references.FunASR(hubs.local(folder)).stages(clip)
+        stages = emotion2vec_reference.FunASR(local(folder)).stages(clip)
         about = {
             "config": yaml.safe_load((folder / "config.yaml").read_text()),
             "tokens": (folder / "tokens.txt").read_text("utf-8").split(),

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from e2v_port.architectures.emotion2vec import Emotion2vecConfig
 from e2v_port.audio import SAMPLING_RATE, Waveform, load_audio
-from e2v_port.config import Emotion2vecConfig
-from e2v_port.converters.synthetic import BASE, LARGE, TOKENS
+from e2v_port.converters.emotion2vec import BASE, LARGE, TOKENS
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,7 @@ CASES = {
     "large": Case(LARGE),
 }
 
-REAL = ("emotion2vec_test.wav", "emodb_03a04Ad.flac", "emodb_16a02Ea.flac", "librivox_idle_hour_john_clare.flac")
-SHIPPED = sorted((Path(__file__).parents[2] / "benchmarks" / "speech").glob("*.flac"))  # by a synthesiser
-
-
-def voices(folder: Path | None) -> list[Path]:
-    """Four recordings of speech: real ones where the test audio is, else those that come with the project."""
-    return [folder / name for name in REAL] if folder else SHIPPED[: len(REAL)]
+VOICES = ("emotion2vec_test.wav", "emodb_03a04Ad.flac", "emodb_16a02Ea.flac", "librivox_idle_hour_john_clare.flac")
 
 
 def _thirty_seconds(speech: list[Path]) -> Waveform:
@@ -73,7 +67,7 @@ def _thirty_seconds(speech: list[Path]) -> Waveform:
 
 
 CLIPS: dict[str, Callable[[list[Path]], Waveform]] = {
-    **{f"voice-{i + 1}": (lambda speech, i=i: load_audio(speech[i])) for i in range(len(REAL))},
+    **{f"voice-{i + 1}": (lambda speech, i=i: load_audio(speech[i])) for i in range(len(VOICES))},
     "400-samples": lambda speech: load_audio(speech[3])[8000:8400],
     "silence": lambda _: np.zeros(SAMPLING_RATE, np.float32),
     "clipped": lambda speech: np.clip(20 * load_audio(speech[1]), -1, 1),

@@ -10,7 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from e2v_port import devices, hubs, references, verify
+from e2v_port.checkpoints.checkpoint import local
+from e2v_port.models import devices
+from e2v_port.parity import emotion2vec as emotion2vec_reference
+from e2v_port.parity import references, verify
+from e2v_port.parity.references import Tolerances
 from parity.references import CASES, CLIPS
 
 pytestmark = pytest.mark.skipif(
@@ -35,8 +39,8 @@ def reference(folders, speech):
     """Returns FunASR's stages of a clip; the last one is kept, for the next runtime."""
 
     @lru_cache(maxsize=1)
-    def model(name: str) -> references.FunASR:
-        return references.FunASR(hubs.local(folders(name)[0]))
+    def model(name: str) -> emotion2vec_reference.FunASR:
+        return emotion2vec_reference.FunASR(local(folders(name)[0]))
 
     @lru_cache(maxsize=1)
     def stages(name: str, clip: str) -> dict[str, np.ndarray]:
@@ -56,7 +60,7 @@ def test_every_stage_equals_funasr(name, clip, runtime, reference, loaded, speec
     case = CASES[name].config
     blocks = case.prenet_depth + case.depth
     assert len(checks) == 1 + len(case.conv_layers) + 1 + case.conv_pos_depth + 2 + blocks + 1 + 2 * bool(model.labels)
-    off = [f"{check.name} {check.difference:.1e} > {check.bar:.0e}" for check in checks if not check.passed]
+    off = [f"{check.name} {check.difference:.1e} > {check.tolerance:.0e}" for check in checks if not check.passed]
     assert not off, f"first off: {off[0]}; all: {off}"
 
 
@@ -106,13 +110,15 @@ def test_answers_equal_funasr_generate(name, runtime, generate, loaded, speech):
     names = ["unknown" if label == "<unk>" else label.split("/")[-1] for label in answer["labels"]]
     assert [*prediction.scores] == names == [*model.labels]
     assert prediction.label == names[int(np.argmax(answer["scores"]))]
-    np.testing.assert_allclose([*prediction.scores.values()], answer["scores"], atol=verify.LOGIT_BARS[runtime], rtol=0)
-    np.testing.assert_allclose(model.embed(clip), answer["feats"], atol=verify.HIDDEN_BAR, rtol=0)
+    np.testing.assert_allclose(
+        [*prediction.scores.values()], answer["scores"], atol=verify.LOGIT_TOLERANCES[runtime], rtol=0
+    )
+    np.testing.assert_allclose(model.embed(clip), answer["feats"], atol=Tolerances().hidden, rtol=0)
     frames = generate(name, clip, granularity="frame", extract_embedding=True)["feats"]
-    np.testing.assert_allclose(model.embed(clip, granularity="frame"), frames, atol=verify.HIDDEN_BAR, rtol=0)
+    np.testing.assert_allclose(model.embed(clip, granularity="frame"), frames, atol=Tolerances().hidden, rtol=0)
 
 
 def test_the_headless_model_embeds_as_funasr_does(generate, loaded, speech):
     clip = speech[1]
     feats = generate("no-head", clip, granularity="utterance")["feats"]
-    np.testing.assert_allclose(loaded("no-head", "cpu").embed(clip), feats, atol=verify.HIDDEN_BAR, rtol=0)
+    np.testing.assert_allclose(loaded("no-head", "cpu").embed(clip), feats, atol=Tolerances().hidden, rtol=0)

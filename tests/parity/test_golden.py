@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 import e2v_port
-from e2v_port import devices, hubs, references, verify
+from e2v_port.checkpoints.checkpoint import local
+from e2v_port.models import devices
+from e2v_port.parity import emotion2vec as emotion2vec_reference
+from e2v_port.parity import references, verify
 from parity import golden
 
 
@@ -26,7 +29,7 @@ def test_every_stage_equals_the_frozen_one(runtime, frozen, tmp_path):
 @pytest.mark.skipif(not references.installed("emotion2vec"), reason="FunASR is not installed: pip install funasr")
 def test_the_frozen_stages_are_those_of_the_installed_funasr(frozen):
     checkpoint, clip, stages = frozen
-    now = references.FunASR(hubs.local(checkpoint)).stages(clip)
+    now = emotion2vec_reference.FunASR(local(checkpoint)).stages(clip)
     assert now.keys() == stages.keys()
     for name, value in stages.items():
         np.testing.assert_allclose(now[name], value, atol=2e-5, rtol=0, err_msg=name)

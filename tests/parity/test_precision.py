@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import e2v_port
-from e2v_port import devices, verify
+from e2v_port.models import devices
+from e2v_port.parity import verify
 
 RUNTIMES = [name for name in devices.RUNTIMES if devices.unavailable(name) is None]
 pytestmark = pytest.mark.xdist_group("base")
@@ -28,7 +29,7 @@ def test_sixteen_bits_change_no_answer(runtime, dtype, loaded, clips, exact):
     found = loaded("base", runtime, dtype).predict(clips[few])
     scores = np.array([[*prediction.scores.values()] for prediction in exact[few]])
     rounded = np.array([[*prediction.scores.values()] for prediction in found])
-    assert np.abs(scores - rounded).max() <= verify.PROBABILITY_BAR
+    assert np.abs(scores - rounded).max() <= verify.PROBABILITY_TOLERANCE
     best = np.sort(scores, axis=1)
     clear = best[:, -1] - best[:, -2] > 0.02
     assert clear.any()
@@ -44,7 +45,7 @@ def test_a_batch_cast_at_load_changes_no_answer(folders, clips, exact, speech_fo
     scores = np.array([[*prediction.scores.values()] for prediction in exact[few]])
     for found in (model.predict([long, *clips[few]])[1:], [model.predict(clip) for clip in clips[few]]):
         rounded = np.array([[*prediction.scores.values()] for prediction in found])
-        assert 0 < np.abs(scores - rounded).max() <= verify.PROBABILITY_BAR
+        assert 0 < np.abs(scores - rounded).max() <= verify.PROBABILITY_TOLERANCE
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

@@ -11,8 +11,11 @@ import torch
 from safetensors.torch import save_file
 
 import e2v_port
-from e2v_port import devices, hubs, references, verify
-from e2v_port.converters import synthetic
+from e2v_port.checkpoints.checkpoint import local
+from e2v_port.converters import wav2vec2 as wav2vec2_converter
+from e2v_port.models import devices
+from e2v_port.parity import references, verify
+from e2v_port.parity import wav2vec2 as wav2vec2_reference
 from parity.references import CLIPS, SIX_HEADS
 
 pytestmark = pytest.mark.skipif(
@@ -21,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 
 RUNTIMES = [name for name in devices.RUNTIMES if devices.unavailable(name) is None]
 LARGE_TOY = replace(
-    synthetic.AUDEERING,
+    wav2vec2_converter.AUDEERING,
     conv_layers=SIX_HEADS.conv_layers,
     embed_dim=48,
     head_dim=48,
@@ -32,10 +35,10 @@ LARGE_TOY = replace(
     conv_pos_groups=4,
 )
 CASES = {
-    "wav2vec2-large-toy": LARGE_TOY,  # LayerNorm behind every convolution, norm before the halves of a block
+    "wav2vec2-large-toy": LARGE_TOY,  # LayerNorm after every convolution, norm before the halves of a block
     "wav2vec2-base-toy": replace(LARGE_TOY, conv_norm="group", pre_norm=False, conv_bias=False, conv_pos_kernel=7),
     "wav2vec2-no-head": replace(LARGE_TOY, num_labels=0, head_dim=0, normalize=False, norm_eps=1e-3),
-    "audeering": synthetic.AUDEERING,
+    "audeering": wav2vec2_converter.AUDEERING,
 }
 BY_CASE = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in CASES]
 
@@ -46,7 +49,7 @@ def checkpoints(tmp_path_factory):
 
     @lru_cache
     def make(name: str) -> Path:
-        return synthetic.make_wav2vec2(CASES[name], root / name, parametrized=name.endswith("toy"))
+        return wav2vec2_converter.make(CASES[name], root / name, parametrized=name.endswith("toy"))
 
     return make
 
@@ -54,8 +57,8 @@ def checkpoints(tmp_path_factory):
 @pytest.fixture(scope="session")
 def reference(checkpoints, speech):
     @lru_cache(maxsize=1)
-    def model(name: str) -> references.Transformers:
-        return references.Transformers(hubs.local(checkpoints(name)))
+    def model(name: str) -> wav2vec2_reference.Transformers:
+        return wav2vec2_reference.Transformers(local(checkpoints(name)))
 
     @lru_cache(maxsize=1)
     def stages(name: str, clip: str) -> dict[str, np.ndarray]:
@@ -86,7 +89,7 @@ def test_every_stage_equals_transformers(name, clip, runtime, reference, wav2vec
     record_property("parity", (name, runtime, clip, {check.name: check.difference for check in checks}))
     case = CASES[name]
     assert len(checks) == 1 + len(case.conv_layers) + 2 + case.depth + 2 + bool(model.labels)
-    off = [f"{check.name} {check.difference:.1e} > {check.bar:.0e}" for check in checks if not check.passed]
+    off = [f"{check.name} {check.difference:.1e} > {check.tolerance:.0e}" for check in checks if not check.passed]
     assert not off, f"first off: {off[0]}; all: {off}"
 
 
@@ -116,7 +119,7 @@ def test_sixteen_bits_move_dimensions_little(dtype, wav2vec2, speech_folder):
             for clip, found in zip(exact, rounded, strict=True)
             for name, value in clip.to_dict().items()
         )
-        assert 0 < worst <= verify.PROBABILITY_BAR
+        assert 0 < worst <= verify.PROBABILITY_TOLERANCE
 
 
 def test_dimensions_are_the_raw_outputs(reference, wav2vec2, speech):
@@ -188,5 +191,5 @@ def test_what_a_dimensional_model_is_not_asked_for(wav2vec2, speech):
     clip = speech[1]
     with pytest.raises(e2v_port.NoLabels, match="use dimensions"):
         wav2vec2("wav2vec2-large-toy", "cpu").predict(clip)
-    with pytest.raises(e2v_port.NoLabels, match="no arousal"):
+    with pytest.raises(e2v_port.NoLabels, match="does not predict arousal"):
         wav2vec2("wav2vec2-no-head", "cpu").dimensions(clip)

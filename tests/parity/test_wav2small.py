@@ -16,10 +16,13 @@ import toys
 from safetensors.torch import load_file, save_file
 
 import e2v_port
-from e2v_port import devices, hubs, references, verify
+from e2v_port.architectures.wav2small import Wav2smallConfig
 from e2v_port.audio import mel_filters
-from e2v_port.config import Wav2smallConfig
-from e2v_port.converters import synthetic
+from e2v_port.checkpoints.checkpoint import local
+from e2v_port.converters import wav2small as wav2small_converter
+from e2v_port.models import devices
+from e2v_port.parity import verify
+from e2v_port.parity import wav2small as wav2small_reference
 from parity.references import CLIPS
 
 RUNTIMES = [name for name in devices.RUNTIMES if devices.unavailable(name) is None]
@@ -36,7 +39,7 @@ CASES = {
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory) -> Path:
     """A checkpoint of the published shape."""
-    return synthetic.make_wav2small(synthetic.WAV2SMALL, tmp_path_factory.mktemp("wav2small") / "published")
+    return wav2small_converter.make(wav2small_converter.PUBLISHED, tmp_path_factory.mktemp("wav2small") / "published")
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +75,7 @@ def reference(folders, checkpoint, speech):
         waveform = CLIPS[clip](speech)[:24_000]
         waveform = waveform + 1e-2 * np.random.default_rng(1).standard_normal(len(waveform)).astype(np.float32)
         if name == "published":
-            return waveform, references.Wav2small(hubs.local(checkpoint)).stages(waveform)
+            return waveform, wav2small_reference.Wav2small(local(checkpoint)).stages(waveform)
         stored = load_file(folders(name) / "model.safetensors")
         return waveform, by_scipy(CASES[name], {key: value.double().numpy() for key, value in stored.items()}, waveform)
 
@@ -147,11 +150,11 @@ def test_every_stage_equals_the_reference(name, clip, runtime, reference, loaded
 def test_verify_finds_a_converted_checkpoint_equal(clip, runtime, loaded, checkpoint, speech):
     """Digital silence, and 30 s of speech with its pauses, among the clips."""
     model, waveform = loaded("published", runtime), CLIPS[clip](speech)
-    stages = references.Wav2small(hubs.local(checkpoint)).stages(waveform)
+    stages = wav2small_reference.Wav2small(local(checkpoint)).stages(waveform)
     checks = verify.compare(model, stages, model.stages(waveform, 16_000))
     assert [check.name for check in checks if not check.passed] == []
     assert checks[-1].name == "dimensions"
-    assert checks[-1].bar <= BARS[runtime]
+    assert checks[-1].tolerance <= BARS[runtime]
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
@@ -274,7 +277,7 @@ def test_constants_may_be_absent(checkpoint, tmp_path, loaded):
     assert model.dimensions(clip, 16_000) == loaded("published", "cpu").dimensions(clip, 16_000)
 
 
-def test_verify_says_what_a_trained_model_cannot_be_compared_with(folders, loaded):
+def test_verify_reports_why_a_trained_model_has_no_reference(folders, loaded):
     rows, notes = verify.verify([loaded("deviation", "cpu")])
     assert rows == []
     assert "trained by e2v, not converted" in notes[0]
@@ -286,6 +289,10 @@ def test_the_step_is_that_of_config_json(checkpoint, tmp_path):
     (source / "config.json").write_text(json.dumps(settings | {"hop": 16}))
     model = e2v_port.load(e2v_port.convert(source, out=tmp_path / "out"), runtime="cpu")
     clip = verify.test_clip()
-    checks = verify.compare(model, references.Wav2small(hubs.local(source)).stages(clip), model.stages(clip, 16_000))
+    checks = verify.compare(
+        model,
+        wav2small_reference.Wav2small(local(source)).stages(clip),
+        model.stages(clip, 16_000),
+    )
     assert all(check.passed for check in checks)
     assert model.config.architecture.hop == 32

@@ -1,4 +1,4 @@
-// Elements without a framework. Everything that is shown goes in as text, never as HTML: names come from files.
+// Elements without a framework. All content is inserted as text, never as HTML: names come from files.
 
 export const $ = (id) => document.getElementById(id);
 
@@ -12,14 +12,14 @@ export function svg(name, attributes = {}, ...children) {
 
 function filled(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
-    if (name === "colour") element.style.setProperty("--colour", value); // a style attribute would break the page's policy
+    if (name === "tint") element.style.setProperty("--color", value); // the content policy forbids style attributes
     else element.setAttribute(name, value);
   }
   element.append(...children);
   return element;
 }
 
-export const percent = (share) => `${Math.round(share * 100)} %`;
+export const percent = (share) => `${Math.round(share * 100)}%`;
 
 export function clock(seconds) {
   const whole = Math.floor(seconds);

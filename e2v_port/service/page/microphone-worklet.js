@@ -1,4 +1,4 @@
-// Runs in the audio thread: gathers what the microphone gives into blocks, and hands them to the page.
+// Runs in the audio thread: collects samples of the microphone into blocks and posts them to the page.
 
 class Recorder extends AudioWorkletProcessor {
   constructor({ processorOptions }) {

@@ -1,41 +1,74 @@
 // The microphone as blocks of samples, and those as 16-bit PCM, which needs no codec on either side.
 
-const BLOCK_SECONDS = 0.05; // short enough for a level that moves with the voice
+import { ServiceError } from "./service.js";
+import { unlessAborted } from "./state.js";
+
+export const BLOCK_SECONDS = 0.05; // short enough for a level that moves with the voice
 
 const REASONS = {
-  NotAllowedError: "The microphone is not allowed for this page: allow it in the browser's address bar, then try again",
-  NotFoundError: "No microphone is there: connect one, then try again",
+  NotAllowedError: "This page may not use the microphone: allow it in the address bar, then try again",
+  NotFoundError: "No microphone found: connect one, then try again",
   NotReadableError: "The microphone cannot be read: another program may be using it",
 };
 
-/** Calls `onBlock` with a Float32Array of samples, -1 to 1, every 50 ms, and `onEnd` if the microphone goes away. */
-export async function openMicrophone(onBlock, onEnd) {
+/**
+ * Calls `onBlock` with a Float32Array of samples, -1 to 1, every 50 ms, until the signal aborts or `stop` is called. Calls
+ * `onEnd` with the reason if the microphone ends by itself. A permission that comes after the abort opens nothing.
+ */
+export async function openMicrophone(signal, onBlock, onEnd) {
   if (!navigator.mediaDevices) {
-    throw new Error("A browser gives the microphone to pages from localhost or over https only: open this page that way");
+    throw new Error("Browsers allow the microphone only on localhost or over https: open this page that way");
   }
-  // The browser's clean-up is made for calls; it changes how a voice sounds.
+  // The browser's processing is made for calls and changes how a voice sounds.
   const audio = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
-  const stream = await navigator.mediaDevices.getUserMedia({ audio }).catch((error) => {
+  const asked = navigator.mediaDevices.getUserMedia({ audio }).then((stream) => {
+    if (signal.aborted) close(stream);
+    return stream;
+  });
+  const stream = await unlessAborted(asked, signal).catch((error) => {
+    if (error.name === "AbortError" && signal.aborted) throw error;
     throw new Error(REASONS[error.name] ?? `The microphone cannot be used: ${error.message}`);
   });
   const context = new AudioContext();
+  let open = true;
   const stop = () => {
-    for (const track of stream.getTracks()) track.stop();
+    open = false;
+    close(stream);
     if (context.state !== "closed") context.close();
   };
+  const lost = (why) => open && onEnd(why);
+  signal.addEventListener("abort", stop);
   try {
-    await context.audioWorklet.addModule("/page/microphone-worklet.js");
-    await context.resume();
+    const loaded = context.audioWorklet.addModule("/page/microphone-worklet.js").catch(() => {
+      throw new ServiceError({ kind: "gone" });
+    });
+    await unlessAborted(loaded, signal);
+    await unlessAborted(context.resume(), signal);
     const samples = Math.round(context.sampleRate * BLOCK_SECONDS);
     const recorder = new AudioWorkletNode(context, "recorder", { numberOfOutputs: 0, processorOptions: { samples } });
-    recorder.port.onmessage = ({ data }) => onBlock(data);
+    recorder.port.onmessage = ({ data }) => open && onBlock(data);
     context.createMediaStreamSource(stream).connect(recorder);
   } catch (error) {
     stop();
     throw error;
   }
-  for (const track of stream.getTracks()) track.onended = onEnd;
-  return { samplingRate: context.sampleRate, stop };
+  for (const track of stream.getTracks()) {
+    track.onended = () => lost("The microphone was disconnected");
+    if (track.readyState === "ended") track.onended();
+  }
+  context.onstatechange = () => context.state === "running" || lost("The browser stopped the microphone");
+  return {
+    samplingRate: context.sampleRate,
+    stop,
+    /** Whether its switch or the system silences it. */
+    get muted() {
+      return stream.getTracks().some((track) => track.muted);
+    },
+  };
+}
+
+function close(stream) {
+  for (const track of stream.getTracks()) track.stop();
 }
 
 export function peak(samples) {
@@ -50,7 +83,7 @@ export function pcm(samples) {
   return bytes.buffer;
 }
 
-/** A wav file of one channel. */
+/** Returns a WAV file with one channel. */
 export function wav(blocks, samplingRate) {
   const parts = blocks.map(pcm);
   const size = parts.reduce((sum, part) => sum + part.byteLength, 0);

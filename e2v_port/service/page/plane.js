@@ -1,10 +1,11 @@
-// Valence to the right, arousal upwards, both 0 to 1: the path of the segments, and where the voice is now.
+// The plane of valence (to the right) and arousal (upward), both 0 to 1: the path of the segments and the current one.
 
 import { svg } from "./dom.js";
+import { derived, look } from "./words.js";
 
 const SIZE = 340;
-const TRAIL = 3; // segments before the current one whose path stands out
-const LANDMARKS = ["angry", "excited", "happy", "anxious", "sad", "bored", "calm", "content", "neutral"]; // named, as far apart as can be
+const TRAIL = 3; // segments of the path before the current one that stand out
+const LANDMARKS = ["angry", "excited", "happy", "anxious", "sad", "bored", "calm", "content", "neutral"]; // the ones that are named: far enough apart to be legible
 
 const x = (valence) => SIZE * Math.min(Math.max(valence, 0), 1);
 const y = (arousal) => SIZE * (1 - Math.min(Math.max(arousal, 0), 1));
@@ -37,25 +38,25 @@ export class Plane {
 
   landmark({ name, valence, arousal, colour }) {
     const at = { cx: x((valence + 1) / 2), cy: y(arousal) };
-    const mark = svg("g", { class: "landmark", colour }, svg("title", {}, name), svg("circle", { ...at, r: 3 }));
+    const mark = svg("g", { class: "landmark", tint: colour }, svg("title", {}, name), svg("circle", { ...at, r: 3 }));
     if (LANDMARKS.includes(name)) mark.append(svg("text", { x: at.cx + 6, y: at.cy + 4 }, name));
     return mark;
   }
 
-  /** Draws the path through all segments that have a place. */
+  /** Draws the path through all segments that have dimensions. */
   show(segments) {
     this.places = segments.map(({ emotion }) => emotion?.avd_scores && [x(emotion.avd_scores.valence), y(emotion.avd_scores.arousal)]);
-    const there = this.places.filter(Boolean);
-    this.path.setAttribute("points", there.join(" "));
+    const present = this.places.filter(Boolean);
+    this.path.setAttribute("points", present.join(" "));
     this.points.replaceChildren(
       ...segments.flatMap(({ emotion }, i) => {
         if (!this.places[i]) return [];
         const [cx, cy] = this.places[i];
-        const kind = emotion.avd_from === "model" ? "measured" : "derived";
-        return [svg("circle", { cx, cy, r: 4.5, class: kind, colour: this.taxonomy.colourOf(emotion) })];
+        const kind = derived(emotion) ? "derived" : "measured";
+        return [svg("circle", { cx, cy, r: 4.5, class: `${kind} ${look(emotion)}`, tint: this.taxonomy.colorOf(emotion) })];
       }),
     );
-    this.picture.setAttribute("aria-label", `Arousal and valence of ${there.length} segments: the numbers are in the table of all segments`);
+    this.picture.setAttribute("aria-label", `Arousal and valence of ${present.length} segments; the numbers are in the table of all segments`);
   }
 
   /** Moves the large point to a segment. */
@@ -63,9 +64,10 @@ export class Plane {
     const place = this.places[i];
     const before = this.places.slice(0, i + 1).filter(Boolean).slice(-TRAIL - 1);
     this.trail.setAttribute("points", before.join(" "));
-    this.now.classList.toggle("nowhere", !place);
+    this.now.classList.toggle("absent", !place);
     if (!place) return;
-    this.now.style.setProperty("--colour", this.taxonomy.colourOf(emotion));
+    this.now.style.setProperty("--color", this.taxonomy.colorOf(emotion));
+    this.now.classList.toggle("doubtful", look(emotion) === "doubtful");
     this.now.style.transform = `translate(${place[0]}px, ${place[1]}px)`;
   }
 }

@@ -1,60 +1,84 @@
-// What the page asks the service. Errors carry the service's own line, which names the remedy.
+// Requests to the service.
 
+import { sentence } from "./problems.js";
+
+const LONGEST_NAME = 255; // characters that the service takes
+
+/** An error of the service, or on the way to it: a sentence, and the line of the service as `details`. */
 export class ServiceError extends Error {
-  constructor(message, status = 0) {
-    super(message);
-    this.status = status;
+  constructor({ kind, message = "" }, status = 0) {
+    super(sentence(kind, status));
+    Object.assign(this, { kind, status, details: message });
   }
 }
 
+/** The token of the service: kept until the tab is closed, and never part of an address. */
 export const token = {
   get: () => sessionStorage.getItem("token"),
   set: (value) => sessionStorage.setItem("token", value),
+  /** The token as the protocol of a WebSocket, whose names allow few characters: base64url without padding. */
+  protocols: () => {
+    if (!token.get()) return [];
+    const bytes = String.fromCharCode(...new TextEncoder().encode(token.get()));
+    return [`e2v.token.${btoa(bytes).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "")}`];
+  },
 };
-
-const GONE = `The service at ${location.host} does not answer: see whether it still runs, then try again`;
 
 function authorization() {
   return token.get() ? { Authorization: `Bearer ${token.get()}` } : {};
 }
 
-function failure(status, text) {
-  let message = `The service answered ${status}`;
+/** Returns the JSON in a text; null if there is none, perhaps because a proxy answered. */
+function parsed(text) {
   try {
-    message = JSON.parse(text).error.message;
+    return JSON.parse(text);
   } catch {
-    // Not from the service itself, perhaps a proxy: the status is all there is to tell.
+    return null;
   }
-  return new ServiceError(message, status);
 }
+
+const failure = (status, text) => new ServiceError(parsed(text)?.error ?? {}, status);
 
 async function request(method, path, body) {
   const headers = { ...authorization(), ...(body && { "Content-Type": "application/json" }) };
   const options = { method, headers, body: body && JSON.stringify(body) };
   const response = await fetch(path, options).catch(() => {
-    throw new ServiceError(GONE);
+    throw new ServiceError({ kind: "gone" });
   });
-  if (!response.ok) throw failure(response.status, await response.text());
-  return response.json();
+  const text = await response.text();
+  const answer = response.ok && parsed(text);
+  if (!answer) throw failure(response.status, text);
+  return answer;
 }
 
 export const taxonomy = () => request("GET", "/v1/taxonomy");
-export const emotionEnabled = async () => (await request("GET", "/v1/config/emotion")).enabled;
-export const enableEmotion = async (enabled) => (await request("PUT", "/v1/config/emotion", { enabled })).enabled;
+export const config = () => request("GET", "/v1/config/emotion");
+export const enableEmotion = (enabled) => request("PUT", "/v1/config/emotion", { enabled });
 
-/** Sends a recording, with its segments if there are any. `onSent` gets the share that is sent, 0 to 1. */
+/** Returns the example, four synthesized sentences. */
+export async function example(signal) {
+  const response = await fetch("/page/example.flac", { signal }).catch((error) => {
+    throw signal.aborted ? error : new ServiceError({ kind: "gone" });
+  });
+  return new File([await response.blob()], "example.flac");
+}
+
+/** Sends a recording and its segments, if given. `onSent` gets the share sent so far, 0 to 1. */
 export function analyze(file, segments, onSent, signal) {
   return new Promise((resolve, reject) => {
-    const call = new XMLHttpRequest(); // fetch does not tell how much of a body is sent
-    call.open("POST", `/v1/analyze?name=${encodeURIComponent(file.name)}`);
+    const call = new XMLHttpRequest(); // fetch does not report upload progress
+    const name = [...file.name].slice(0, LONGEST_NAME).join("");
+    call.open("POST", `/v1/analyze?name=${encodeURIComponent(name)}`);
     for (const [name, value] of Object.entries(authorization())) call.setRequestHeader(name, value);
     call.upload.onprogress = (event) => event.lengthComputable && onSent(event.loaded / event.total);
-    call.onload = () =>
-      call.status === 200 ? resolve(JSON.parse(call.responseText)) : reject(failure(call.status, call.responseText));
+    call.onload = () => {
+      const answer = call.status === 200 && parsed(call.responseText);
+      return answer ? resolve(answer) : reject(failure(call.status, call.responseText));
+    };
     call.onerror = async () => {
       const alive = await fetch("/healthz").then((response) => response.ok, () => false);
-      const cut = "The service closed the connection before it had the whole recording: perhaps it takes no file of this size";
-      reject(new ServiceError(alive ? cut : GONE));
+      const readable = await file.slice(0, 1).arrayBuffer().then(() => true, () => false);
+      reject(new ServiceError({ kind: !readable ? "unreadable" : alive ? "cut" : "gone" }));
     };
     call.onabort = () => reject(signal.reason);
     signal.addEventListener("abort", () => call.abort());
@@ -64,7 +88,7 @@ export function analyze(file, segments, onSent, signal) {
       form.append("segments", segments);
       call.send(form);
     } else {
-      call.setRequestHeader("Content-Type", "application/octet-stream"); // what it is, the service finds out
+      call.setRequestHeader("Content-Type", "application/octet-stream"); // the service detects the format
       call.send(file);
     }
   });

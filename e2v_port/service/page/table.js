@@ -1,37 +1,40 @@
-// All segments as a table: what the pictures show, for eyes and readers that do without them.
+// All segments as a table: everything the pictures show, as text.
 
 import { html, percent } from "./dom.js";
-import { title } from "./timeline.js";
-import { uncertain } from "./taxonomy.js";
+import { compound, derived, look, reasons, shade, title } from "./words.js";
 
-const QUALITIES = { normal: "", low_confidence: "short", too_short: "too short", no_speech: "no speech" };
+const QUALITIES = { too_short: "too short", no_speech: "no speech", not_enrolled: "not enrolled" };
+
+// Column name -> content of its cell. The optional columns are left out where every cell would be empty.
+const COLUMNS = {
+  "No.": (_, i) => i + 1,
+  From: ({ start }) => start.toFixed(2),
+  To: ({ end }) => end.toFixed(2),
+  Speaker: ({ speaker }) => speaker,
+  Channel: ({ channel }) => channel,
+  Emotion: (segment) => title(segment),
+  Confidence: ({ emotion }) => (emotion?.confidence == null ? "" : percent(emotion.confidence)),
+  Shade: ({ emotion }) => shade(emotion) && `${shade(emotion).name} ${percent(shade(emotion).probability)}`,
+  Compound: ({ emotion }) => compound(emotion),
+  Quality: (segment) => QUALITIES[segment.quality] ?? reasons(segment).join(", "),
+  Arousal: ({ emotion }) => emotion?.avd_scores?.arousal.toFixed(2),
+  Dominance: ({ emotion }) => emotion?.avd_scores?.dominance.toFixed(2),
+  Valence: ({ emotion }) => emotion?.avd_scores?.valence.toFixed(2),
+  Text: ({ text }) => text,
+};
+const OPTIONAL = ["Speaker", "Channel", "Shade", "Compound", "Text"];
 
 export function table(segments) {
-  const all = [["", "No."], ["", "From"], ["", "To"], ["speaker", "Speaker"], ["", "Sounds"], ["", "Confidence"], ["", "Quality"], ["", "Arousal"], ["", "Dominance"], ["", "Valence"], ["text", "Text"]];
-  const columns = all.filter(([needs]) => !needs || segments.some((segment) => segment[needs]));
-  const derived = segments.some(({ emotion }) => emotion?.avd_from === "labels");
-  const caption = derived ? "Times in seconds. Arousal, dominance and valence, 0 to 1, are derived from the labels, not measured." : "Times in seconds; arousal, dominance and valence from 0 to 1.";
-  const head = html("thead", {}, html("tr", {}, ...columns.map(([, name]) => html("th", { scope: "col" }, name))));
-  const body = html("tbody", {}, ...segments.map((segment, i) => row(segment, i, columns.map(([, name]) => name))));
+  const columns = Object.entries(COLUMNS).filter(([name, cell]) => !OPTIONAL.includes(name) || segments.some(cell));
+  const scale = segments.some(({ emotion }) => derived(emotion)) ? "derived from the labels, not measured" : "from 0 to 1";
+  const shades = columns.some(([name]) => name === "Shade") ? " A shade's number is its probability if the label is right." : "";
+  const caption = `Times in seconds. Arousal, dominance and valence: ${scale}.${shades}`;
+  const head = html("thead", {}, html("tr", {}, ...columns.map(([name]) => html("th", { scope: "col" }, name))));
+  const body = html("tbody", {}, ...segments.map((segment, i) => row(segment, i, columns)));
   return html("table", {}, html("caption", {}, caption), head, body);
 }
 
 function row(segment, i, columns) {
-  const { emotion } = segment;
-  const values = emotion?.avd_scores;
-  const cells = {
-    "No.": i + 1,
-    From: segment.start.toFixed(2),
-    To: segment.end.toFixed(2),
-    Speaker: segment.speaker,
-    Sounds: title(segment),
-    Confidence: emotion?.confidence == null ? "" : `${percent(emotion.confidence)}${uncertain(emotion) ? ", uncertain" : ""}`,
-    Quality: QUALITIES[segment.quality],
-    Arousal: values?.arousal.toFixed(2),
-    Dominance: values?.dominance.toFixed(2),
-    Valence: values?.valence.toFixed(2),
-    Text: segment.text,
-  };
-  const doubtful = !emotion || uncertain(emotion);
-  return html("tr", doubtful ? { class: "doubtful" } : {}, ...columns.map((name) => html("td", {}, cells[name] ?? "")));
+  const cells = columns.map(([name, cell]) => html("td", name === "Text" ? { class: "text" } : {}, cell(segment, i) ?? ""));
+  return html("tr", { class: look(segment.emotion) }, ...cells);
 }

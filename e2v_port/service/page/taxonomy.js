@@ -1,4 +1,6 @@
-// What the service's taxonomy says of labels and of the 26 emotions.
+// The emotions and labels of the service's taxonomy, and their colors.
+
+import { likeliest } from "./words.js";
 
 export class Taxonomy {
   constructor({ emotions, labels }) {
@@ -6,30 +8,25 @@ export class Taxonomy {
     this.emotions = emotions.emotions;
     this.classes = labels.classes;
     this.meanings = labels.label_sets.emotion2vec.labels; // label -> class
-    this.plutchik = labels.label_sets.plutchik.labels; // joy -> class
-    this.colours = Object.fromEntries(this.emotions.map((emotion) => [emotion.name, emotion.colour]));
+    this.plutchik = labels.label_sets.plutchik.labels; // sector of the wheel -> class
+    this.colors = Object.fromEntries(this.emotions.map((emotion) => [emotion.name, emotion.colour]));
   }
 
-  /** The class of a label; undefined for labels of a model of one's own. */
+  /** The class of a label; undefined for labels that only one model uses. */
   meaning(label) {
     return this.meanings[label];
   }
 
-  /** Of a label: the colour of the emotion it most probably means; grey for what is not known. */
-  colour(label) {
+  /** The color of a label: that of the emotion it most probably means; gray for unknown labels. */
+  color(label) {
     const weights = this.classes[this.meaning(label)]?.weights;
-    return this.colours[weights ? likeliest(weights) : "neutral"];
+    return this.colors[weights ? likeliest(weights) : "neutral"];
   }
 
-  /** Of what is said of a segment. */
-  colourOf(emotion) {
-    if (!emotion || uncertain(emotion)) return "var(--doubt)";
-    return emotion.primary ? this.colour(emotion.primary) : this.colours[likeliest(emotion.distribution)];
+  /** The color of a segment: that of its label, also where it is in doubt, which has a look of its own. */
+  colorOf(emotion) {
+    if (!emotion) return "var(--doubt)";
+    if (emotion.primary) return this.color(emotion.primary);
+    return emotion.distribution ? this.colors[likeliest(emotion.distribution)] : "var(--accent)";
   }
 }
-
-export function likeliest(shares) {
-  return Object.keys(shares).reduce((best, name) => (shares[name] > shares[best] ? name : best));
-}
-
-export const uncertain = (emotion) => emotion.notes.includes("uncertain");

@@ -1,2 +1,2 @@
-// Before the first paint, so that the page does not flash in the other colours: hence no module.
+// Runs before the first paint, which a module would not, so that the page never flashes in the other theme.
 document.documentElement.dataset.theme = localStorage.getItem("theme") ?? "";

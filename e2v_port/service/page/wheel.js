@@ -1,11 +1,11 @@
-// The emotion wheel: Plutchik's eight sectors, each in three rings.
+// The emotion wheel: Plutchik's eight sectors in three rings. The sector is the headline's, the ring its intensity.
 
 import { percent, svg } from "./dom.js";
-import { likeliest, uncertain } from "./taxonomy.js";
+import { doubtful, headline, rivals } from "./words.js";
 
-// Sector by sector, clockwise from the top. The words are Plutchik's (1980), from intense, inside, to mild, outside.
-// `like` lends its colour: for sectors that a label can mean it is the emotion that gives the label its colour, so that
-// a segment and its sector look alike.
+// Sector by sector, clockwise from the top. The words are Plutchik's (1980), from intense, inside, to mild, outside;
+// the highlighted cell hides its word, which may not be the label.
+// `like` names the emotion whose color the sector has: that of the label, so that a segment and its sector look alike.
 const SECTORS = [
   { name: "Joy", words: ["ecstasy", "joy", "serenity"], like: "happy" },
   { name: "Trust", words: ["admiration", "trust", "acceptance"], like: "calm" },
@@ -17,43 +17,22 @@ const SECTORS = [
   { name: "Anticipation", words: ["vigilance", "anticipation", "interest"], like: "impatient" },
 ];
 
-// Where a judgement stands, see `place`. A compound refines its label and stays in the label's sector, except these,
-// whose description in the taxonomy names another: no label of emotion2vec means trust or anticipation.
-const COMPOUNDS = {
-  excitement: "Anticipation", // "energized happiness, anticipation"
-  curiosity: "Anticipation", // "wanting to understand"; the class `anticipating` is first of all `curious`
-  focused: "Anticipation", // "attentive, task-oriented": between Plutchik's interest and vigilance
-  alert: "Anticipation", // likewise
-  calm: "Trust", // "peaceful, grounded"; the class `trusting` holds `calm`
-};
-
-// The measured intensity of the voice is the ring. Where none is measured nothing tells the ring, and it is the middle
-// one, as the note under the wheel says.
+// The measured intensity of the voice selects the ring. Without a measurement it is the middle one.
 const RINGS = { high: 0, moderate: 1, mild: 2, low: 2 };
 const RING_NAMES = ["intense", "moderate", "mild"];
 const UNMEASURED = 1;
 
 const RADII = [58, 94, 130, 166];
 
-/** Returns {sector, ring}, the sector's number, or -1 for the hub: neutral, or nothing that the wheel knows. */
+/**
+ * Returns {sector, ring}, or sector -1 for the hub: neutral, labels without a sector, and segments without a label.
+ * Only the label decides the sector, so that the wheel never shows another emotion than the headline.
+ */
 export function place(emotion, taxonomy) {
-  const ring = RINGS[emotion.intensity] ?? UNMEASURED;
-  let name = COMPOUNDS[emotion.compound];
-  if (!name && emotion.primary) {
-    // The taxonomy has Plutchik's emotions as labels: a label stands in the sector that has the same class.
-    const meaning = taxonomy.meaning(emotion.primary);
-    name = Object.keys(taxonomy.plutchik).find((sector) => taxonomy.plutchik[sector] === meaning);
-  } else if (!name && emotion.distribution) {
-    // No label at all, only dimensions: the sector whose class gives the likeliest of the 26 the most weight.
-    const likely = likeliest(emotion.distribution);
-    const weights = {};
-    for (const [sector, meaning] of Object.entries(taxonomy.plutchik)) {
-      weights[sector] = taxonomy.classes[meaning].weights[likely] ?? 0;
-    }
-    const best = likeliest(weights);
-    name = weights[best] > 0 ? best : undefined;
-  }
-  return { sector: SECTORS.findIndex((sector) => sector.name.toLowerCase() === name?.toLowerCase()), ring };
+  const meaning = emotion.primary === null ? undefined : taxonomy.meaning(emotion.primary);
+  const name = meaning && Object.keys(taxonomy.plutchik).find((sector) => taxonomy.plutchik[sector] === meaning);
+  const sector = SECTORS.findIndex((sector) => sector.name.toLowerCase() === name?.toLowerCase());
+  return { sector, ring: RINGS[emotion.intensity] ?? UNMEASURED };
 }
 
 export class Wheel {
@@ -62,50 +41,49 @@ export class Wheel {
     this.taxonomy = taxonomy;
     this.cells = SECTORS.map((sector, i) => [0, 1, 2].map((ring) => this.cell(sector, i, ring)));
     this.hub = svg("circle", { r: RADII[0] - 3, class: "hub" });
-    this.said = svg("text", { class: "said", y: -2 });
-    this.sure = svg("text", { class: "sure", y: 18 });
-    this.doubt = svg("text", { class: "sure", y: 33 });
+    this.headword = svg("text", { class: "headword", y: -2 });
+    this.first = svg("text", { class: "sure", y: 18 });
+    this.second = svg("text", { class: "sure", y: 33 });
     const names = SECTORS.map((sector, i) => curved(sector.name, i, 179, "name"));
     this.picture = svg("svg", { viewBox: "-194 -194 388 388", role: "img", class: "wheel" });
-    this.picture.append(...this.cells.flat(), ...names.flat(), this.hub, this.said, this.sure, this.doubt);
+    this.picture.append(...this.cells.flat(), ...names.flat(), this.hub, this.headword, this.first, this.second);
     root.replaceChildren(this.picture);
     this.show(null);
   }
 
   cell(sector, i, ring) {
-    const group = svg("g", { class: "cell", colour: this.taxonomy.colours[sector.like] });
+    const group = svg("g", { class: "cell", tint: this.taxonomy.colors[sector.like] });
     group.append(svg("path", { d: sectorPath(i, RADII[ring], RADII[ring + 1]) }));
     group.append(...curved(sector.words[ring], i, (RADII[ring] + RADII[ring + 1]) / 2, ring ? "word" : "word inner"));
     return group;
   }
 
-  /** Shows what is said of a segment; null for nothing. */
+  /** Shows the emotion of a segment, or nothing for null. */
   show(emotion) {
     const { sector, ring } = emotion ? place(emotion, this.taxonomy) : { sector: -1, ring: 0 };
-    const doubtful = Boolean(emotion) && uncertain(emotion);
-    this.cells.forEach((cells, i) =>
-      cells.forEach((cell, j) => cell.classList.toggle("current", i === sector && j === ring)),
-    );
-    this.picture.classList.toggle("doubtful", doubtful);
+    const unclear = Boolean(emotion) && doubtful(emotion);
+    this.cells.forEach((cells, i) => cells.forEach((cell, j) => cell.classList.toggle("current", i === sector && j === ring)));
+    this.picture.classList.toggle("doubtful", unclear);
     this.hub.classList.toggle("current", Boolean(emotion) && sector < 0);
-    const said = emotion ? (emotion.compound ?? emotion.primary ?? emotion.octant ?? "") : "–";
-    this.said.textContent = said;
-    this.said.classList.toggle("long", said.length > 9);
-    this.sure.textContent = emotion?.confidence == null ? "" : percent(emotion.confidence);
-    this.doubt.textContent = doubtful ? "uncertain" : "";
+    const word = !emotion ? "–" : unclear ? "unclear" : headline(emotion);
+    this.headword.textContent = word;
+    this.headword.classList.toggle("long", word.length > 9);
+    const sure = emotion?.confidence == null ? "" : percent(emotion.confidence);
+    const [first, second = ""] = unclear ? rivals(emotion).split(/(?<= or) /) : [sure];
+    this.first.textContent = first;
+    this.second.textContent = second;
 
-    if (!emotion) {
-      this.picture.setAttribute("aria-label", "Emotion wheel: nothing to show");
-      this.note.textContent = "";
-      return;
-    }
     const where = sector < 0 ? "in the hub" : `${SECTORS[sector].name}, ${RING_NAMES[ring]}`;
-    const what = [said, this.sure.textContent, this.doubt.textContent, where].filter(Boolean).join(", ");
-    this.picture.setAttribute("aria-label", `Emotion wheel: ${what}`);
-    if (sector < 0) this.note.textContent = "In the hub: none of the eight.";
-    else if (emotion.intensity) this.note.textContent = `Ring by the measured intensity: ${emotion.intensity}.`;
-    else this.note.textContent = "No intensity measured: middle ring.";
+    const words = [emotion && headline(emotion), unclear ? "" : sure, where].filter(Boolean).join(", ");
+    this.picture.setAttribute("aria-label", `Emotion wheel: ${emotion ? words : "nothing to show"}`);
+    this.note.textContent = emotion ? note(emotion, sector) : "";
   }
+}
+
+function note(emotion, sector) {
+  if (!emotion.primary) return "In the hub: no model that gives labels is loaded.";
+  if (sector < 0) return "In the hub: the label is none of the eight.";
+  return emotion.intensity ? `Ring: measured intensity (${emotion.intensity}).` : "Middle ring: no intensity measured.";
 }
 
 function point(radius, degrees) {
@@ -124,7 +102,7 @@ function curved(text, i, radius, kind) {
   const below = i >= 3 && i <= 5;
   const id = `wheel-${i}-${radius}`;
   const middle = -90 + 45 * i;
-  const r = radius + (below ? 4 : -4); // the baseline, so that the letters stand in the middle
+  const r = radius + (below ? 4 : -4); // radius of the baseline, so that the letters are centered
   const [from, to] = below ? [middle + 60, middle - 60] : [middle - 60, middle + 60];
   const arc = svg("path", { id, d: `M${point(r, from)}A${r} ${r} 0 0 ${below ? 0 : 1} ${point(r, to)}`, fill: "none" });
   const along = svg("textPath", { href: `#${id}`, startOffset: "50%" }, text);

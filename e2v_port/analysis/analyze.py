@@ -1,0 +1,336 @@
+"""Analyzes recordings: finds segments of speech and judges each with one model or two."""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TypedDict, Unpack, overload
+
+from e2v_port.analysis.judge import CATEGORICAL, Judge, JudgedWaveform
+from e2v_port.analysis.results import Analysis, AnalysisSettings, UsedModel, placed, unjudged
+from e2v_port.analysis.sounds import Request, Sounds
+from e2v_port.analysis.voices import Adapting, Baselines, Voices, read_baselines
+from e2v_port.architectures.config import ModelConfig
+from e2v_port.audio import SAMPLING_RATE, Clip, Note
+from e2v_port.audio.clip import check_clips
+from e2v_port.checkpoints import catalog
+from e2v_port.emotions.changes import Boundary, BoundarySettings, boundaries
+from e2v_port.emotions.fusion import FusionSettings
+from e2v_port.errors import AudioError, ModelNotFound, SegmentError, need, quoted
+from e2v_port.models import devices
+from e2v_port.models.batches import ahead
+from e2v_port.models.load import note_license
+from e2v_port.models.model import Model
+from e2v_port.speech.segment import GivenSegment, Segment, SegmentSettings
+from e2v_port.speech.transcripts import read_segments
+
+__all__ = ["Options", "analyze", "each"]
+
+
+class Options(TypedDict, total=False):
+    """Options of `each`, which `analyze` takes as well."""
+
+    model: str | Path | Model | None
+    dimensional: str | Path | Model | None
+    runtime: str
+    dtype: str | None
+    segments: Sequence[GivenSegment] | str | Path | None
+    whole: bool
+    frames: bool
+    sampling_rate: int | None
+    channel: int | str
+    settings: SegmentSettings | None
+    fusion: FusionSettings | None
+    boundaries: BoundarySettings | None
+    adapt: bool | Adapting
+    baseline: Baselines
+    offline: bool
+
+
+@overload
+def analyze(clips: Clip, **options: Unpack[Options]) -> Analysis: ...
+@overload
+def analyze(clips: list[Clip] | tuple[Clip, ...], **options: Unpack[Options]) -> list[Analysis]: ...
+def analyze(clips: Clip | list[Clip] | tuple[Clip, ...], **options: Unpack[Options]) -> Analysis | list[Analysis]:
+    """Finds the segments of speech in one clip, or in each clip of a list, and judges the emotion of each.
+
+    Args:
+        clips: A path, a binary file object or an array of samples; or a list of these, whose segments go through the
+            models together.
+        options: `model`, `dimensional` or both, and any other option of `each`. Without both, the bundled model is
+            used.
+
+    Returns:
+        An Analysis; for a list, one per clip in its order. For a clip without speech, its `reason` says so.
+
+    Raises:
+        AudioError: A clip cannot be used. Nothing is returned for the other clips; `each` skips it instead.
+        E2VError: See `each`.
+    """
+    if not isinstance(clips, (list, tuple)):
+        return analyze([clips], **options)[0]
+    analyses: list[Analysis] = []
+    for result in each(clips, **options):
+        if isinstance(result, AudioError):
+            raise result
+        analyses.append(result)
+    return analyses
+
+
+def each(
+    clips: Iterable[Clip | Sounds],
+    *,
+    model: str | Path | Model | None = None,
+    dimensional: str | Path | Model | None = None,
+    runtime: str = "auto",
+    dtype: str | None = None,
+    segments: Sequence[GivenSegment] | str | Path | None = None,
+    whole: bool = False,
+    frames: bool = False,
+    sampling_rate: int | None = None,
+    channel: int | str = "mix",
+    settings: SegmentSettings | None = None,
+    fusion: FusionSettings | None = None,
+    boundaries: BoundarySettings | None = None,
+    adapt: bool | Adapting = False,
+    baseline: Baselines = None,
+    offline: bool = False,
+) -> Iterator[Analysis | AudioError]:
+    """Analyzes any number of clips, and continues after a clip that cannot be used.
+
+    Clips are read as they are needed; a few batches of them are in memory at a time, and the segments of all of those
+    run together. The label and scores of a segment equal those of `Model.predict` for that part of the waveform.
+
+    Args:
+        clips: Clips as for `analyze`.
+        model: Model that gives labels: a name or folder for `load`, or a loaded model.
+        dimensional: Model that measures arousal, dominance and valence, in the same forms. One of the two may be left
+            out; without both, `model` is `bundled`, and a log record names it once.
+        runtime: Runtime of the models to load, as for `load`.
+        dtype: Type of their arithmetic, as for `load`.
+        segments: Segments of the one clip, instead of those found in it; or the file that holds them. One that names
+            a channel is judged on that channel.
+        whole: Whether to judge each clip as one segment, whatever its length and whether or not it holds speech.
+        frames: Whether to find where the emotion changes within a segment, from the frames of `model`.
+        sampling_rate: Sampling rate of arrays, in Hz; files bring their own.
+        channel: `mix`, `left`, `right`, a number from 1, as for `e2v_port.audio.load_audio`; or `each`, which analyzes
+            every channel on its own, as that of one speaker: `left` and `right`, or `channel N`. Segments of different
+            channels may overlap.
+        settings: Thresholds and lengths of segments.
+        fusion: Settings of the fusion.
+        boundaries: How the scores of frames become boundaries.
+        adapt: Whether to adapt to each voice: the offset of each speaker of a clip is learned from all segments of that
+            speaker in it, and taken off. Segments without a speaker count as those of one. Notes of the analysis say
+            who was adapted to, or why not: see docs/adaptation.md. Or a function that adapts the results of a clip.
+        baseline: Baselines of speakers, or their files. One with an offset is used instead of learning it; the last one
+            also serves for speech without a speaker.
+        offline: Whether to never open a connection.
+
+    Returns:
+        An iterator that yields, for each clip in order, its Analysis or the AudioError that stopped it.
+
+    Raises:
+        NoLabels: A model is of another kind than it is used as.
+        SegmentError: The given segments cannot be used; some of this shows only when the clip is read.
+        BaselineError: A baseline cannot be read, or was learned with another model.
+        AudioError: The channel is unknown. A clip without it stops that clip alone.
+        ValueError: Options contradict each other.
+        TypeError: Clips or an option are of another type.
+        E2VError: See `load`.
+    """
+    need("settings", settings, SegmentSettings, None)
+    need("fusion", fusion, FusionSettings, None)
+    need("boundaries", boundaries, BoundarySettings, None)
+    if frames and model is None and dimensional is not None:
+        raise ValueError("frames=True needs a model that gives labels: pass model=")
+    check_clips(clips)
+    given = None
+    if segments is not None:
+        clips = list(clips)
+        given = _given(segments, len(clips), whole)
+    request = Request(channel, given, whole)
+    if model is None and dimensional is None:
+        model = _bundled(runtime, dtype)
+    judge = Judge.load(model, dimensional, fusion, runtime=runtime, dtype=dtype, offline=offline)
+    chosen = AnalysisSettings(
+        source="whole" if whole else "speech" if given is None else "given",
+        segments=settings or SegmentSettings(),
+        fusion=judge.fusion,
+        boundaries=(boundaries or BoundarySettings()) if frames else None,
+    )
+    return _Analyzer(judge, chosen, request, _adapting(judge, adapt, baseline)).each(clips, sampling_rate)
+
+
+def _adapting(judge: Judge, adapt: bool | Adapting, given: Baselines) -> Adapting | None:
+    """Returns what adapts the results of a clip; the voices of each clip are learned anew."""
+    baselines = read_baselines(given)
+    if not isinstance(adapt, bool):
+        return adapt
+    if not adapt and not any(baseline.offset for baseline in baselines.values()):
+        return None
+    Voices(judge, baselines, learn=adapt)  # errors come before any clip is read
+
+    def adapting(parts: Sequence[tuple[str | None, JudgedWaveform]]) -> tuple[list[JudgedWaveform], list[Note]]:
+        voices = Voices(judge, baselines, learn=adapt)
+        for speaker, result in parts:
+            voices.hear(speaker, result.prediction)
+        speakers = dict.fromkeys(speaker for speaker, _ in parts)
+        return [voices.adapted(*part) for part in parts], [*map(voices.note, speakers)]
+
+    return adapting
+
+
+def _given(segments: Sequence[GivenSegment] | str | Path, clips: int, whole: bool) -> list[GivenSegment]:
+    """Returns the given segments, after checking that they fit the other options."""
+    if whole:
+        raise ValueError("segments= and whole=True contradict each other: leave one of them out")
+    if clips != 1:
+        raise ValueError(f"segments= belong to one clip, not to {clips}: analyze them one at a time")
+    if isinstance(segments, str | Path):
+        return read_segments(segments)
+    given = list(segments) if isinstance(segments, Iterable) else [segments]
+    for item in given:
+        if not isinstance(item, GivenSegment):
+            raise SegmentError(f"{quoted(item)} is no segment: pass GivenSegment(start, end), or a file")
+    return given
+
+
+def _bundled(runtime: str, dtype: str | None) -> Path:
+    """Returns the folder of the bundled model, and logs its name: the caller did not ask for it."""
+    folder, known = catalog.find(catalog.BUNDLED), catalog.lookup(catalog.BUNDLED)
+    if folder is None or known is None:
+        raise ModelNotFound("no model given and bundled is missing from the package: pass --model (see `e2v models`)")
+    devices.choose(runtime, dtype)  # before the line is logged: an error stands alone
+    config = ModelConfig.read(folder)
+    size = f"{known.parameters / 1e6:.1f} M parameters"
+    line = f"model {known.id} ({size}, {config.licence}); for the large ones: --model iic/emotion2vec_plus_base"
+    note_license(config, line)
+    return folder
+
+
+@dataclass
+class _Work:
+    """A clip between decoding and its analysis."""
+
+    sounds: Sounds
+    segments: list[Segment]
+    notes: tuple[Note, ...]
+    timings: dict[str, float]
+    judged: dict[int, JudgedWaveform] = field(default_factory=dict)  # by the number of the segment
+    error: AudioError | None = None
+
+    def to_judge(self) -> list[int]:
+        """Returns the numbers of the segments that can be judged."""
+        return [i for i, segment in enumerate(self.segments) if segment.quality in {"normal", "low_confidence"}]
+
+
+class _Analyzer:
+    def __init__(
+        self, judge: Judge, settings: AnalysisSettings, request: Request, adapting: Adapting | None = None
+    ) -> None:
+        self.judge, self.settings, self.request, self.adapting = judge, settings, request, adapting
+        self.models = judge.models
+
+    def each(self, clips: Iterable[Clip | Sounds], sampling_rate: int | None) -> Iterator[Analysis | AudioError]:
+        readers = max(model.readers for model in self.models.values())
+        windows = self._windows(ahead(partial(self._read, sampling_rate), clips, readers))
+        if not readers:
+            for window in windows:
+                yield from self._finished(window)
+                window.clear()  # a clip of hours does not stay in memory while the next is read
+            return
+        with ThreadPoolExecutor(1, "analysis") as pool:  # while a GPU has one window, the next is read
+            running: Future[list[Analysis | AudioError]] | None = None
+            for window in windows:
+                last, running = running, pool.submit(self._finished, window)
+                if last:
+                    yield from last.result()
+            assert running is not None
+            yield from running.result()
+
+    def _windows(self, items: Iterable[_Work | AudioError]) -> Iterator[list[_Work | AudioError]]:
+        """Yields lists of clips that run together; the last may be empty."""
+        most = min(model.window_seconds for model in self.models.values()) * SAMPLING_RATE
+        window: list[_Work | AudioError] = []
+        for item in items:
+            window.append(item)
+            del item  # no name but the window's for a clip, which would keep one of hours while the next is read
+            if sum(item.sounds.samples for item in window if isinstance(item, _Work)) >= most:
+                yield window
+                window = []
+        yield window
+
+    def _read(self, sampling_rate: int | None, clip: Clip | Sounds) -> _Work | AudioError:
+        try:
+            return self._segmented(clip, sampling_rate)
+        except AudioError as error:
+            return error
+
+    def _segmented(self, clip: Clip | Sounds, sampling_rate: int | None) -> _Work:
+        started = time.perf_counter()
+        sounds = clip if isinstance(clip, Sounds) else self.request.load(clip, sampling_rate)
+        decoded = time.perf_counter()
+        segments, notes = self.request.segments(sounds, self.settings.segments)
+        timings = {"decode": decoded - started, "speech": time.perf_counter() - decoded}
+        timings |= dict.fromkeys([*self.models, "fusion"], 0.0)
+        return _Work(sounds, segments, (*sounds.notes, *notes), timings)
+
+    def _finished(self, window: list[_Work | AudioError]) -> list[Analysis | AudioError]:
+        self._run([work for work in window if isinstance(work, _Work)])
+        return [(item.error or self._analysis(item)) if isinstance(item, _Work) else item for item in window]
+
+    def _run(self, works: list[_Work]) -> None:
+        """Judges the segments of several clips together, and shares the time among the clips by their speech."""
+        parts = [(work, i) for work in works for i in work.to_judge()]
+        waveforms = [work.sounds.of(work.segments[i]) for work, i in parts]
+        seconds: dict[str, float] = {}
+        frames = self.settings.boundaries is not None
+        results = self.judge.all(waveforms, frames=frames, seconds=seconds)
+        for (work, i), result in zip(parts, results, strict=True):
+            if isinstance(result, AudioError):  # resampled, it went beyond what a clip may hold
+                work.error = AudioError(f"{work.sounds.name}: {result}")
+            else:
+                work.judged[i] = result
+        for work in works:
+            self._adapt(work)
+        total = sum(work.segments[i].duration for work, i in parts)
+        for work, i in parts:
+            for stage, spent in seconds.items():
+                work.timings[stage] += spent * work.segments[i].duration / total
+
+    def _adapt(self, work: _Work) -> None:
+        if self.adapting and work.judged:
+            speakers = [work.segments[i].speaker for i in work.judged]
+            results, notes = self.adapting([*zip(speakers, work.judged.values(), strict=True)])
+            work.judged = dict(zip(work.judged, results, strict=True))
+            work.notes = (*work.notes, *notes)
+
+    def _analysis(self, work: _Work) -> Analysis:
+        started = time.perf_counter()
+        segments = []
+        for i, segment in enumerate(work.segments):
+            judged = work.judged.get(i)
+            segments.append(placed(segment, judged.judgement, judged.prediction) if judged else placed(segment))
+        changes = None
+        if self.settings.boundaries is not None:
+            changes = tuple(part for i in sorted(work.judged) for part in self._boundaries(work, i))
+        work.timings["fusion"] += time.perf_counter() - started
+        return Analysis(
+            file=work.sounds.name,
+            duration=work.sounds.duration,
+            segments=tuple(segments),
+            boundaries=changes,
+            reason=None if work.judged else unjudged(work.segments, self.settings),
+            models=tuple(UsedModel.of(kind, model) for kind, model in self.models.items()),
+            settings=self.settings,
+            timings=work.timings,
+            notes=work.notes,
+        )
+
+    def _boundaries(self, work: _Work, i: int) -> list[Boundary]:
+        model, segment, scores = self.models[CATEGORICAL], work.segments[i], work.judged[i].frame_scores
+        assert scores is not None
+        hop = model.config.architecture.hop / SAMPLING_RATE
+        return boundaries(scores, model.labels, (segment.start, segment.end), hop, self.settings.boundaries)

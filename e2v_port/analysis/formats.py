@@ -1,0 +1,282 @@
+"""Analyses as text for other programs: docs/analysis.md lists which program reads which format."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import PurePath
+
+from e2v_port.analysis.results import Analysis, JudgedSegment
+from e2v_port.cells import cell
+from e2v_port.emotions.changes import Boundary
+from e2v_port.emotions.estimates import DIMENSIONS
+from e2v_port.emotions.judgement import COLUMNS, MEASURED, columns
+from e2v_port.seconds import seconds
+
+__all__ = [
+    "FORMATS",
+    "ONE_CLIP",
+    "label",
+    "to_audacity",
+    "to_csv",
+    "to_json",
+    "to_jsonl",
+    "to_rttm",
+    "to_srt",
+    "to_textgrid",
+    "to_vtt",
+]
+
+_ROUND = str.maketrans("[]<>", "()()")
+_NOT_JUDGED = {"too_short": "(too short to judge)", "no_speech": "(no speech)", "not_enrolled": "(not enrolled)"}
+
+
+def to_json(analyses: Sequence[Analysis]) -> str:
+    """Returns one indented object, or an array of them for several analyses."""
+    objects = [analysis.to_dict() for analysis in analyses]
+    return json.dumps(objects[0] if len(objects) == 1 else objects, indent=2) + "\n"
+
+
+def to_jsonl(analyses: Sequence[Analysis]) -> str:
+    """Returns one object per clip, each on a line of its own."""
+    return "".join(json.dumps(analysis.to_dict()) + "\n" for analysis in analyses)
+
+
+def to_csv(analyses: Sequence[Analysis]) -> str:
+    """Returns a table with a header and one row per segment; fields without a value are empty cells.
+
+    Words, names and labels that a spreadsheet would run as a formula get an apostrophe in front.
+    """
+    place = ["file", "start", "end", "speaker", "text", "channel", "quality"]
+    rows = []
+    for analysis, segment in _segments(analyses):
+        cells = segment.to_dict()
+        emotion = cells.pop("emotion") or {}
+        rows.append({"file": analysis.file, **cells, **columns(emotion)})
+    known = dict.fromkeys(name for row in rows for name in row)
+    nested = [name for prefix in ("e2v_", "distribution_") for name in known if name.startswith(prefix)]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*place, *COLUMNS, *nested], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: cell(value) for name, value in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def to_vtt(analyses: Sequence[Analysis]) -> str:
+    """Returns the WebVTT of one clip: a cue per segment, with the speaker as its voice."""
+    cues = ["WEBVTT"]
+    for segment in _one(analyses, "vtt").segments:
+        voice = f"<v {_escaped(segment.speaker)}>" if segment.speaker else ""
+        start, end = _clock(segment.start), _clock(segment.end)
+        if start < end:
+            cues.append(f"{start} --> {end}\n{voice}{_escaped(_caption(segment))}")
+    return "\n\n".join(cues) + "\n"
+
+
+def to_srt(analyses: Sequence[Analysis]) -> str:
+    """Returns the SubRip of one clip: a subtitle per segment, preceded by the speaker as whisperX writes it."""
+    cues: list[str] = []
+    for segment in _one(analyses, "srt").segments:
+        speaker = _line(segment.speaker or "").translate(_ROUND)  # SubRip cannot escape tags
+        caption = (f"[{speaker}]: " if speaker else "") + _caption(segment).replace("-->", "->")
+        start, end = _clock(segment.start, ","), _clock(segment.end, ",")
+        if start < end:
+            cues.append(f"{len(cues) + 1}\n{start} --> {end}\n{caption}\n")
+    return "\n".join(cues)
+
+
+def to_textgrid(analyses: Sequence[Analysis]) -> str:
+    """Returns Praat's TextGrid of one clip in the long format: tiers for each speaker, as intervals may not overlap.
+
+    Tiers have the name of the speaker: `emotion (ann)`; or `emotion (ann, channel 2)` where a clip is judged by its
+    channels. Tiers of dimensions derived from the labels are called `derived arousal` and so on.
+    """
+    analysis = _one(analyses, "textgrid")
+    tiers: dict[str, list[tuple[float, float, str]]] = {}
+    changes = _changes(analysis)
+    for name, segments in _voices(analysis):
+        spans = [(segment.start, segment.end) for segment in segments]
+        texts = {
+            "emotion": [segment.judgement.words if segment.judgement else _not_judged(segment) for segment in segments],
+            "confidence": [_number(segment.confidence) for segment in segments],
+            "shade": [_finer(segment) for segment in segments],
+            "compound": [segment.compound or "" for segment in segments],
+            **_dimensions(segments, "", measured=True),
+            **_dimensions(segments, "derived ", measured=False),
+            "text": [segment.text or "" for segment in segments],
+        }
+        for kind, column in texts.items():
+            if kind == "emotion" or any(column):
+                tiers[kind + name] = [(*span, text) for span, text in zip(spans, column, strict=True)]
+        if analysis.boundaries is not None:
+            parts = [part for segment in segments for part in changes.get(id(segment), ())]
+            tiers["boundaries" + name] = [(part.start, part.end, part.label) for part in parts]
+    head = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {analysis.duration}"]
+    lines = [*head, "tiers? <exists>", f"size = {len(tiers)}", "item []:"]
+    for number, (name, rows) in enumerate(tiers.items(), 1):
+        intervals = list(_filled(rows, analysis.duration))
+        lines += [f"    item [{number}]:", '        class = "IntervalTier"', f"        name = {_quoted(name)}"]
+        lines += [
+            "        xmin = 0",
+            f"        xmax = {analysis.duration}",
+            f"        intervals: size = {len(intervals)}",
+        ]
+        for i, (start, end, text) in enumerate(intervals, 1):
+            lines += [f"        intervals [{i}]:", f"            xmin = {start}", f"            xmax = {end}"]
+            lines += [f"            text = {_quoted(text)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _voices(analysis: Analysis) -> Iterator[tuple[str, list[JudgedSegment]]]:
+    """Yields the segments of each voice, and what its tiers are called; those of one never overlap."""
+    by_channel = len({segment.channel for segment in analysis.segments}) > 1
+    voices: dict[str, list[list[JudgedSegment]]] = {}
+    for segment in analysis.segments:
+        channel = f"channel {segment.channel}" if by_channel and segment.channel is not None else ""
+        names = [name for name in (_line(segment.speaker or ""), channel) if name]
+        layers = voices.setdefault(f" ({', '.join(names)})" if names else "", [])
+        free = (layer for layer in layers if layer[-1].end <= segment.start)
+        layer = next(free, None)
+        if layer is None:
+            layers.append(layer := [])
+        layer.append(segment)
+    if not voices:
+        yield "", []
+    for name, layers in voices.items():
+        for number, layer in enumerate(layers, 1):
+            yield f"{name} {number}" if number > 1 else name, layer
+
+
+def _changes(analysis: Analysis) -> dict[int, list[Boundary]]:
+    """Returns the boundaries within each segment, by its identity: they are listed segment by segment."""
+    left = list(analysis.boundaries or ())[::-1]
+    found: dict[int, list[Boundary]] = {}
+    for segment in analysis.segments:
+        start, end = seconds(segment.start), seconds(segment.end)
+        while segment.judgement and left and start <= left[-1].start and left[-1].end <= end:
+            start = left[-1].end
+            found.setdefault(id(segment), []).append(left.pop())
+    return found
+
+
+def _dimensions(segments: Sequence[JudgedSegment], prefix: str, *, measured: bool) -> dict[str, list[str]]:
+    """Returns the texts of three tiers, empty where the dimensions have the other source."""
+    return {
+        prefix + name: [
+            _number(getattr(segment, name)) if (segment.dimensions_from in MEASURED) == measured else ""
+            for segment in segments
+        ]
+        for name in DIMENSIONS
+    }
+
+
+def to_audacity(analyses: Sequence[Analysis]) -> str:
+    """Returns an Audacity label track of one clip: start, end and label, separated by tabs."""
+    segments = _one(analyses, "audacity").segments
+    return "".join(f"{segment.start:.6f}\t{segment.end:.6f}\t{_caption(segment)}\n" for segment in segments)
+
+
+def to_rttm(analyses: Sequence[Analysis]) -> str:
+    """Returns RTTM: a SPEAKER line per segment, with the headline in place of the speaker's name, and its confidence.
+
+    Tools that score or draw a diarization then do so for emotions. The speaker is not part of it, nor are words of
+    doubt: the confidence shows it. One that overlaps another of the same headline has its speaker after a slash, as a
+    diarization may not hold one name twice at a time.
+    """
+    lines = []
+    ends: dict[tuple[str, int, str], float] = {}
+    for analysis, segment in _segments(analyses):
+        file = "_".join(PurePath(analysis.file).stem.split()) or "clip"
+        channel = segment.channel or 1
+        name = "_".join(segment.judgement.headline.split()) if segment.judgement else "<NA>"
+        if segment.start < ends.get((file, channel, name), 0.0) and segment.speaker:
+            name += f"/{'_'.join(segment.speaker.split())}"
+        ends[file, channel, name] = max(segment.end, ends.get((file, channel, name), 0.0))
+        confidence = _number(segment.confidence) or "<NA>"
+        span = f"{segment.start:.6f} {segment.duration:.6f}"
+        lines.append(f"SPEAKER {file} {channel} {span} <NA> <NA> {name} {confidence} <NA>\n")
+    return "".join(lines)
+
+
+def label(segment: JudgedSegment) -> str:
+    """Returns a judgement in a few words: `angry 0.820 (resentment)`, or `unclear: angry or disgusted`."""
+    if segment.judgement is None:
+        return _not_judged(segment)
+    if segment.confidence is None or segment.judgement.doubtful:
+        return segment.judgement.words
+    compound = f" ({segment.compound})" if segment.compound else ""
+    return f"{segment.emotion} {_number(segment.confidence)}{compound}"
+
+
+def _not_judged(segment: JudgedSegment) -> str:
+    return _NOT_JUDGED.get(segment.quality, "(not judged)")
+
+
+def _finer(segment: JudgedSegment) -> str:
+    finer = segment.judgement.finer if segment.judgement else None
+    return finer.name if finer else ""
+
+
+def _caption(segment: JudgedSegment) -> str:
+    """Returns the judgement and the words spoken, on one line."""
+    return _line(f"[{label(segment)}] {segment.text}" if segment.text else label(segment))
+
+
+def _segments(analyses: Iterable[Analysis]) -> Iterator[tuple[Analysis, JudgedSegment]]:
+    return ((analysis, segment) for analysis in analyses for segment in analysis.segments)
+
+
+def _one(analyses: Sequence[Analysis], name: str) -> Analysis:
+    if len(analyses) != 1:
+        raise ValueError(f"{name} holds one clip, not {len(analyses)}: write one file per clip")
+    return analyses[0]
+
+
+def _filled(rows: list[tuple[float, float, str]], duration: float) -> Iterator[tuple[float, float, str]]:
+    """Fills the gaps and drops empty intervals: a tier of Praat may have neither."""
+    at = 0.0
+    for start, end, text in rows:
+        if end > start:
+            if start > at:
+                yield at, start, ""
+            yield start, end, text
+            at = end
+    if at < duration:
+        yield at, duration, ""
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _quoted(text: str) -> str:
+    return '"' + _line(text).replace('"', '""') + '"'
+
+
+def _escaped(text: str) -> str:
+    return _line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _clock(seconds: float, point: str = ".") -> str:
+    """Returns hours:minutes:seconds.milliseconds with fixed digits, so that they sort."""
+    milliseconds = round(seconds * 1000)
+    minutes, milliseconds = divmod(milliseconds, 60_000)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{milliseconds // 1000:02}{point}{milliseconds % 1000:03}"
+
+
+FORMATS: dict[str, Callable[[Sequence[Analysis]], str]] = {
+    "json": to_json,
+    "jsonl": to_jsonl,
+    "csv": to_csv,
+    "vtt": to_vtt,
+    "srt": to_srt,
+    "textgrid": to_textgrid,
+    "audacity": to_audacity,
+    "rttm": to_rttm,
+}
+
+ONE_CLIP = {"vtt", "srt", "textgrid", "audacity"}  # formats that cannot hold the name of a clip

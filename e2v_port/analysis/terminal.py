@@ -1,0 +1,133 @@
+"""An analysis as a table on the terminal, with bars in the colors of the emotions."""
+
+from collections.abc import Sequence
+
+from rich.cells import cell_len
+from rich.text import Text
+
+from e2v_port.analysis.results import Analysis, JudgedSegment
+from e2v_port.emotions import taxonomy
+from e2v_port.files import printable
+
+__all__ = ["GREY", "bar", "colour", "doubtful", "number", "reasons", "table"]
+
+GREY = "#8c8c8c"  # segments that were not judged, or are unclear
+
+_BAR = 12  # cells at a confidence of 1
+_PARTS = " ▏▎▍▌▋▊▉"
+_RIGHT = {"start", "end", "channel", "conf", "A", "D", "V"}
+_LESS = ("short", "noisy", "overlap")  # notes for which a segment has less quality
+_UNJUDGED = {"too_short": "too short to judge", "no_speech": "no speech"}
+
+_Row = tuple[dict[str, str], str | None]  # cells by their column's heading; color, or None for a gray row
+
+
+def table(analysis: Analysis, *, ascii_only: bool = False) -> Text:
+    """Returns a header line and a row per segment, then a row per boundary if there are any.
+
+    The headline is the label, or the octant where no model gave labels; where it is in doubt, `unclear: angry or
+    disgusted`. A shade has a column of its own with its probability, where dimensions were measured and it has another
+    name than the label. Values derived from the labels are marked with `~`, explained below the table, where the notes
+    on the sound of the clip are as well.
+
+    Args:
+        analysis: Analysis of one clip.
+        ascii_only: Whether the terminal shows only ASCII.
+    """
+    models = ", ".join(f"{model.name} on {model.runtime}" for model in analysis.models)
+    text = Text.assemble((printable(analysis.file), "bold"), f"  {analysis.duration:.2f} s  {models}\n")
+    if analysis.reason:
+        text.append(f"{analysis.reason}\n")
+    _append(text, [(_cells(segment, ascii_only), _colour(segment)) for segment in analysis.segments])
+    parts = [
+        {
+            "start": f"{part.start:.2f}",
+            "end": f"{part.end:.2f}",
+            "inside": part.label,
+            "mean": f"{part.probability:.3f}",
+            "": bar(part.probability, ascii_only),
+        }
+        for part in analysis.boundaries or ()
+    ]
+    _append(text, [(part, colour(part["inside"])) for part in parts])
+    if any(segment.dimensions_from == "labels" for segment in analysis.segments):
+        text.append("~ derived from the labels, not measured in the voice\n", GREY)
+    for note in analysis.notes:
+        text.append(f"note: {note.text}\n")
+    text.rstrip()
+    return text
+
+
+def colour(label: str | None) -> str:
+    """Returns the color of a label; gray for a label that emotion2vec does not have."""
+    return taxonomy.colour(label) if label in taxonomy.labels("emotion2vec") else GREY
+
+
+def doubtful(segment: JudgedSegment) -> bool:
+    """Returns whether a segment must look less certain than others: not judged, of low quality or unclear."""
+    judgement = segment.judgement
+    return judgement is None or segment.quality != "normal" or judgement.doubtful
+
+
+def reasons(segment: JudgedSegment) -> list[str]:
+    """Returns why the judgement of a segment is less certain: any of `short`, `noisy` and `overlap`."""
+    notes = segment.judgement.notes if segment.judgement else ()
+    found = [note for note in _LESS if note in notes]
+    return found or ["short"] if segment.quality == "low_confidence" else found
+
+
+def _cells(segment: JudgedSegment, ascii_only: bool) -> dict[str, str]:
+    judgement = segment.judgement
+    about = "~" if segment.dimensions_from == "labels" else ""
+    finer = judgement.finer if judgement else None
+    notes = [_UNJUDGED.get(segment.quality, ""), *reasons(segment)]
+    if judgement:
+        notes += [note for note in judgement.notes if note not in {*_LESS, "uncertain"}]
+        notes += ["models disagree"] if judgement.agreement == "disagree" else []
+    return {
+        "start": f"{segment.start:.2f}",
+        "end": f"{segment.end:.2f}",
+        "speaker": printable(segment.speaker or ""),
+        "channel": "" if segment.channel is None else str(segment.channel),
+        "emotion": judgement.words if judgement else "",
+        "conf": number(segment.confidence) or ("-" if judgement else ""),  # an octant has no number
+        "": bar(segment.confidence or 0, ascii_only),
+        "shade": f"{finer.name} {number(finer.probability)}" if finer else "",
+        "A": about + number(segment.arousal),
+        "D": about + number(segment.dominance),
+        "V": about + number(segment.valence),
+        "compound": segment.compound or "",
+        "note": ", ".join(note for note in notes if note),
+        "text": printable(segment.text or ""),
+    }
+
+
+def _colour(segment: JudgedSegment) -> str | None:
+    return None if doubtful(segment) else colour(segment.emotion)
+
+
+def _append(text: Text, rows: Sequence[_Row]) -> None:
+    heads = [head for head in (rows[0][0] if rows else ()) if any(cells[head].strip() for cells, _ in rows)]
+    widths = {head: max(map(cell_len, [head, *(cells[head] for cells, _ in rows)])) for head in heads}
+    for cells, row_colour in [({head: head for head in heads}, None), *rows] if heads else ():
+        line = Text()
+        for head in heads:
+            space = " " * (widths[head] - cell_len(cells[head]))
+            cell = space + cells[head] if head in _RIGHT else cells[head] + space
+            style = row_colour if head in {"", "emotion", "inside"} else ""
+            line.append(f"{cell}  ", GREY if row_colour is None else style)
+        line.rstrip()
+        text.append_text(line).append("\n")
+
+
+def bar(share: float, ascii_only: bool, cells: int = _BAR) -> str:
+    """Returns a bar for a share from 0 to 1; `cells` is its length at 1."""
+    if ascii_only:
+        return "#" * round(share * cells)
+    full, part = divmod(round(share * cells * len(_PARTS)), len(_PARTS))
+    return ("█" * full + _PARTS[part]).strip()
+
+
+def number(value: float | None) -> str:
+    """Returns a number with three decimals, or nothing for None."""
+    return "" if value is None else f"{value:.3f}"

@@ -1,0 +1,1 @@
+"""Network architectures, one file per family: sizes, stored tensors, operations."""

@@ -1,0 +1,360 @@
+"""The base of all architectures, of transformers, and of transformers on raw waveforms."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields, replace
+from itertools import pairwise
+from math import prod
+from typing import Any, ClassVar, Self
+
+from e2v_port.architectures.shapes import Shape, block, linear
+
+__all__ = ["POOLINGS", "VARIANCE", "Architecture", "Readout", "Transformer", "WaveformTransformer", "is_size"]
+
+POOLINGS = ("mean", "deviation", "attention")
+VARIANCE = 1e-5  # added to a variance over time before its root, which has no gradient at zero
+MAY_BE_ZERO = {"prenet_depth", "depth", "num_extra_tokens", "num_labels", "head_dim"}
+LARGEST = 1 << 16  # far above any size of a real model; a corrupt one is refused before it costs time and memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture(ABC):
+    """The sizes of a network, all read from its checkpoint, and everything that follows from them.
+
+    A family of models is one subclass, in a module of its own; `registry.py` lists them.
+
+    Attributes:
+        waveform_eps: Epsilon of the waveform norm.
+        mean_of_frames: Whether an embedding is the mean of its frames, unless `joining` says otherwise.
+        half_precision: Whether the network may compute in 16 bits, so that `dtype="auto"` considers it.
+        longest: Samples of the longest clip that the network runs in one piece; None for any.
+        normalize: Whether the waveform is scaled to zero mean and unit variance first.
+        embed_dim: Length of an embedding.
+        head_dim: Width of the head's hidden layer, which ends in a tanh; 0 for a head of one linear layer.
+        num_labels: Outputs of the head; 0 for a model without one.
+        means: Whether the mean embedding of each label is stored as well: see `tensors.MEANS`.
+    """
+
+    waveform_eps: ClassVar[float]
+    mean_of_frames: ClassVar[bool]
+    half_precision: ClassVar[bool]
+    longest: ClassVar[int | None] = None
+
+    normalize: bool
+    embed_dim: int
+    head_dim: int
+    num_labels: int
+    means: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for sizes that no model has: they come from files."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            lowest = 0 if field.name in MAY_BE_ZERO else 1
+            if field.type is int and not is_size(value, lowest):
+                raise ValueError(f"{field.name} is {value!r}")
+            if field.type in {bool, str} and type(value) is not field.type:
+                raise ValueError(f"{field.name} is {value!r}")
+        if self.means and not self.num_labels:
+            raise ValueError("there are means of labels without a head")
+
+    @property
+    def shortest(self) -> int:
+        """Samples that shorter clips are filled up to, with zeros at their end; 0 for none."""
+        return 0
+
+    @property
+    def frame_dim(self) -> int:
+        """Length of the embedding of a single frame."""
+        return self.embed_dim
+
+    @property
+    def joining(self) -> str:
+        """How the windows of a long clip join into one embedding.
+
+        `mean`: exactly the mean of all frames; `deviation`: exactly their mean and standard deviation; `windows`: the
+        mean of the windows' embeddings, weighted by their frames.
+        """
+        return "mean" if self.mean_of_frames else "windows"
+
+    @property
+    @abstractmethod
+    def hop(self) -> int:
+        """Samples from one frame to the next."""
+
+    @abstractmethod
+    def frames(self, samples: int) -> int:
+        """Returns the number of frames in a clip of this many samples."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Shape]:
+        """Returns name and shape of every stored tensor, in the order of the forward pass.
+
+        Convolutions are [out, kernel, in per group], linear layers [out, in].
+        """
+
+    @abstractmethod
+    def operations(self, samples: int) -> dict[str, int]:
+        """Counts the floating-point operations of one clip, by part of the network.
+
+        Only matrix products and convolutions count, a multiplication and an addition each; norms, activations, softmax
+        and Fourier transforms do not. With T frames, D wide, E extra tokens, N = T + E and F inside the MLP:
+
+            a convolution of kernel k from C to C' channels in g groups, over T frames: 2 T k C C' / g
+            a linear layer from D to F, over T frames: 2 T D F
+            attention: 8 N D^2 for its four layers, 4 N^2 D for the products of queries, keys and values
+            an MLP: 4 N D F
+
+        A positional convolution with an even kernel computes one frame too many, which is counted.
+        """
+
+    def flops(self, samples: int) -> int:
+        """Returns the number of floating-point operations that one clip of this many samples takes."""
+        return sum(self.operations(samples).values())
+
+    def attention_bytes(self, _samples: int) -> int:
+        """Returns roughly the memory that attention over a whole clip takes, in float32; 0 for networks without it."""
+        return 0
+
+    def packable(self, _name: str, _shape: Shape) -> bool:
+        """Returns whether q8 and q4 pack this tensor where its rows are groups of 64 numbers; by default none."""
+        return False
+
+    def _head(self) -> dict[str, Shape]:
+        if not self.num_labels:
+            return {}
+        if not self.head_dim:
+            return linear("head", self.num_labels, self.embed_dim)
+        dense, out = (
+            linear("head.dense", self.head_dim, self.embed_dim),
+            linear("head.out", self.num_labels, self.head_dim),
+        )
+        return dense | out
+
+    def _head_operations(self) -> int:
+        widths = [self.embed_dim, *([self.head_dim] if self.head_dim else []), self.num_labels]
+        return sum(2 * before * after for before, after in pairwise(widths))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Builds the architecture from what `dataclasses.asdict` returned; KeyError or TypeError for anything else.
+
+        Files of models without `means` may not mention it.
+        """
+        values = {"means": False} | values
+        return cls(**{field.name: _frozen(values[field.name]) for field in fields(cls)})
+
+
+def is_size(value: object, lowest: int = 1) -> bool:
+    """Returns whether a value can be a size of a model."""
+    return type(value) is int and lowest <= value <= LARGEST
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+@dataclass(frozen=True)
+class Readout:
+    """How an embedding is made of the outputs of chosen blocks. It takes the place of a model's own pooling.
+
+    Attributes:
+        layers: Numbers of the blocks whose outputs are read, ascending; 1 is the first block (of emotion2vec: of the
+            context encoder). The outputs are raw, before any final norm. Several are summed, weighted by a softmax over
+            one learned number for each.
+        pooling: `mean`: the mean over time. `deviation`: the mean and the standard deviation over time side by side.
+            `attention`: the same, weighted over time by attention (attentive statistics, arXiv 1803.10963), with each
+            head for its share of the features (arXiv 1906.09890).
+        heads: Heads of `attention`; 0 for the other kinds of pooling.
+    """
+
+    layers: tuple[int, ...]
+    pooling: str
+    heads: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for values that no readout has: they come from files."""
+        layers = self.layers
+        ascending = type(layers) is tuple and all(map(is_size, layers)) and layers == tuple(sorted({*layers}))
+        if not layers or not ascending:
+            raise ValueError(f"layers to read are {layers!r}")
+        if self.pooling not in POOLINGS:
+            raise ValueError(f"pooling is {self.pooling!r}")
+        attention = self.pooling == "attention"
+        if not (is_size(self.heads) if attention else type(self.heads) is int and self.heads == 0):
+            raise ValueError(f"{self.pooling} pooling has {self.heads!r} heads")
+
+    @property
+    def statistics(self) -> int:
+        """Numbers that pooling makes of each feature."""
+        return 1 if self.pooling == "mean" else 2
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Builds the readout from what `dataclasses.asdict` returned; KeyError or TypeError for anything else."""
+        return cls(_frozen(values["layers"]), values["pooling"], values["heads"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transformer(Architecture):
+    """Sizes and rules of all transformers.
+
+    Attributes:
+        num_heads: Attention heads per block.
+        depth: Blocks of the transformer. With a readout, the last of them is the last that is read.
+        ffn_dim: Width inside a block's MLP.
+        norm_eps: Epsilon of the LayerNorms of the blocks.
+        readout: How the embedding is made of the outputs of blocks; None for the model's own: the mean over time of the
+            last block's output, after the final norm where there is one.
+    """
+
+    mean_of_frames: ClassVar[bool] = True
+    half_precision: ClassVar[bool] = True
+
+    num_heads: int
+    depth: int
+    ffn_dim: int
+    norm_eps: float
+    readout: Readout | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if type(self.norm_eps) is not float or not 0 < self.norm_eps < 1:
+            raise ValueError(f"norm_eps is {self.norm_eps!r}")
+        if self.width % self.num_heads:
+            raise ValueError(f"a width of {self.width} cannot be shared among {self.num_heads} heads")
+        read = self.readout
+        if read is None:
+            return
+        if type(read) is not Readout:
+            raise ValueError(f"readout is {read!r}")
+        if self.embed_dim % read.statistics or (read.heads and self.width % read.heads):
+            raise ValueError(f"an embedding of {self.embed_dim} numbers cannot come from {read}")
+        if read.layers[-1] != self.blocks:
+            raise ValueError(f"layers {read.layers} are read, but the last of the {self.blocks} blocks must be")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Builds the architecture as in `Architecture`; files of models without a readout may not mention it."""
+        readout = values.get("readout")
+        return super().from_dict(values | {"readout": None if readout is None else Readout.from_dict(readout)})
+
+    @property
+    def width(self) -> int:
+        """Features of a token between the blocks."""
+        return self.embed_dim // (self.readout.statistics if self.readout else 1)
+
+    @property
+    def frame_dim(self) -> int:
+        """Length of the embedding of a single frame: the width."""
+        return self.width
+
+    @property
+    def joining(self) -> str:
+        """How the windows of a long clip join into one embedding; see `Architecture`."""
+        if self.readout is None:
+            return "mean"
+        return "windows" if self.readout.pooling == "attention" else self.readout.pooling
+
+    @property
+    def blocks(self) -> int:
+        """Number of all blocks."""
+        return self.depth
+
+    def cut(self, blocks: int) -> Self:
+        """Returns the architecture with this many blocks, from 1 to all, without a readout and means of its labels."""
+        return replace(self, depth=blocks, embed_dim=self.width, readout=None, means=False)
+
+    def read(self, readout: Readout) -> Self:
+        """Returns the architecture cut after the last block that a readout reads, with that readout."""
+        if not readout.layers[-1] <= self.blocks:
+            raise ValueError(f"block {readout.layers[-1]} cannot be read: there are {self.blocks}")
+        return replace(self.cut(readout.layers[-1]), embed_dim=self.width * readout.statistics, readout=readout)
+
+    def tokens(self, samples: int) -> int:
+        """Returns the number of tokens that the blocks process for such a clip."""
+        return self.frames(samples)
+
+    def attention_bytes(self, samples: int) -> int:
+        """Returns roughly the memory of bias, products and softmax of all heads of one block, in float32."""
+        return 3 * 4 * self.num_heads * self.frames(samples) ** 2
+
+    def packable(self, name: str, shape: Shape) -> bool:
+        """Returns whether a tensor is a matrix of a block: nine tenths of a model.
+
+        Everything else is small or, as a convolution, something that MLX cannot multiply without unpacking it.
+        """
+        return "blocks." in name and len(shape) == 2
+
+    def _blocks(self, name: str, depth: int) -> dict[str, Shape]:
+        stored: dict[str, Shape] = {}
+        for i in range(depth):
+            stored |= block(f"{name}.{i}", self.width, self.ffn_dim)
+        return stored
+
+    def _readout_and_head(self) -> dict[str, Shape]:
+        stored: dict[str, Shape] = {}
+        if self.readout and len(self.readout.layers) > 1:
+            stored["readout.weights"] = (len(self.readout.layers),)
+        if self.readout and self.readout.heads:
+            stored["readout.attention.weight"] = (self.readout.heads, self.width)
+        return stored | self._head()
+
+    def _block_operations(self, samples: int) -> dict[str, int]:
+        """Counts the operations of the blocks and of all that follows."""
+        tokens, width = self.tokens(samples), self.width
+        heads = self.readout.heads if self.readout else 0
+        return {
+            "attention": self.blocks * (8 * tokens * width**2 + 4 * tokens**2 * width),
+            "MLP": self.blocks * 4 * tokens * width * self.ffn_dim,
+            **({"readout": 2 * self.frames(samples) * width * heads} if heads else {}),
+            "head": self._head_operations(),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaveformTransformer(Transformer):
+    """Sizes and rules that emotion2vec and wav2vec2 share: convolutions on the waveform, and some for positions.
+
+    Attributes:
+        conv_layers: (channels, kernel, stride) of each convolution of the feature extractor.
+        conv_pos_kernel: Kernel of the positional convolution, in frames.
+        conv_pos_groups: Groups of the positional convolution.
+    """
+
+    conv_layers: tuple[tuple[int, int, int], ...]
+    conv_pos_kernel: int
+    conv_pos_groups: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        layers = self.conv_layers
+        if not layers or not all(len(layer) == 3 and all(map(is_size, layer)) for layer in layers):
+            raise ValueError(f"conv_layers is {layers!r}")
+        if self.width % self.conv_pos_groups:
+            raise ValueError(f"a width of {self.width} cannot be shared among {self.conv_pos_groups} groups")
+
+    @property
+    def hop(self) -> int:
+        """Samples from one frame to the next: 320 in all known models, 20 ms."""
+        return prod(stride for _, _, stride in self.conv_layers)
+
+    def frames(self, samples: int) -> int:
+        """Returns the number of frames in a clip of this many samples: about 50 a second at 16 kHz."""
+        for _, kernel, stride in self.conv_layers:
+            samples = (samples - kernel) // stride + 1
+        return samples
+
+    def _transformer_operations(self, samples: int, position_layers: int) -> dict[str, int]:
+        width, time, channels, convolutions = self.width, samples, 1, 0
+        for out, kernel, stride in self.conv_layers:
+            time = (time - kernel) // stride + 1
+            convolutions += 2 * time * kernel * channels * out
+            channels = out
+        even = 1 - self.conv_pos_kernel % 2
+        position = 2 * (time + even) * self.conv_pos_kernel * width * (width // self.conv_pos_groups)
+        return {
+            "convolutions": convolutions,
+            "projection": 2 * time * channels * width,
+            "positions": position_layers * position,
+            **self._block_operations(samples),
+        }

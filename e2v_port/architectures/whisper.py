@@ -1,0 +1,87 @@
+"""The encoder of Whisper: sizes, stored tensors, operations, and the numbers that no checkpoint needs to store."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from e2v_port.architectures.base import Transformer
+from e2v_port.architectures.shapes import Shape, norm
+
+__all__ = ["COLUMN", "MAX_FRAMES", "STRIDES", "WINDOW", "WhisperConfig", "positions"]
+
+# Of every Whisper, in samples at 16 kHz: a window of the spectrogram, and the step to the next column.
+WINDOW = 400
+COLUMN = 160
+STRIDES = (1, 2)  # of its two convolutions, whose kernels are 3
+MAX_FRAMES = 1500  # 30 s: no checkpoint has positions for more
+
+
+@dataclass(frozen=True, kw_only=True)
+class WhisperConfig(Transformer):
+    """Sizes of one encoder of Whisper (arXiv 2212.04356).
+
+    Attributes:
+        bands: Mel bands of the spectrogram.
+        pad: Whether clips of less than 30 s are filled up with zeros, as Whisper was trained; 1500 frames are then read
+            of each, silence included.
+    """
+
+    waveform_eps: ClassVar[float] = 1e-7  # of transformers' WhisperFeatureExtractor, where it is asked to normalize
+    longest: ClassVar[int | None] = MAX_FRAMES * 2 * COLUMN
+
+    bands: int
+    pad: bool
+
+    @property
+    def hop(self) -> int:
+        """Samples from one frame to the next: 320, 20 ms."""
+        return 2 * COLUMN
+
+    @property
+    def shortest(self) -> int:
+        """Samples that shorter clips are filled up to: 30 s with `pad`, else 0."""
+        return MAX_FRAMES * self.hop if self.pad else 0
+
+    def columns(self, samples: int) -> int:
+        """Returns the number of columns in the spectrogram of a clip of this many samples."""
+        return max(samples, self.shortest) // COLUMN
+
+    def frames(self, samples: int) -> int:
+        """Returns the number of frames in a clip of this many samples: one for two columns, the last may have one."""
+        return (self.columns(samples) + 1) // 2
+
+    def tensors(self) -> dict[str, Shape]:
+        """Returns name and shape of every stored tensor; see `Architecture`."""
+        stored: dict[str, Shape] = {}
+        for i, channels in enumerate((self.bands, self.width)):
+            stored[f"conv_layers.{i}.weight"] = (self.width, 3, channels)
+            stored[f"conv_layers.{i}.bias"] = (self.width,)
+        blocks = self._blocks("blocks", self.depth)
+        stored |= {name: shape for name, shape in blocks.items() if not name.endswith("k_proj.bias")}
+        if self.readout is None:
+            stored |= norm("norm", self.width)
+        return stored | self._readout_and_head()
+
+    def operations(self, samples: int) -> dict[str, int]:
+        """Counts the operations of one clip by part; see `Architecture`."""
+        columns, frames, width = self.columns(samples), self.frames(samples), self.width
+        return {
+            "spectrogram": 2 * columns * (WINDOW // 2 + 1) * self.bands,
+            "convolutions": 2 * 3 * width * (columns * self.bands + frames * width),
+            **self._block_operations(samples),
+        }
+
+
+def positions(frames: int, width: int) -> NDArray[np.float32]:
+    """Returns what is added to the frames to mark their positions: sines and cosines, [frames, width].
+
+    The wavelengths of the width / 2 sines grow from 2 pi to 20 000 pi frames (arXiv 1706.03762); the cosines follow
+    them. OpenAI published all numbers of Whisper in 16 bits, these too, so that they are rounded here in the same way.
+    """
+    half = width // 2
+    scales = np.exp(-np.log(10_000) / (half - 1) * np.arange(half))
+    angles = np.arange(frames)[:, None] * scales
+    table = np.concatenate([np.sin(angles), np.cos(angles)], 1).astype(np.float32)
+    return table.astype(np.float16).astype(np.float32)

@@ -1,0 +1,1 @@
+"""Sources of weights: the manifest of known models, downloads from the hubs, local checkpoints."""

@@ -1,0 +1,139 @@
+"""The files of one unconverted checkpoint: which they are, and how a folder names them."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+
+from e2v_port.errors import CheckpointError, ModelNotFound
+
+__all__ = ["Checkpoint", "Find", "from_files", "gather", "local", "stays_inside"]
+
+Find = Callable[[str], Path | None]  # from a file's name in the repository
+
+# Files that FunASR itself looks for where a repository has no configuration.json; fetched in this order.
+_USUAL = {"config": "config.yaml", "tokens": "tokens.txt", "weights": "model.pt"}
+# Files that transformers saves; the weights come in one of two formats, of which only this one is inherently safe. Next
+# to a config.json, too, CTranslate2 has its weights.
+_TRANSFORMERS = {"config": "config.json", "preprocessor": "preprocessor_config.json", "weights": "model.safetensors"}
+_PICKLED = "pytorch_model.bin"
+_CTRANSLATE2 = "model.bin"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The files of one unconverted checkpoint.
+
+    Attributes:
+        weights: PyTorch or safetensors file, or the model.bin of CTranslate2.
+        config: config.yaml, or the config.json of a transformers or CTranslate2 model; None without one.
+        tokens: File with the labels, one per line; None without one.
+        preprocessor: preprocessor_config.json of a transformers model; None without one.
+        repository: Name of the repository on the hub, or the local path.
+        hub: `modelscope`, `huggingface` or `local`.
+        revision: Commit on Hugging Face; on ModelScope, which reports none, the requested revision; empty for a local
+            checkpoint.
+    """
+
+    weights: Path
+    config: Path | None
+    tokens: Path | None
+    repository: str
+    hub: str
+    revision: str
+    preprocessor: Path | None = None
+
+
+def local(path: Path) -> Checkpoint:
+    """Returns the checkpoint in a folder, or the one a .pt file belongs to.
+
+    A folder's configuration.json names its files. Without one, the weights are model.pt or else the only .pt file, and
+    config.yaml and tokens.txt are used if they exist. The same two files are used if they lie next to a given file.
+
+    Args:
+        path: Folder or weights file.
+
+    Raises:
+        ModelNotFound: There is no such file or folder.
+        CheckpointError: The path is a device or a pipe; or the folder holds no weights or several weights files, or
+            lacks a file that its configuration.json names.
+    """
+    if not path.exists():
+        raise ModelNotFound(f"{path}: no such file or folder")
+    if not (path.is_dir() or path.is_file()):
+        raise CheckpointError(f"{path}: neither a folder nor a file, but a device or a pipe: pass the file itself")
+    folder = path if path.is_dir() else path.parent
+
+    def find(name: str) -> Path | None:
+        return folder / name if (folder / name).is_file() else None
+
+    if not path.is_dir():
+        config, tokens = find(_USUAL["config"]) or find(_TRANSFORMERS["config"]), find(_USUAL["tokens"])
+        return Checkpoint(path, config, tokens, str(path.resolve()), "local", "", find(_TRANSFORMERS["preprocessor"]))
+    found, missing, named = gather(find, optional=True)
+    if missing and not named:
+        candidates = sorted(entry for entry in folder.glob("*.pt") if entry.is_file())
+        if len(candidates) > 1:
+            listed = ", ".join(entry.name for entry in candidates)
+            raise CheckpointError(f"{path}: which of {listed} are the weights? pass that file, not the folder")
+        found["weights"] = candidates[0] if candidates else None
+        missing = [] if candidates else [f"{_USUAL['weights']}, nor any other .pt file"]
+    if missing:
+        raise CheckpointError(f"{path}: no {', no '.join(missing)} in this folder; is the download complete?")
+    return from_files(found, str(path.resolve()), "local", "")
+
+
+def gather(find: Find, *, optional: bool) -> tuple[dict[str, Path | None], list[str], bool]:
+    """Returns a checkpoint's files by role, the missing ones, and whether configuration.json named them.
+
+    All the files it names are required. If it names none, the weights are required and, unless `optional`, the others.
+    """
+    configuration = find("configuration.json")
+    named = _named(configuration) if configuration else None
+    names = dict(named or _USUAL)
+    if not named and find(_TRANSFORMERS["config"]):
+        names = dict(_TRANSFORMERS)
+        if not find(names["weights"]):
+            names["weights"] = next(filter(find, (_PICKLED, _CTRANSLATE2)), _PICKLED)
+    found = {role: find(file) for role, file in names.items()}
+    needed = {"weights"} if optional and not named else set(names)
+    return found, [names[role] for role in names if role in needed and not found[role]], named is not None
+
+
+def _named(configuration: Path) -> dict[str, str] | None:
+    """Returns the files that a configuration.json names, by role; None if it names no weights."""
+    try:
+        content = json.loads(configuration.read_text("utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{configuration}: not readable as JSON ({error}); delete {configuration.resolve()} and try again"
+        ) from error
+    metas = content.get("file_path_metas") if isinstance(content, dict) else None
+    if not isinstance(metas, dict) or metas.get("init_param") is None:
+        return None
+    tokenizer = metas.get("tokenizer_conf")
+    names = {
+        "config": metas.get("config"),
+        "tokens": tokenizer.get("token_list") if isinstance(tokenizer, dict) else None,
+        "weights": metas["init_param"],
+    }
+    for file in names.values():
+        if file is not None and not (isinstance(file, str) and stays_inside(file)):
+            raise CheckpointError(f"{configuration}: {file!r} does not name a file inside the repository")
+    return {role: file for role, file in names.items() if file is not None}
+
+
+def stays_inside(file: str) -> bool:
+    """Returns whether a name is that of a file inside the folder it is relative to."""
+    # As a Windows path, both kinds of separators count, and so do drive letters.
+    path = PureWindowsPath(file)
+    return bool(path.parts) and not path.anchor and ".." not in path.parts and file.isprintable()
+
+
+def from_files(found: Mapping[str, Path | None], repository: str, hub: str, revision: str) -> Checkpoint:
+    """Returns the checkpoint made of files by role, as `gather` returns them."""
+    weights = found["weights"]
+    assert weights is not None
+    return Checkpoint(
+        weights, found.get("config"), found.get("tokens"), repository, hub, revision, found.get("preprocessor")
+    )

@@ -1,0 +1,1 @@
+"""A voice while it speaks: detector, backends, sound sources, the view on the terminal."""

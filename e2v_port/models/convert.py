@@ -1,0 +1,127 @@
+"""From a model's name, folder or file to its converted folder: download, both halves of the conversion, the cache."""
+
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from e2v_port import seam
+from e2v_port.checkpoints import catalog, hubs
+from e2v_port.checkpoints.checkpoint import Checkpoint, local
+from e2v_port.errors import ModelNotFound, quoted
+from e2v_port.files import naming
+
+__all__ = ["convert", "folder_of"]
+
+
+_logger = logging.getLogger(__name__)
+
+
+def convert(
+    model: str | Path,
+    *,
+    hub: Literal["auto", "modelscope", "huggingface"] = "auto",
+    revision: str | None = None,
+    dtype: str = "float32",
+    out: str | Path | None = None,
+    keep_npz: bool = False,
+    offline: bool = False,
+    note: Callable[[str], None] = _logger.info,
+) -> Path:
+    """Converts a checkpoint to a folder with model.safetensors and config.json.
+
+    Args:
+        model: Name of a known model, `owner/name` on a hub, a checkpoint's folder or its .pt file.
+        hub: Hub to download from; `auto` tries one after the other.
+        revision: Branch, tag or commit on the hub; requires `hub`.
+        dtype: Type of the stored tensors: `float32`, `float16` or `bfloat16`; or `q8` or `q4`, which pack the large
+            matrices at 8 or 4 bits per number and leave the rest in float32.
+        out: Folder to write; by default the one where `e2v_port.load` finds the model by its name.
+        keep_npz: Whether to keep the npz between the two halves, as model.npz in that folder.
+        offline: Never open a connection; `E2V_OFFLINE=1` does the same.
+        note: Called with each line worth knowing along the way; by default they are logged at INFO.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ModelNotFound: No model, folder or file has this name, or it is not on this machine while offline.
+        DownloadError: No hub delivered it.
+        CheckpointError: The checkpoint is unsafe, damaged, or of no known family.
+    """
+    path = _path(model)
+    if os.path.exists(path):  # unlike Path.exists, False for a name too long for the file system
+        checkpoint = local(path)
+        folder = Path(out) if out else _local_folder(checkpoint, dtype)
+    else:
+        name = str(model)
+        if catalog.lookup(name) is None and name.count("/") != 1:
+            raise catalog.not_found(name)
+        known = catalog.lookup(name)
+        if known and known.bundled:
+            raise ModelNotFound(f"{name} comes converted, in the package: there is no checkpoint to convert")
+        checkpoint = hubs.download(name, hub=hub, revision=revision, offline=offline)
+        folder = Path(out) if out else catalog.destination(known.id if known else name, dtype)
+    final = folder.resolve()
+    with naming(folder):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        # Next to the folder: the npz is as large as the weights, and the system's temporary folder may be in memory.
+        with tempfile.TemporaryDirectory(dir=final.parent, prefix=f".{final.name}.partial-") as between:
+            npz = Path(between) / "model.npz"
+            seam.extract(checkpoint, npz)
+            seam.write(npz, folder, dtype=dtype, keep_npz=keep_npz, note=note)
+    return folder
+
+
+def _path(model: str | Path) -> Path:
+    if not isinstance(model, str | os.PathLike) or not os.fspath(model):
+        raise ModelNotFound(f"{quoted(model)}: pass the name of a model as a string, or the path of its folder or file")
+    return Path(model)
+
+
+def _local_folder(checkpoint: Checkpoint, dtype: str) -> Path:
+    """Returns the cache folder of a local checkpoint; it changes whenever a file that the conversion reads does.
+
+    Weights are known by size and time, since hashing gigabytes takes longer than loading them; the rest by content.
+    """
+    weights = checkpoint.weights.resolve()
+    state = hashlib.sha256(os.fsencode(f"{weights}\0{weights.stat().st_size}\0{weights.stat().st_mtime_ns}\0"))
+    for role in ("config", "tokens", "preprocessor"):
+        path: Path | None = getattr(checkpoint, role)
+        content = hashlib.sha256(path.read_bytes()).hexdigest() if path else ""
+        state.update(f"{role}\0{content}\0".encode())
+    name = checkpoint.weights.resolve().parent.name
+    return catalog.destination(f"local/{name}-{state.hexdigest()[:12]}", dtype)
+
+
+def folder_of(model: str | Path, *, offline: bool = False) -> Path:
+    """Returns the converted folder of a model; converts and downloads it if necessary.
+
+    Args:
+        model: Same as for `e2v_port.load`.
+        offline: Same as for `e2v_port.load`.
+
+    Raises:
+        ModelNotFound, DownloadError, CheckpointError: See `e2v_port.load`.
+    """
+    path = _path(model)
+    if os.path.exists(path):  # unlike Path.exists, False for a name too long for the file system
+        if catalog.is_converted(path):
+            return path
+        folder = _local_folder(local(path), "float32")
+        if catalog.is_converted(folder):
+            return folder
+    else:
+        name = str(model)
+        if (found := catalog.find(name)) is not None:
+            return found
+        known = catalog.lookup(name)
+        if known is None:
+            raise catalog.not_found(name)
+        if known.bundled:
+            raise ModelNotFound(f"{name} is part of the package but missing: reinstall e2v-port from its wheel")
+    _logger.info("%s is not converted yet: converting it once", model)
+    return convert(model, offline=offline)

@@ -1,0 +1,89 @@
+"""Loads a converted model on one of the runtimes."""
+
+import logging
+import os
+from pathlib import Path
+
+from e2v_port import seam
+from e2v_port.architectures import tensors
+from e2v_port.architectures.config import ModelConfig
+from e2v_port.architectures.quantization import QUANTIZED
+from e2v_port.files import identity
+from e2v_port.models import convert, devices
+from e2v_port.models.model import Model
+
+__all__ = ["load", "note_license"]
+
+_logger = logging.getLogger(__name__)
+_noted: set[str] = set()  # lines and models that were logged once in this process
+
+
+def load(model: str | Path, *, runtime: str = "auto", dtype: str | None = None, offline: bool = False) -> Model:
+    """Loads a model.
+
+    Args:
+        model: Name of a known model, e.g. `iic/emotion2vec_plus_base`, or `bundled` for the small one in the package; a
+            converted folder; or an unconverted checkpoint (a folder or a .pt file). An unconverted model is converted
+            on first use, and downloaded first if it is not on this machine.
+        runtime: `cuda`, `cpu`, `mps`, `mlx`; or `auto`, which selects CUDA, then MLX on Apple silicon, then the CPU.
+        dtype: Type to compute in, `float32`, `bfloat16` or `float16`: the weights are cast as they are read. By default
+            the type they are stored in. `auto` selects the fastest one on this machine that moves no probability by
+            more than 0.02, and logs which; small networks on spectrograms keep their type.
+        offline: Never open a connection; `E2V_OFFLINE=1` does the same.
+
+    Raises:
+        ModelNotFound: No model has this name, or it is not on this machine while offline.
+        DownloadError: No hub delivered it.
+        CheckpointError: The checkpoint or the converted folder is damaged or of no known family.
+        RuntimeUnavailable: The runtime cannot run here.
+    """
+    chosen = devices.choose(runtime, dtype)  # first, so that nothing is downloaded for a runtime that cannot run
+    folder = convert.folder_of(model, offline=offline)
+    while True:
+        before = identity(folder)
+        try:
+            loaded = _load(folder, chosen, dtype)
+        except Exception:
+            if identity(folder) == before:
+                raise
+        else:
+            if identity(folder) == before:
+                return loaded
+        # A conversion has put another model there meanwhile: the parts that were read may belong to both.
+
+
+def _load(folder: Path, runtime: str, dtype: str | None) -> Model:
+    config = ModelConfig.read(folder)
+    note_license(config)
+    weights = folder / "model.safetensors"
+    tensors.check(weights, config.architecture, config.dtype)
+    chosen = _auto(config, runtime) if dtype == "auto" else dtype
+    runner = seam.runtime(devices.RUNTIMES[runtime])(weights, config, runtime, chosen)
+    return Model(config, runtime, chosen or config.arithmetic, runner, weights)
+
+
+def _auto(config: ModelConfig, runtime: str) -> str | None:
+    if not config.architecture.half_precision:
+        return None
+    fastest = devices.fastest_dtype(runtime)
+    if runtime == "mlx" and config.dtype in QUANTIZED and fastest == "bfloat16":
+        fastest = "float16"  # MLX rounds the scales of packed weights too, for which bfloat16 has too few digits
+    line = f"dtype auto: {fastest} on {runtime}"
+    if line not in _noted:
+        _noted.add(line)
+        _logger.info(line)
+    return fastest
+
+
+def note_license(config: ModelConfig, line: str = "") -> None:
+    """Logs once per process what the weights may not be used for; `E2V_LICENCE=accepted` silences it.
+
+    Args:
+        config: Configuration of the model.
+        line: Text that replaces the model's name and license.
+    """
+    licence, model = config.licence, config.source.repository
+    restricted = any(words in licence for words in ("non-commercial", "not for commercial use"))
+    if restricted and model not in _noted and os.environ.get("E2V_LICENCE") != "accepted":
+        _noted.add(model)
+        _logger.warning("%s; E2V_LICENCE=accepted silences this line", line or f"{model}: {licence}")

@@ -1,0 +1,1 @@
+"""Is a conversion equal to its original? Reference implementations, and the comparison with them."""

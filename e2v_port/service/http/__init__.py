@@ -1,0 +1,1 @@
+"""The HTTP side of the service: connections, access checks, request bodies, routes and their documentation."""

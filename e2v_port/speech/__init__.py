@@ -1,0 +1,1 @@
+"""Finds segments of speech in clips, streams and transcripts."""

@@ -1,0 +1,145 @@
+"""Every example runs as it is, on speech of the project itself, and prints what it promises."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import toys
+
+import e2v_port
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+SPEECH = ROOT / "benchmarks" / "speech"
+CALL = ROOT / "e2v_port" / "service" / "page" / "example.flac"
+PROGRAMS = sorted(path.name for path in EXAMPLES.glob("*.py"))
+NOTEBOOKS = sorted(path.name for path in EXAMPLES.glob("*.ipynb"))
+
+
+def run(program: str | Path, *arguments: str | Path, folder: Path) -> str:
+    """Runs a program in an empty folder, offline, and returns what it prints."""
+    variables = {"E2V_OFFLINE": "1", "E2V_LICENCE": "accepted", "XDG_CACHE_HOME": str(folder), "MPLBACKEND": "agg"}
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / program, *arguments],
+        cwd=folder,
+        env=os.environ | variables,
+        encoding="utf-8",
+        capture_output=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def call() -> e2v_port.Analysis:
+    return e2v_port.analyze(CALL)
+
+
+def test_a_call_as_a_timeline(call: e2v_port.Analysis, tmp_path: Path) -> None:
+    head, *lines = run("timeline.py", folder=tmp_path).splitlines()
+    assert head == f"{CALL.name}: {call.duration:.1f} s"
+    for segment, line in zip(call.segments, lines, strict=False):
+        assert line.endswith(f"  {segment.judgement.words}")
+        assert "#" in line
+    names = {segment.emotion for segment in call.segments if not segment.judgement.doubtful}
+    assert {line.split()[0] for line in lines[len(call.segments) :]} == names
+
+
+def test_a_classifier_of_embeddings(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    text = run("classifier.py", folder=tmp_path)
+    found = re.search(r"balanced accuracy ([\d.]+), by chance ([\d.]+)", text)
+    assert found
+    assert float(found[1]) > float(found[2])
+
+
+def test_a_microphone_loop(call: e2v_port.Analysis, tmp_path: Path) -> None:
+    """Follows a file here; microphones are for tests/test_listen.py."""
+    text = run("microphone.py", CALL, folder=tmp_path)
+    judged = [segment for segment in call.segments if segment.emotion]
+    assert re.findall(r"^ *[\d.]+ to +[\d.]+ s  (.+)$", text, re.M) == [each.judgement.words for each in judged]
+    assert text.count("for the language model: [") == len(judged)
+    assert f"{len(call.segments)} segments" in text
+
+
+def test_a_folder_to_parquet(tmp_path: Path) -> None:
+    pytest.importorskip("duckdb")
+    files = len([*SPEECH.glob("*.flac")])
+    first, *rows = run("parquet.py", SPEECH, "out", folder=tmp_path).splitlines()
+    assert first.startswith(f"{files} clips, ")
+    assert first.endswith(f"this run did {files}")
+    assert sum(int(row.split()[2].rstrip(",")) for row in rows) == int(first.split(", ")[1].split()[0])
+    assert run("parquet.py", SPEECH, "out", folder=tmp_path).splitlines()[0].endswith("this run did 0")
+
+
+def test_a_new_head(tmp_path: Path) -> None:
+    text = run("finetune.py", folder=tmp_path)
+    assert text.startswith("my-model: epoch ")
+    labels = e2v_port.load(tmp_path / "my-model", runtime="cpu").labels
+    assert set(labels) == {"neutral", "happy", "sad", "angry"}
+    assert text.splitlines()[-1].startswith("Prediction(")
+
+
+def test_two_models(tmp_path: Path) -> None:
+    other = toys.convert(toys.make(tmp_path / "checkpoint"), tmp_path / "toy")
+    text = run("compare.py", "bundled", other, folder=tmp_path)
+    names = [file.name for file in SPEECH.glob("*.flac")]
+    assert all(name in text for name in names)
+    marks = [line[0] for line in text.splitlines()[1:-1]]
+    assert text.splitlines()[-1].startswith(f"{marks.count('=')} of {len(names)} clips")
+
+
+def test_a_prompt(tmp_path: Path) -> None:
+    prompt = json.loads(run("prompt.py", folder=tmp_path))
+    line, words = prompt["messages"][1]["content"].splitlines()
+    assert line == e2v_port.analyze(SPEECH / "low.flac").to_context()
+    assert words == "I waited, but nobody came."
+    assert prompt["tools"][0]["function"]["name"] == e2v_port.tool_schema()["name"]
+
+
+def test_an_answer(tmp_path: Path) -> None:
+    document = ElementTree.fromstring(run("answer.py", SPEECH / "quick.flac", "Take your time.", folder=tmp_path))
+    assert document.tag.endswith("speak")
+    assert "".join(document.itertext()) == "Take your time."
+
+
+def test_a_client_with_and_without_a_service(tmp_path: Path) -> None:
+    pytest.importorskip("fastapi")
+    from served import Served
+
+    text = run("service_client.py", SPEECH / "calm.flac", "http://127.0.0.1:9", folder=tmp_path)
+    assert text.startswith("continuing without emotions: ")
+    assert text.endswith("[unclear]\n")
+    with Served() as service:
+        text = run("service_client.py", SPEECH / "calm.flac", service.url, folder=tmp_path)
+    assert re.fullmatch(r"ann: The kettle is on, and the rain has stopped\.  \[neutral \(\d+%\)\]\n", text)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_the_cells_of_a_notebook(notebook: str, call: e2v_port.Analysis, tmp_path: Path) -> None:
+    """As a program: a kernel would add nothing but time."""
+    pytest.importorskip("matplotlib")
+    cells = json.loads((EXAMPLES / notebook).read_text("utf-8"))["cells"]
+    program = tmp_path / "cells.py"
+    program.write_text("\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"), "utf-8")
+    assert run(program, folder=tmp_path).splitlines()[-1] == call.to_context()
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_examples_are_short_and_say_how_they_are_run(program: str) -> None:
+    source = (EXAMPLES / program).read_text("utf-8")
+    assert len(source.splitlines()) < 60
+    assert f"python examples/{program}" in (ast.get_docstring(ast.parse(source)) or "")
+
+
+def test_the_list_of_examples_is_complete() -> None:
+    listed = re.findall(r"^\| \[([\w.]+)\]", (EXAMPLES / "README.md").read_text("utf-8"), re.M)
+    assert sorted(listed) == sorted(PROGRAMS + NOTEBOOKS)
