@@ -82,7 +82,7 @@ class Visitor:
         """Opens the page; a script runs before those of the page."""
         context = self.browser.new_context(viewport={"width": width, "height": 800}, **options)
         context.add_init_script(script)
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(60_000)
         self.contexts.append(context)
         page = context.new_page()
         page.on("request", lambda request: self.requests.append(request.url))
@@ -145,7 +145,7 @@ def encoded(samples: np.ndarray, form: str) -> bytes:
     return file.getvalue()
 
 
-def until(holds: Callable[[], bool], seconds: float = 15) -> None:
+def until(holds: Callable[[], bool], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, "the condition does not hold in time"

@@ -51,10 +51,10 @@ class Served:
         if self.process.poll() is None:
             self.process.terminate()
         try:
-            code = self.process.wait(40)
+            code = self.process.wait(120)
         finally:
             self.process.kill()
-            self._reader.join(10)
+            self._reader.join(60)
             self.process.stdout.close()
             self.process.stderr.close()
         if hasattr(self, "client"):

@@ -148,15 +148,13 @@ def test_a_single_request_does_not_wait_for_others(slow: Slow) -> None:
     model = e2v_port.load("bundled", runtime="cpu")
     alone = Batcher(model, lambda: 1, lambda clips, seconds: None)
     expecting = Batcher(model, lambda: 2, lambda clips, seconds: None)
-    least = []
-    for batcher in alone, expecting:
-        taken = []
-        for _ in range(20):
+    least = {alone: math.inf, expecting: math.inf}
+    for _ in range(30):  # in turns, so that what else runs slows both
+        for batcher in alone, expecting:
             started = time.perf_counter()
             BatchedModel(batcher, Job()).predict(clip(400), 16_000)
-            taken.append(time.perf_counter() - started)
-        least.append(min(taken))
-    assert least[0] + 0.75 * WAIT < least[1]
+            least[batcher] = min(least[batcher], time.perf_counter() - started)
+    assert least[alone] + 0.5 * WAIT < least[expecting]
 
 
 def test_a_job_that_waits_for_a_model_has_no_deadline(batcher: Batcher, slow: Slow) -> None:

@@ -278,7 +278,7 @@ def service() -> Iterator[Served]:
 
 
 def test_the_service_judges_channels_apart(service: Served) -> None:
-    client = Client(service.url, timeout=60, strict=True)
+    client = Client(service.url, timeout=300, strict=True)
     call = encoded(stereo(BRIGHT, CALM)).getvalue()
     answer = client.analyze(call, channel="each")
     assert [(segment.speaker, segment.channel) for segment in answer.segments] == [("left", 1), ("right", 2)]
@@ -293,7 +293,7 @@ def test_the_service_judges_channels_apart(service: Served) -> None:
 
 
 def test_the_service_says_what_it_noticed(service: Served) -> None:
-    client = Client(service.url, timeout=60, strict=True)
+    client = Client(service.url, timeout=300, strict=True)
     inverted = encoded(stereo(BRIGHT, -BRIGHT)).getvalue()
     assert [note.kind for note in client.analyze(inverted).notes] == ["channels_cancel"]
     assert [note.kind for note in client.embed(inverted).notes] == ["channels_cancel"]
@@ -302,7 +302,7 @@ def test_the_service_says_what_it_noticed(service: Served) -> None:
 
 
 def test_the_service_refuses_channels_that_are_none(service: Served) -> None:
-    client = Client(service.url, timeout=60, strict=True)
+    client = Client(service.url, timeout=300, strict=True)
     clip = encoded(BRIGHT).getvalue()
     with pytest.raises(AudioError, match="no channel 2 in a clip of 1 channel"):
         client.analyze(clip, channel="right")
@@ -348,7 +348,7 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         check=False,
         text=True,
-        timeout=120,
+        timeout=300,
         env={**os.environ, "E2V_LICENCE": "accepted", "COLUMNS": "200"},
     )
 

@@ -140,7 +140,7 @@ def run(*arguments: str | Path, folder: Path, **more: Any) -> subprocess.Complet
         cwd=folder,
         env=environment(folder, **variables),
         encoding="utf-8",
-        timeout=180,
+        timeout=300,
         check=False,
         **streams,
     )
@@ -1229,7 +1229,7 @@ def test_the_checkpoint_of_a_model_from_a_hub(toy: Toys, tmp_path: Path) -> None
         )
         command = [sys.executable, "-c", HUB_SCRIPT, json.dumps(cases)]
         done = subprocess.run(
-            command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=180, check=False
+            command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=300, check=False
         )
         assert done.returncode == 0, done.stderr
         return [Path(line) for line in done.stdout.splitlines()]

@@ -422,7 +422,7 @@ def within_bounds(data: bytes) -> str:
             print(error)
         assert peak_memory() < 700_000_000"""
     command = [sys.executable, "-c", program]
-    return subprocess.run(command, input=data, stdout=subprocess.PIPE, check=True, timeout=60).stdout.decode()
+    return subprocess.run(command, input=data, stdout=subprocess.PIPE, check=True, timeout=300).stdout.decode()
 
 
 def changed(data: bytes, name: bytes, at: int, value: bytes) -> bytes:

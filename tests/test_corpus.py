@@ -557,7 +557,7 @@ def _kill_decoders(pipe: Path) -> None:
         wait_for(lambda process=process: process not in children("e2v_port.corpus.decoder", 0))
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end

@@ -533,7 +533,7 @@ def test_a_stream_that_pauses_keeps_up_with_the_clock(meeting: np.ndarray) -> No
     listener.push(meeting[: int(1.5 * SAMPLING_RATE)])
     time.sleep(4)
     found = listener.push(meeting[int(1.5 * SAMPLING_RATE) : int(2.5 * SAMPLING_RATE)])
-    assert found[-1].at == pytest.approx(time.time(), abs=0.9)
+    assert found[-1].at == pytest.approx(time.time(), abs=2.5)
 
 
 def test_the_trajectory_of_a_voice(speech_folder: Path) -> None:

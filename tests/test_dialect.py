@@ -140,7 +140,7 @@ def run(*arguments: str | Path) -> list[str]:
         capture_output=True,
         check=False,
         text=True,
-        timeout=120,
+        timeout=300,
         env={**os.environ, "E2V_LICENCE": "accepted"},
     )
     assert done.returncode == 0, done.stderr

@@ -398,7 +398,7 @@ def test_a_write_that_fails_is_told_and_nothing_is_lost(path: Path) -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=300,
     )
     lines = done.stdout.splitlines()
     assert lines[:2] == [f"{path}: cannot be read or written: is the disk full or gone?"] * 2

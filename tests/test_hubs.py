@@ -158,7 +158,7 @@ class Machine:
             stdout=subprocess.PIPE,
             stderr=stderr,
             encoding="utf-8",
-            timeout=60,
+            timeout=300,
             check=False,
         )
         return Run(process)

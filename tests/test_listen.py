@@ -1,5 +1,7 @@
 """`e2v listen` and `e2v express` in a process of their own: in a pipe, on a terminal, with a microphone."""
 
+import array
+import fcntl
 import json
 import os
 import re
@@ -81,6 +83,14 @@ def started(
             process.kill()
 
 
+def drained(pipe: Any) -> None:
+    """Waits until a process has read all that was written to it."""
+    left = array.array("i", [1])
+    while left[0]:
+        fcntl.ioctl(pipe, termios.FIONREAD, left)
+        time.sleep(0.02)
+
+
 def run(*arguments: str | Path, folder: Path, data: bytes = b"", **more: Any) -> tuple[int, str, str]:
     """Runs `e2v` to its end: exit code, stdout, stderr."""
     with started(E2V, *arguments, folder=folder, stdin=subprocess.PIPE, **more) as process:
@@ -150,8 +160,8 @@ def test_a_file_is_followed_at_its_own_pace(talk: Path, expected: Rows, tmp_path
     # The start of the file by the clock of this test: every line must imply the same time.
     began = [at - row["end"] - row["latency"] for row, at in zip(found, arrived, strict=True) if row["latency"]]
     assert len(began) == len(found) - 1
-    assert max(began) - min(began) < 0.7
-    assert ended - min(began) > soundfile.info(talk).duration - 0.7
+    assert max(began) - min(began) < 2
+    assert ended - min(began) > soundfile.info(talk).duration - 2
     first = next(row for row in found if row["final"])
     assert first["latency"] > 1.5, "it waits for a pause"
 
@@ -210,9 +220,10 @@ def test_control_c_ends_the_sound_not_the_judging(talk: Path, expected: Rows, tm
             assert not window["final"]
             if window["end"] > 2:
                 break
-        time.sleep(1)  # until the rest has been read
+        drained(process.stdin)
+        time.sleep(1)  # for what has been read to be taken
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (0, b"")
     (segment,) = finals(rows(out))
     assert_close(segment, expected[0])
@@ -360,7 +371,7 @@ def listening(code: str) -> list[str]:
 )
 def test_a_library_is_missing(code: str, message: str, tmp_path: Path) -> None:
     with started(*listening(code), folder=tmp_path) as process:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
     assert (process.returncode, out) == (2, b"")
     assert re.fullmatch(f"error: (the )?microphone.*{message}\n", err.decode())
 
@@ -376,7 +387,7 @@ def test_no_microphone(tmp_path: Path) -> None:
     """Skipped on a machine that has one."""
     need_portaudio()
     with started(sys.executable, "-m", "sounddevice", folder=tmp_path) as process:
-        if re.search(rb"[1-9]\d* in", process.communicate(timeout=60)[0]):
+        if re.search(rb"[1-9]\d* in", process.communicate(timeout=300)[0]):
             pytest.skip("there is a microphone here")
     code, out, err = run("listen", folder=tmp_path)
     assert (code, out) == (2, "")
@@ -396,7 +407,7 @@ def test_sound_that_is_too_fast(tmp_path: Path) -> None:
         process.stdout.readline()
         time.sleep(2)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
     assert process.returncode == 0
     assert out.startswith(b"[No speech heard]")
     assert re.search(rb"^note: sound was lost \d+ times$", err, re.M)

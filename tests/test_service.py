@@ -321,7 +321,7 @@ def test_the_token(tmp_path: Path) -> None:
         for options in {"subprotocols": ["e2v", f"e2v.token.{inside}"]}, {"additional_headers": right}:
             with connect(address, **options) as socket:
                 socket.send('{"type": "start", "sampling_rate": 16000}')
-                assert json.loads(socket.recv(timeout=10))["type"] == "ready"
+                assert json.loads(socket.recv(timeout=60))["type"] == "ready"
                 assert socket.subprotocol in {"e2v", None}  # the token is never sent back
         service.stop()
         assert not any("seven" in line for line in service.lines)
@@ -404,7 +404,7 @@ def test_pages_of_an_allowed_origin() -> None:
         protocols = ["e2v", "e2v.token." + base64.urlsafe_b64encode(b"secret").decode().rstrip("=")]
         with connect(address, origin=app, subprotocols=protocols) as socket:
             socket.send('{"type": "start", "sampling_rate": 16000}')
-            assert json.loads(socket.recv(timeout=10))["type"] == "ready"
+            assert json.loads(socket.recv(timeout=60))["type"] == "ready"
         with pytest.raises(InvalidStatus) as refused:
             connect(address, origin=other, subprotocols=protocols)
         assert refused.value.response.status_code == 403
@@ -457,7 +457,7 @@ def test_unknown_parameters_are_refused_on_every_route(service: Served) -> None:
 )
 def test_a_failed_start_prints_one_line(options: list[str], named: str) -> None:
     command = [sys.executable, "-m", "e2v_port", "serve", "--port", "0", *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
@@ -469,14 +469,14 @@ def test_a_setting_that_does_not_exist() -> None:
     """A misspelled setting in the environment would leave the service open in silence."""
     command = [sys.executable, "-m", "e2v_port", "serve", "--port", "0"]
     wrong = os.environ | {"E2V_SERVE_SPEAKER": "ann"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=wrong)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=wrong)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "use E2V_SERVE_SPEAKERS" in done.stderr
 
 
 def test_a_port_in_use(service: Served) -> None:
     command = [sys.executable, "-m", "e2v_port", "serve", "--port", str(service.port)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 2
     assert "--port 0" in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -570,7 +570,7 @@ def test_an_invalid_stream(service: Served, messages: list[Any], kind: str, code
         answers = []
         with suppress(ConnectionClosed):
             while True:
-                answers.append(json.loads(socket.recv(timeout=10)))
+                answers.append(json.loads(socket.recv(timeout=60)))
         assert answers[-1]["error"]["kind"] == kind
         assert "\n" not in answers[-1]["error"]["message"]
         assert socket.close_code == code
@@ -597,7 +597,7 @@ def test_models_taxonomy_metrics_and_documentation(service: Served) -> None:
     assert service.client.get("/nowhere").status_code == 404
     counted = [("/page/*", 200), ("/v1/taxonomy", 200), ("none", 404)]
     lines = [f'e2v_request_seconds_count{{route="{route}",status="{status}"}}' for route, status in counted]
-    until = time.monotonic() + 10  # the count follows the response
+    until = time.monotonic() + 60  # the count follows the response
     while missing := [line for line in lines if line not in service.client.get("/metrics").text]:
         assert time.monotonic() < until, missing
         time.sleep(0.05)
@@ -617,7 +617,7 @@ def test_the_log_reveals_nothing_of_a_clip(service: Served, dialogue: bytes) -> 
         "segments": (None, '[{"start": 0, "end": 4, "speaker": "ann", "text": "secret"}]'),
     }
     answer = service.client.post("/v1/analyze", files=form, params={"name": "my diary"})
-    until = time.monotonic() + 10  # the line follows the response
+    until = time.monotonic() + 60  # the line follows the response
     while not (lines := [line for line in service.lines if answer.json()["request_id"] in line]):
         assert time.monotonic() < until
         time.sleep(0.05)
@@ -689,5 +689,5 @@ def test_a_program_that_serves_keeps_its_state() -> None:
     """Log levels, signal handlers and limits are restored, and nothing is printed."""
     command = [sys.executable, "-c", SERVING]
     accepted = os.environ | {"E2V_LICENCE": "accepted"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=accepted)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=accepted)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

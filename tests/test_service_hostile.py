@@ -199,27 +199,33 @@ def test_a_slow_body(service: Served, pause: float) -> None:
 
 
 def test_idle_connections_are_closed_for_others(service: Served) -> None:
+    def answers() -> bool:
+        try:
+            return httpx.get(f"{service.url}/healthz").status_code == 200
+        except httpx.TransportError:
+            return False
+
     held = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(60)]
-    with pytest.raises(httpx.TransportError):
-        httpx.get(f"{service.url}/healthz")
-    time.sleep(2.5)
-    assert httpx.get(f"{service.url}/healthz").status_code == 200
+    while answers():  # the first ones were closed before the last ones were opened
+        held += [socket.create_connection(("127.0.0.1", service.port)) for _ in range(60)]
+        assert len(held) < 1000
+    until(answers)
     for connection in held:
         connection.close()
 
 
 def test_a_silent_stream(service: Served) -> None:
     with connect(service.url.replace("http", "ws") + "/v1/stream") as websocket:
-        assert json.loads(websocket.recv(timeout=5))["error"]["kind"] == "timeout"
+        assert json.loads(websocket.recv(timeout=60))["error"]["kind"] == "timeout"
 
 
 def test_a_stream_may_pause(service: Served) -> None:
     with connect(service.url.replace("http", "ws") + "/v1/stream") as websocket:
         websocket.send('{"type": "start", "sampling_rate": 16000}')
-        assert json.loads(websocket.recv(timeout=5))["type"] == "ready"
+        assert json.loads(websocket.recv(timeout=60))["type"] == "ready"
         time.sleep(4)  # longer than the limits for headers and bodies
         websocket.send(bytes(3200))
-        assert json.loads(websocket.recv(timeout=5)) == {"type": "ack", "samples": 1600}
+        assert json.loads(websocket.recv(timeout=60)) == {"type": "ack", "samples": 1600}
 
 
 # Malformed
@@ -341,7 +347,7 @@ def test_no_generated_request_causes_a_server_error(service: Served, tmp_path: P
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{service.url}/openapi.json"]
     checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
     options = ["--checks", checks, "--max-examples", "25", "--seed", "1", "--phases", "examples,coverage,fuzzing"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=150, check=False, cwd=tmp_path)
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path)
     service.client.put("/v1/config/emotion", json={"enabled": True})
     assert done.returncode == 0, done.stdout
 
@@ -434,7 +440,7 @@ def test_requests_of_disconnected_clients_are_cancelled(long: bytes) -> None:
         until(lambda: service.metric("e2v_judged_audio_seconds_total") > 0)
         for connection in connections:
             connection.close()
-        until(lambda: service.metric("e2v_requests_in_flight") == 0, 2)
+        until(lambda: service.metric("e2v_requests_in_flight") == 0)
         judged = service.metric("e2v_judged_audio_seconds_total")
         assert judged < 8 * 600
         service.analyze(CLIP)
@@ -452,7 +458,7 @@ def test_a_killed_engine_is_restarted(long: bytes) -> None:
             waiting = [pool.submit(service.client.post, "/v1/analyze", content=long) for _ in range(3)]
             with connect(service.url.replace("http", "ws") + "/v1/stream") as stream:
                 stream.send('{"type": "start", "sampling_rate": 16000}')
-                assert json.loads(stream.recv(timeout=5))["type"] == "ready"
+                assert json.loads(stream.recv(timeout=60))["type"] == "ready"
                 until(lambda: service.metric("e2v_requests_in_flight") == 3)
                 os.kill(service.engine(), signal.SIGKILL)
                 for answer in waiting:
@@ -462,7 +468,7 @@ def test_a_killed_engine_is_restarted(long: bytes) -> None:
                 assert refused(service.client.get("/readyz")) == (503, "unavailable")
                 assert refused(service.client.post("/v1/analyze", content=CLIP)) == (503, "unavailable")
                 stream.send(bytes(3200))
-                assert json.loads(stream.recv(timeout=5))["error"]["kind"] == "unavailable"
+                assert json.loads(stream.recv(timeout=60))["error"]["kind"] == "unavailable"
             service.wait_ready()
             assert matches(content(service.analyze(CLIP)), right)
         assert service.metric("e2v_engine_restarts") == 2
@@ -482,7 +488,7 @@ def test_the_engine_ends_with_a_killed_service() -> None:
     with Served() as service:
         engine = service.engine()
         service.process.kill()
-        until(lambda: not Path(f"/proc/{engine}").exists(), 5)
+        until(lambda: not Path(f"/proc/{engine}").exists())
 
 
 def test_sigterm_lets_requests_finish(long: bytes, speech_folder: Path) -> None:
@@ -494,7 +500,7 @@ def test_sigterm_lets_requests_finish(long: bytes, speech_folder: Path) -> None:
         with connect(service.url.replace("http", "ws") + "/v1/stream") as stream:
             stream.send('{"type": "start", "sampling_rate": 16000}')
             stream.send(speech)
-            while json.loads(stream.recv(timeout=10)) != {"type": "ack", "samples": 5 * 16_000}:
+            while json.loads(stream.recv(timeout=60)) != {"type": "ack", "samples": 5 * 16_000}:
                 pass
             until(lambda: service.metric("e2v_requests_in_flight") == 1)
             service.process.send_signal(signal.SIGTERM)
@@ -502,7 +508,7 @@ def test_sigterm_lets_requests_finish(long: bytes, speech_folder: Path) -> None:
         assert [event["type"] for event in events] == ["final", "done"]
         assert events[0]["segment"]["emotion"]
         assert matches(content(waiting.result()), right)
-        assert service.process.wait(10) == 0
+        assert service.process.wait(60) == 0
         assert not Path(f"/proc/{engine}").exists()
 
 
@@ -553,7 +559,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
     assert matches(content(found[-1]), content(found[0]))
 
 
-def until(holds: Callable[[], bool], seconds: float = 20) -> None:
+def until(holds: Callable[[], bool], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, "the condition does not hold in time"

@@ -42,12 +42,12 @@ def test_an_engine_that_is_stopped_is_restarted() -> None:
         right = content(service.analyze(CLIP))
         with connect(service.url.replace("http", "ws") + "/v1/stream") as stream:
             stream.send('{"type": "start", "sampling_rate": 16000}')
-            assert json.loads(stream.recv(timeout=5))["type"] == "ready"
+            assert json.loads(stream.recv(timeout=60))["type"] == "ready"
             os.kill(service.engine(), signal.SIGSTOP)
             waiting = pool.submit(service.client.post, "/v1/analyze", content=CLIP)
             stream.send(bytes(3200))
-            assert refused(waiting.result(30)) == (503, "unavailable")
-            assert json.loads(stream.recv(timeout=5))["error"]["kind"] == "unavailable"
+            assert refused(waiting.result(120)) == (503, "unavailable")
+            assert json.loads(stream.recv(timeout=60))["error"]["kind"] == "unavailable"
         service.wait_ready()
         assert matches(content(service.analyze(CLIP)), right)
         assert service.metric("e2v_engine_restarts") == 1
@@ -66,7 +66,7 @@ def test_a_request_without_an_end(how: str, tmp_path: Path, monkeypatch: pytest.
         until(lambda: service.metric("e2v_requests_in_flight") == 1)
         if how == "endless loop":  # meanwhile, others are served
             assert matches(content(service.analyze(CLIP)), right)
-        assert refused(waiting.result(40)) == ((422, "stuck") if how == "endless loop" else (503, "unavailable"))
+        assert refused(waiting.result(120)) == ((422, "stuck") if how == "endless loop" else (503, "unavailable"))
         service.wait_ready()
         assert matches(content(service.analyze(CLIP)), right)
         assert service.metric("e2v_engine_restarts") == 1
@@ -75,10 +75,10 @@ def test_a_request_without_an_end(how: str, tmp_path: Path, monkeypatch: pytest.
 
 def test_an_engine_that_works_is_left_alone(speech_folder: Path) -> None:
     """Neither waiting for other requests, nor a pause of a stream, nor a pause of the whole service is being stuck."""
-    with Served(engine_seconds=1.5, max_requests=40) as service, ThreadPoolExecutor(24) as pool:
+    with Served(engine_seconds=4, max_requests=40) as service, ThreadPoolExecutor(24) as pool:
         with connect(service.url.replace("http", "ws") + "/v1/stream") as stream:
             stream.send('{"type": "start", "sampling_rate": 16000}')
-            assert json.loads(stream.recv(timeout=5))["type"] == "ready"
+            assert json.loads(stream.recv(timeout=60))["type"] == "ready"
             clip = (speech_folder / "jfk.flac").read_bytes()
 
             def ask(_: int) -> int:
@@ -89,9 +89,9 @@ def test_an_engine_that_works_is_left_alone(speech_folder: Path) -> None:
             both = service.process.pid, service.engine()
             for pid in both:
                 os.kill(pid, signal.SIGSTOP)
-            time.sleep(3)
+            time.sleep(6)
             for pid in both:
                 os.kill(pid, signal.SIGCONT)
             stream.send(bytes(3200))
-            assert json.loads(stream.recv(timeout=10))["type"] == "ack"
+            assert json.loads(stream.recv(timeout=60))["type"] == "ack"
         assert service.metric("e2v_engine_restarts") == 0
