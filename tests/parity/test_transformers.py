@@ -16,6 +16,7 @@ from e2v_port.converters import wav2vec2 as wav2vec2_converter
 from e2v_port.models import devices
 from e2v_port.parity import references, verify
 from e2v_port.parity import wav2vec2 as wav2vec2_reference
+from e2v_port.runtimes.fast import onednn
 from parity.references import CLIPS, SIX_HEADS
 
 pytestmark = pytest.mark.skipif(
@@ -110,7 +111,8 @@ def test_a_batch_of_mixed_lengths_equals_single_clips(name, runtime, wav2vec2, s
 @pytest.mark.xdist_group("audeering")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_sixteen_bits_move_dimensions_little(dtype, wav2vec2, speech_folder):
-    clips = sorted(path for path in speech_folder.glob("emodb_*.flac") if path.stem != "emodb_timeline")[::7]
+    clips = sorted(path for path in speech_folder.glob("emodb_*.flac") if path.stem != "emodb_timeline")
+    clips = clips[:: 7 if onednn.available() else 20]  # slow without products in 16 bits
     exact = wav2vec2("audeering", "cpu").dimensions(clips)
     model = wav2vec2("audeering", "cpu", dtype)
     for rounded in (model.dimensions(clips), [model.dimensions(clip) for clip in clips]):
