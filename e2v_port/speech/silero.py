@@ -1,31 +1,34 @@
 """Speech probabilities, from silero-vad's network."""
 
 from functools import cache
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from e2v_port.audio import Waveform
-from e2v_port.host import fork_safe_lock, own_settings
+from e2v_port.host import fork_safe_lock
 from e2v_port.speech.level import Gain
 from e2v_port.speech.silero_weights import read_weights
 
-if TYPE_CHECKING:
-    import torch
-
-    State: TypeAlias = tuple[torch.Tensor, torch.Tensor]
-
 __all__ = ["FRAME_SAMPLES", "SpeechProbabilities", "speech_probabilities"]
+
+Array: TypeAlias = NDArray[np.float32]
+State: TypeAlias = tuple[Array, Array]  # of the LSTM: output and cells
 
 FRAME_SAMPLES = 512  # 32 ms: the frame that silero judges
 _CONTEXT = 64  # samples before the frame, which silero sees too
 _BLOCK = 512 * FRAME_SAMPLES  # samples run at once: 16 s, so that memory does not grow with the clip
 
-_HOP, _BINS = 128, 129  # of the short-time Fourier transform: samples, frequencies
-_STRIDES = (1, 2, 2, 1)  # of the convolutions
+_WINDOW, _HOP, _BINS = 256, 128, 129  # of the short-time Fourier transform: samples, samples, frequencies
 _HIDDEN = 128  # units of the LSTM
+
+# BLAS shares large products among all cores, which then wait for each other, at worst for those that other threads
+# use. So products are made in pieces that it computes on one core; they take hardly longer.
+_TILE = 8  # frames in a product
+_LARGEST = (1 << 19) - 1  # multiplications in a product of matrices
+_ROWS = 64  # of a matrix of 128 columns in a product with a vector
 
 
 def speech_probabilities(waveform: Waveform, max_gain: float = 0.0) -> NDArray[np.float32]:
@@ -102,28 +105,33 @@ def _network() -> "_Network":
 
 
 class _Network:
-    """silero-vad's network for 16 kHz.
+    """silero-vad's network for 16 kHz, in numpy.
 
     silero's own code runs one frame at a time and keeps a state between calls. Here all frames of a block run at once,
-    which is ten times as fast and needs no lock.
+    apart from the recurrent half of the LSTM, on one core and without a lock.
     """
 
     def __init__(self) -> None:
-        import torch
-
-        with own_settings(inference=False):
-            self._weights = {name: torch.from_numpy(array) for name, array in read_weights().items()}
-            # On "meta" no random numbers are drawn, so that the caller's seed stays as it was.
-            self._lstm = torch.nn.LSTM(_HIDDEN, _HIDDEN, device="meta")
-            lstm = {f"{name[5:]}_l0": tensor for name, tensor in self._weights.items() if name.startswith("lstm.")}
-            self._lstm.load_state_dict(lstm, assign=True)
+        weights = read_weights()
+        taps = [weights[f"conv{i}.weight"].transpose(2, 1, 0) for i in range(4)]  # [3, channels in, channels out]
+        self._stft = _pieces(weights["stft"][:, 0].T, 4)
+        self._first = _pieces(np.concatenate(taps[0], axis=1), 4)
+        self._second = _pieces(np.concatenate(taps[1]), 2)
+        # The third sees padding to its left, the fourth on both sides.
+        self._third = _pieces(np.concatenate(taps[2][1:]), 1)
+        self._fourth = _pieces(taps[3][1], 1)
+        self._biases = [weights[f"conv{i}.bias"] for i in range(4)]
+        self._input = _pieces(_gates(weights["lstm.weight_ih"]).T, 1)
+        self._input_bias = _gates(weights["lstm.bias_ih"] + weights["lstm.bias_hh"])
+        self._recurrent = _gates(weights["lstm.weight_hh"]).reshape(-1, _ROWS, _HIDDEN)
+        self._output, self._output_bias = weights["output.weight"].reshape(_HIDDEN), weights["output.bias"]
 
     @classmethod
     @cache
     def load(cls) -> "_Network":
         return cls()
 
-    def probabilities(self, frames: NDArray[np.float32], state: "State | None") -> "tuple[NDArray[np.float32], State]":
+    def probabilities(self, frames: Array, state: State | None) -> tuple[Array, State]:
         """Runs the network from a state.
 
         Args:
@@ -133,17 +141,89 @@ class _Network:
         Returns:
             Probabilities [frames], and the state after them.
         """
-        import torch
-        from torch.nn import functional
+        with np.errstate(under="ignore"):  # a host program may have numpy raise
+            encoded = self._encode(self._magnitudes(frames))[: len(frames)]
+            hidden, state = self._lstm(encoded, state)
+            logits = np.einsum("th,h->t", np.maximum(hidden, 0), self._output) + self._output_bias
+            return _sigmoid(logits), state
 
-        weights = self._weights
-        with own_settings():
-            padded = functional.pad(torch.tensor(frames), (0, _CONTEXT), mode="reflect")[:, None]  # [T, 1, 640]
-            spectrum = functional.conv1d(padded, weights["stft"], stride=_HOP)  # [T, 258, 4]
-            x = torch.sqrt(spectrum[:, :_BINS] ** 2 + spectrum[:, _BINS:] ** 2)  # [T, 129, 4]
-            for i, stride in enumerate(_STRIDES):
-                x = functional.conv1d(x, weights[f"conv{i}.weight"], weights[f"conv{i}.bias"], stride, padding=1)
-                x = functional.relu(x)
-            hidden, state = self._lstm(x.squeeze(-1), state)  # [T, 128]
-            output = weights["output.weight"].squeeze(-1), weights["output.bias"]
-            return torch.sigmoid(functional.linear(functional.relu(hidden), *output))[:, 0].numpy(), state
+    def _magnitudes(self, frames: Array) -> Array:
+        """Returns the spectra of the four windows of each frame, with zeros after the last one: [whole tiles, 4, 129]."""
+        count = len(frames)
+        padded = np.zeros((count + -count % _TILE, _CONTEXT + FRAME_SAMPLES + _CONTEXT), np.float32)
+        padded[:count, :-_CONTEXT] = frames
+        padded[:count, -_CONTEXT:] = frames[:, -2 : -2 - _CONTEXT : -1]  # reflected
+        windows = sliding_window_view(padded, _WINDOW, axis=1)[:, ::_HOP]
+        squares = np.square(_product(windows, self._stft))
+        return np.sqrt(squares[..., :_BINS] + squares[..., _BINS:])
+
+    def _encode(self, magnitudes: Array) -> Array:
+        """Runs the convolutions and the half of the LSTM that is not recurrent: [frames, 512]."""
+        count, length, _ = magnitudes.shape
+        # Stride 1: the products of all positions with all taps are added where they belong.
+        before, at, after = np.moveaxis(_product(magnitudes, self._first).reshape(count, length, 3, -1), 2, 0)
+        padded = np.zeros((count, 1 + length, at.shape[-1]), np.float32)  # on the left, for the second convolution
+        x = np.add(at, self._biases[0], out=padded[:, 1:])
+        x[:, 1:] += before[:, :-1]
+        x[:, :-1] += after[:, 1:]
+        np.maximum(x, 0, out=x)
+        # Stride 2, of positions that lie one after the other in memory.
+        width = at.shape[-1]
+        x = sliding_window_view(padded.reshape(count, -1), 3 * width, axis=1)[:, :: 2 * width]
+        for matrix, bias in zip((self._second, self._third, self._fourth), self._biases[1:], strict=True):
+            x = _product(x, matrix)
+            x += bias
+            x = np.maximum(x, 0, out=x).reshape(count, 1, -1)
+        return (_product(x, self._input) + self._input_bias)[:, 0]
+
+    def _lstm(self, encoded: Array, state: State | None) -> tuple[Array, State]:
+        """Runs the recurrent half of the LSTM, and returns its outputs [frames, 128] and the state after them."""
+        hidden = np.empty((len(encoded), _HIDDEN), np.float32)
+        # Rows: the output, input and forget gates, what is added to the cells, and the cells.
+        table = np.zeros((5, _HIDDEN), np.float32)
+        gates, sums, cells = table[:3], table[:4].reshape(-1), table[4]
+        products = table[:4].reshape(-1, _ROWS)
+        output = np.zeros(_HIDDEN, np.float32)
+        if state:
+            output, cells[:] = state
+        for row, result in zip(encoded, hidden, strict=True):
+            np.matmul(self._recurrent, output, out=products)
+            np.add(sums, row, out=sums)
+            np.tanh(sums, out=sums)
+            _from_tanh(gates)
+            np.add(*(table[1:3] * table[3:]), out=cells)
+            output = np.multiply(gates[0], np.tanh(cells), out=result)
+        return hidden, (output.copy(), cells.copy())
+
+
+def _sigmoid(x: Array) -> Array:
+    return _from_tanh(np.tanh(x / 2))
+
+
+def _from_tanh(x: Array) -> Array:
+    """Turns tanh(x / 2) into the sigmoid of x, in place."""
+    x *= 0.5
+    x += 0.5
+    return x
+
+
+def _gates(rows: Array) -> Array:
+    """Returns rows of an LSTM's parameters in the order of `_lstm`; those of sigmoids are halved, for `_from_tanh`."""
+    entry, forget, cells, output = np.split(rows, 4)
+    return np.concatenate([output / 2, entry / 2, forget / 2, cells])
+
+
+def _pieces(matrix: Array, rows: int) -> Array:
+    """Cuts a matrix [in, out] into the fewest equal pieces for `_product`, where a frame has that many rows."""
+    inputs, outputs = matrix.shape
+    fitting = (n for n in range(1, outputs + 1) if outputs % n == 0 and _TILE * rows * matrix.size // n <= _LARGEST)
+    return np.ascontiguousarray(matrix.reshape(inputs, next(fitting), -1).swapaxes(0, 1))
+
+
+def _product(x: Array, pieces: Array) -> Array:
+    """Multiplies rows [frames, rows, in] of whole tiles with a matrix: [frames, rows, out]."""
+    frames, rows, inputs = x.shape
+    count, _, width = pieces.shape
+    product = np.empty((frames // _TILE, _TILE * rows, count, width), np.float32)
+    np.matmul(x.reshape(-1, 1, _TILE * rows, inputs), pieces, out=product.swapaxes(1, 2))
+    return product.reshape(frames, rows, count * width)
