@@ -16,8 +16,6 @@ from test_training import SMALL, write_corpus
 
 from e2v_port.evaluation import readers
 from e2v_port.models.load import load
-from e2v_port.speech import silero
-from e2v_port.speech.silero import speech_probabilities
 from e2v_port.training import head, scratch
 from e2v_port.training.task import choose
 
@@ -142,19 +140,6 @@ def test_a_model_gives_the_same_bits(
         found = outputs(folders[name], clips)
     assert len(found) == len(expected[name])
     assert all(np.array_equal(*pair) for pair in zip(found, expected[name], strict=True))
-
-
-@every_host
-def test_silero_gives_the_same_bits(clips: list[np.ndarray], host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    probabilities = [speech_probabilities(clip) for clip in clips]
-    fresh = silero._Network()
-    with host():
-        loaded = silero._Network()
-    for network in (fresh, loaded):
-        monkeypatch.setattr(silero, "_network", lambda network=network: network)
-        with host():
-            found = [speech_probabilities(clip) for clip in clips]
-        assert all(np.array_equal(*pair) for pair in zip(found, probabilities, strict=True))
 
 
 @every_host

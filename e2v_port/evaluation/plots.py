@@ -8,12 +8,13 @@ import numpy as np
 
 from e2v_port.analysis.plots import check
 from e2v_port.analysis.terminal import GREY
-from e2v_port.evaluation.probe import Probe
 from e2v_port.evaluation.report import seen_lines
 from e2v_port.evaluation.results import Evaluation, Figures, Risk
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from e2v_port.evaluation.probe import Probe
 
 __all__ = ["plot_evaluations", "plot_probes"]
 
@@ -46,7 +47,7 @@ def plot_evaluations(evaluations: Mapping[str, Evaluation], path: str | Path) ->
     figure.savefig(path)
 
 
-def plot_probes(probes: Mapping[str, Probe], path: str | Path) -> None:
+def plot_probes(probes: "Mapping[str, Probe]", path: str | Path) -> None:
     """Draws the UAR of each layer with its interval, a line for each corpus.
 
     Args:

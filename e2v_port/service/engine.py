@@ -249,6 +249,6 @@ class Engine:
 
 
 def _main(connection: Connection, options: dict[str, Any]) -> None:
-    from e2v_port.service.worker import serve  # only in the process: it imports torch
+    from e2v_port.service.worker import serve  # only in the process: it imports the models
 
     serve(connection, options)

@@ -37,7 +37,6 @@ from e2v_port.errors import (
     ServiceError,
     ServiceUnavailable,
 )
-from e2v_port.host import limit_threads
 from e2v_port.models.model import Model
 from e2v_port.service import answers
 from e2v_port.service.batching import BatchedModel, Batcher, Job, Stopped
@@ -142,10 +141,8 @@ class _Worker:
         self.batchers = {
             kind: Batcher(model, lambda: self.busy, self._ran, self.seconds) for kind, model in models.items()
         }
-        # One core searches a clip for speech: several of them would wait for each other more than compute.
-        one_thread: dict[str, Any] = {"initializer": limit_threads, "initargs": (1,)}
-        self.pool = ThreadPoolExecutor(THREADS, "request", **one_thread)
-        self.stream_pool = ThreadPoolExecutor(STREAM_THREADS, "stream", **one_thread)
+        self.pool = ThreadPoolExecutor(THREADS, "request")
+        self.stream_pool = ThreadPoolExecutor(STREAM_THREADS, "stream")
         self._switch(self.enabled)
 
     # Messages

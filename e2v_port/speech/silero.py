@@ -148,7 +148,7 @@ class _Network:
             return _sigmoid(logits), state
 
     def _magnitudes(self, frames: Array) -> Array:
-        """Returns the spectra of the four windows of each frame, with zeros after the last one: [whole tiles, 4, 129]."""
+        """Returns the spectra of the four windows of each frame, of silence to fill the last tile: [frames, 4, 129]."""
         count = len(frames)
         padded = np.zeros((count + -count % _TILE, _CONTEXT + FRAME_SAMPLES + _CONTEXT), np.float32)
         padded[:count, :-_CONTEXT] = frames
