@@ -32,9 +32,9 @@ _ROWS = 64  # of a matrix of 128 columns in a product with a vector
 
 
 def speech_probabilities(waveform: Waveform, max_gain: float = 0.0) -> NDArray[np.float32]:
-    """Computes the probability of speech in each frame, with silero-vad on the CPU.
+    """Computes the probability of speech in each frame, with silero-vad's network, in numpy and on one core.
 
-    Takes about 1 ms per second of audio, and memory for 16 s at a time. May be called from several threads at once.
+    Takes 1 to 2 ms per second of audio, and memory for 16 s at a time. May be called from several threads at once.
 
     silero does not hear quiet speech, so frames that `Gain` raises are heard a second time, raised, and that answer
     counts. All others have the answers that they have without any gain.
