@@ -82,7 +82,8 @@ def test_probabilities_equal_those_of_sileros_own_call(speech_folder: Path, sile
             expected = [silero(torch.from_numpy(frame), SAMPLING_RATE).item() for frame in filled.reshape(-1, 512)]
         found = speech_probabilities(waveform)
         assert found.dtype == np.float32
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        # Both round in float32: on recordings of speech, either is up to 1.6e-5 from the result in float64.
+        np.testing.assert_allclose(found, expected, atol=3e-5)
     assert speech_probabilities(clip[:0]).shape == (0,)
 
 
