@@ -2,106 +2,71 @@
 
     python -m e2v_port.converters.checkpoint CHECKPOINT OUT.npz
 
-needs torch. The npz also holds the checkpoint's config.yaml, tokens.txt and origin, so that the second half,
-`python -m e2v_port.converters.weights`, can run on another machine without torch.
+needs no torch, except for checkpoints from before PyTorch 1.6. The npz also holds the checkpoint's config.yaml,
+tokens.txt and origin: the second half, `python -m e2v_port.converters.weights`, can run on another machine.
 """
 
 import argparse
 import hashlib
 import json
-import pickle
-import re
-import struct
 import sys
-import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from e2v_port import npz
 from e2v_port.architectures.config import Source
 from e2v_port.checkpoints.checkpoint import Checkpoint, local
 from e2v_port.errors import CheckpointError, E2VError
-from e2v_port.host import fork_safe_lock
-from e2v_port.quiet import quiet
+from e2v_port.unpickling import torch_save
+from e2v_port.unpickling.machine import Placeholder
+from e2v_port.unpickling.tensors import NoTensor, Tensor
+from e2v_port.unpickling.torch_save import UnsafeFile
 
-from . import ctranslate2
+from . import ctranslate2, old_checkpoint, safetensors_file
 
 __all__ = ["ABOUT", "extract"]
 
 ABOUT = "checkpoint.json"  # name of the array that holds everything but the tensors, as text
 
-# Classes left over from training in some checkpoints. An inert class replaces them, so that none of their code runs.
-# Any other class is refused.
+# Classes left over from training in some checkpoints. A placeholder replaces them, so that none of their code runs. Any
+# other class is refused.
 LEFT_OVERS = ("argparse.Namespace", "omegaconf.", "numpy.", "typing.Any", "collections.defaultdict")
-BUILTINS = {f"builtins.{name}" for name in ("dict", "list", "tuple", "set", "str", "int", "float", "bool")}
 
 DAMAGED = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)  # of any parser
 
-_unpickling = fork_safe_lock()
-
 MAX_NAME = 200
+MAX_ENTRIES = 100_000  # tensors and tables; tables that share tables can expand to any number
 MAX_SETTINGS = 100_000  # a published config.yaml has a few hundred; nested aliases can expand to any number
 
 
-class _Inert:
-    """Replaces an object of training: accepts any arguments and any state, does nothing."""
-
-    def __new__(cls, *_: Any) -> "_Inert":
-        return super().__new__(cls)
-
-    def __init__(self, *_: Any) -> None:
-        pass
-
-    def __setstate__(self, _: Any) -> None:
-        pass
-
-
 def _load(path: Path) -> Any:
-    """Unpickles a checkpoint without running anything in it.
+    """Reads a checkpoint without running anything in it.
 
     Raises:
         CheckpointError: The file would run code (the message names its globals), or is not a checkpoint.
     """
     if path.suffix == ".safetensors":
         try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
+            return safetensors_file.read(path)
+        except (SafetensorError, OSError, ValueError) as error:
             raise CheckpointError(f"{path} is not a safetensors file ({_first_line(error)})") from error
     try:
-        # torch's list of allowed globals is one for the process: two loads at once would take names from each other.
-        with quiet(), _unpickling:
-            zipped = zipfile.is_zipfile(path)
-            # The older format cannot be scanned or memory-mapped; torch's own short allowlist is the only protection.
-            names = get_unsafe_globals_in_checkpoint(path) if zipped else []
-            refused = [name for name in names if not name.startswith(LEFT_OVERS) and name not in BUILTINS]
-            if refused:
-                raise _unsafe(path, sorted(refused))
-            with safe_globals([(_Inert, name) for name in names]):
-                return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError as error:
-        cause = error.__context__ or error  # torch wraps it in advice that would be wrong here
-        if found := re.search(r"GLOBAL (\S+)", str(cause)):
-            raise _unsafe(path, [found[1]]) from error
-        raise CheckpointError(f"{path} is not a PyTorch checkpoint ({_first_line(cause)})") from error
-    except (*DAMAGED, EOFError, AssertionError, struct.error, zipfile.BadZipFile) as error:
+        return old_checkpoint.load(path) if old_checkpoint.recognize(path) else torch_save.read(path, LEFT_OVERS)
+    except UnsafeFile as error:
+        raise CheckpointError(
+            f"{path} would run code when opened ({_plain(str(error))}): do not use this file"
+        ) from error
+    except DAMAGED as error:
         raise CheckpointError(f"{path} is damaged or not a PyTorch checkpoint ({_first_line(error)})") from error
-
-
-def _unsafe(path: Path, names: Iterable[str]) -> CheckpointError:
-    calls = _plain(", ".join(names))
-    return CheckpointError(f"{path} would run code when opened ({calls}): do not use this file")
 
 
 def _first_line(error: BaseException) -> str:
@@ -141,32 +106,43 @@ def _read(path: Path) -> tuple[list[tuple[str, Any]], dict[str, int | str]]:
     return list(_tensors(_state(loaded, path), path)), _dims(loaded, path)
 
 
-def _tensors(state: Mapping[str, Any], path: Path, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _tensors(
+    state: Mapping[str, Any], path: Path, prefix: str = "", entries: Iterator[int] | None = None
+) -> Iterator[tuple[str, Any]]:
+    entries = count() if entries is None else entries
     if len(prefix) > MAX_NAME:
         raise CheckpointError(f"{path} holds a table that contains itself")
     for name, value in state.items():
+        if next(entries) > MAX_ENTRIES:
+            raise CheckpointError(f"{path} holds more than {MAX_ENTRIES} tensors and tables")
         if isinstance(value, Mapping):  # the pretraining teacher is a nested table
-            yield from _tensors(value, path, f"{prefix}{name}.")
+            yield from _tensors(value, path, f"{prefix}{name}.", entries)
         else:
             yield f"{prefix}{name}", value
 
 
 def _fault(name: str, value: Any) -> str | None:
     """Returns what a value is instead of a weight; None for a weight."""
-    if not isinstance(value, torch.Tensor):
+    if isinstance(value, NoTensor):
+        return value.what
+    if isinstance(value, Placeholder):
+        return value.name
+    if not isinstance(value, Tensor):
         return type(value).__name__
-    counter = name.endswith(".num_batches_tracked")  # of a batch norm
-    if not (value.is_floating_point() or counter) or value.layout != torch.strided:
-        return f"a tensor of {value.dtype}, {value.layout}"
+    counter = value.dtype.integer and name.endswith(".num_batches_tracked")  # of a batch norm
+    if not (value.dtype.floating or counter):
+        return f"a tensor of {value.dtype.name}"
     # A few bytes can be expanded to any shape, which would fill the disk.
-    if value.device.type != "cpu" or value.nbytes > value.untyped_storage().nbytes():
-        return "larger than its data"
-    return None
+    return "larger than its data" if value.nbytes > value.storage.data.size else None
 
 
-def _array(tensor: torch.Tensor) -> NDArray[np.float32]:
+def _array(tensor: Tensor, name: str, path: Path) -> NDArray[np.float32]:
     """float32 holds every float16 and bfloat16 exactly, and numpy has no bfloat16."""
-    return tensor.detach().to(torch.float32).contiguous().numpy()
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):  # the second half refuses what is not finite
+            return np.ascontiguousarray(tensor.numpy(), np.float32).reshape(tensor.shape)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {name} is damaged ({error})") from error
 
 
 def _read_config(path: Path | None) -> Any:
@@ -245,7 +221,7 @@ def extract(checkpoint: Checkpoint, out: Path) -> None:
     with npz.writing(out) as add:
         add(ABOUT, np.array(json.dumps(about, default=str)))
         for name, tensor in tensors.items():
-            add(name, _array(tensor))
+            add(name, _array(tensor, name, path))
 
 
 def main() -> None:

@@ -11,20 +11,21 @@ A string is a uint16 length, its bytes, and a zero, which the length includes. O
 and the others are aliases of it. Source: `ModelSpec._serialize` in CTranslate2's specs/model_spec.py.
 """
 
-import mmap
 import struct
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
 from e2v_port.errors import CheckpointError
+from e2v_port.unpickling.tensors import DTYPES, Tensor, contiguous, mapped
 
 __all__ = ["read", "recognize"]
 
 VERSION = 6
-TYPES = (torch.float32, torch.int8, torch.int16, torch.int32, torch.float16, torch.bfloat16)  # by number
+TYPES = tuple(DTYPES[name] for name in ("float32", "int8", "int16", "int32", "float16", "bfloat16"))  # by number
 MOST = 100_000  # variables, or aliases; the largest Whisper has 1300 variables
 MOST_AXES = 8
 
@@ -37,7 +38,7 @@ def recognize(path: Path) -> bool:
     return head[1:4] == bytes(3) and bool(end) and kind.endswith(b"Spec") and head[4:6] == bytes([len(kind) + 1, 0])
 
 
-def read(path: Path) -> tuple[list[tuple[str, torch.Tensor]], dict[str, int | str]]:
+def read(path: Path) -> tuple[list[tuple[str, Tensor]], dict[str, int | str]]:
     """Reads a model.bin; the file is mapped into memory, so that each tensor is read where it is used.
 
     Returns:
@@ -47,11 +48,8 @@ def read(path: Path) -> tuple[list[tuple[str, torch.Tensor]], dict[str, int | st
     Raises:
         CheckpointError: The file is damaged, of another version, or quantized.
     """
-    with path.open("rb") as file:
-        # Never closed here: tensors keep it open. A private copy, since torch warns of memory that it may not write.
-        reader = _Reader(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
     try:
-        return reader.model()
+        return _Reader(mapped(path)).model()
     except (ValueError, struct.error) as error:
         raise CheckpointError(f"{path} is not a usable model.bin of CTranslate2: {error}") from error
 
@@ -59,11 +57,11 @@ def read(path: Path) -> tuple[list[tuple[str, torch.Tensor]], dict[str, int | st
 class _Reader:
     """A position in a model.bin. Its methods raise ValueError or struct.error for a damaged one."""
 
-    def __init__(self, data: mmap.mmap) -> None:
+    def __init__(self, data: NDArray[np.uint8]) -> None:
         self.data = data
         self.at = 0
 
-    def model(self) -> tuple[list[tuple[str, torch.Tensor]], dict[str, int | str]]:
+    def model(self) -> tuple[list[tuple[str, Tensor]], dict[str, int | str]]:
         (version,) = self.numbers("<I")
         if version != VERSION:
             raise ValueError(f"its format is version {version}, and only {VERSION} is known: convert the model anew")
@@ -71,13 +69,13 @@ class _Reader:
         (settings["revision"],) = self.numbers("<I")
         entries = []
         for name, values in self.variables():
-            if values.ndim or values.is_floating_point():
+            if values.shape or values.dtype.floating:
                 entries.append((name, values))
             elif name in settings:
                 raise ValueError(f"{name!r} occurs twice")
             else:
-                settings[name] = int(values)
-        if quantized := [f"{name} ({values.dtype})" for name, values in entries if not values.is_floating_point()]:
+                settings[name] = int(values.numpy())
+        if quantized := [f"{name} ({values.dtype.name})" for name, values in entries if not values.dtype.floating]:
             raise ValueError(
                 f"{len(quantized)} of its tensors are quantized, {quantized[0]} among them, and cannot be restored "
                 "exactly: use the model in float16, as ct2-transformers-converter --quantization float16 writes it"
@@ -91,7 +89,7 @@ class _Reader:
             raise ValueError(f"{left} bytes follow its end")
         return entries, settings
 
-    def variables(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def variables(self) -> Iterator[tuple[str, Tensor]]:
         for _ in range(self.count()):
             name = self.string()
             (axes,) = self.numbers("<B")
@@ -102,10 +100,10 @@ class _Reader:
             number = prod(shape)
             if axes > MOST_AXES or not number or size != number * TYPES[kind].itemsize:
                 raise ValueError(
-                    f"{name!r} has {size} bytes for {axes} axes {list(shape[:MOST_AXES])} of {TYPES[kind]}"
+                    f"{name!r} has {size} bytes for {axes} axes {list(shape[:MOST_AXES])} of {TYPES[kind].name}"
                 )
             start = self.skip(size)
-            yield name, torch.frombuffer(self.data, dtype=TYPES[kind], count=number, offset=start).reshape(shape)
+            yield name, contiguous(self.data[start : self.at], TYPES[kind], shape)
 
     def aliases(self) -> Iterator[tuple[str, str]]:
         for _ in range(self.count()):
@@ -120,7 +118,7 @@ class _Reader:
     def string(self) -> str:
         (length,) = self.numbers("<H")
         start = self.skip(length)
-        text = self.data[start : self.at]
+        text = self.data[start : self.at].tobytes()
         if not text.endswith(b"\0"):
             raise ValueError(f"the name at byte {start} does not end in a zero")
         return text[:-1].decode()  # UnicodeDecodeError is a ValueError

@@ -30,7 +30,7 @@ from .rules import Converter, Piece, converter, plan
 
 __all__ = ["write"]
 
-ABOUT = "checkpoint.json"  # as written by the first half, which cannot be imported without torch
+ABOUT = "checkpoint.json"  # as written by the first half, which needs more packages
 SAMPLING_RATE = 16_000  # Hz, of every known model
 
 

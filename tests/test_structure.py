@@ -74,6 +74,7 @@ DOORS = {"e2v_port", SEAM}
 # From the ground up: a folder imports from those before it, never from one after it. Modules of the ground floor, which
 # lie in e2v_port/ itself, import no folder at all.
 FLOORS = (
+    "unpickling",
     "audio",
     "emotions",
     "speech",
