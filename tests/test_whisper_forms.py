@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import toys
 import whisper_forms
 from ctranslate2_file import model_bin
 from loopback_hub import LoopbackHub
@@ -94,6 +95,15 @@ def test_every_form_gives_the_same_model(whisper, tmp_path):
     assert weights["openai"] == weights["ctranslate2"] == weights["transformers"]
     found = {key: sizes["openai"][key] for key in ("embed_dim", "depth", "num_heads", "ffn_dim", "bands")}
     assert found == {"embed_dim": 64, "depth": 3, "num_heads": 2, "ffn_dim": 256, "bands": 80}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_is_converted_without_torch(name, whisper, tmp_path):
+    source = FORMS[name](whisper, tmp_path / name)
+    assert toys.convert_without_torch(source, tmp_path / "model") == ""
+    wanted = e2v_port.convert(source, out=tmp_path / "wanted")
+    for file in ("config.json", "model.safetensors"):
+        assert (tmp_path / "model" / file).read_bytes() == (wanted / file).read_bytes()
 
 
 def test_a_file_alone_is_enough(whisper, tmp_path):

@@ -1,6 +1,8 @@
 """Small models of the real architecture, and the ways of a checkpoint through the converter."""
 
 import importlib.util
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -122,6 +124,35 @@ def convert(source: Path, folder: Path, **options: Any) -> Path:
     checkpoint.extract(local(source), npz)
     weights.write(npz, folder, **options)
     return folder
+
+
+WITHOUT_TORCH = """
+import sys
+from pathlib import Path
+class Blocked:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] in {"torch", "mlx"}:
+            raise ImportError(f"{name} is not on this machine")
+sys.meta_path.insert(0, Blocked())
+from e2v_port.checkpoints.checkpoint import local
+from e2v_port.converters import checkpoint, weights
+from e2v_port.errors import E2VError
+source, folder = map(Path, sys.argv[1:])
+npz = folder.with_name(f"{folder.name}.npz")
+try:
+    checkpoint.extract(local(source), npz)
+    weights.write(npz, folder)
+except E2VError as error:
+    print(error)
+"""
+
+
+def convert_without_torch(source: Path, folder: Path) -> str:
+    """Runs both halves in a process that cannot import torch or MLX, and returns the message of an error."""
+    line = [sys.executable, "-c", WITHOUT_TORCH, source, folder]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def make_small(folder: Path, config: Wav2smallConfig, *, seed: int = 0, **settings: Any) -> Path:

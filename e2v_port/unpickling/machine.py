@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 __all__ = ["Function", "Placeholder", "run"]
 
-MOST_STEPS = 5_000_000  # a tensor takes about 40
+MOST_STEPS = 5_000_000  # a tensor takes about 30
 MOST_BYTES = 1 << 27
 LONGEST_INTEGER = 255  # bytes
 LARGEST_KEY = 1 << 60  # larger integers can be chosen to have equal hashes
