@@ -65,7 +65,7 @@ def read(path: Path, placeholders: tuple[str, ...], *, program: bool = False) ->
         path: File to read. It is mapped into memory, and the bytes of a tensor are read where they are used.
         placeholders: Starts of the names of further classes and functions that the file may have. None of them is
             looked up: their objects are placeholders.
-        program: Whether it has to be a file of torch.jit.save, or else one of torch.save.
+        program: Whether it may be a file of torch.jit.save.
 
     Returns:
         What was saved; for a program its module, a placeholder with its attributes as state.
