@@ -27,7 +27,7 @@ _LONGEST_COMMENT = 0xFFFF
 _IN_EXTRA = 0xFFFFFFFF  # instead of a number that has 64 bits
 
 
-@dataclass
+@dataclass(slots=True)
 class _Member:
     """A member, as the table of contents describes it; `limit` is where the next one starts."""
 
