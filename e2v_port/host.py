@@ -29,10 +29,11 @@ def limit_threads(number: int) -> None:
     """Limits the calling thread to a number of torch threads. Other threads, running or yet to start, keep theirs.
 
     torch holds the number per thread; one that has not computed yet takes the number that was set last in any thread.
-    So that number is put back, by a thread that had it.
+    So that number is put back, by a thread that had it. Where nothing has imported torch, there is nothing to limit.
     """
-    import torch
-
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return
     torch.get_num_threads()  # otherwise the first product of this thread would replace its number by the last one set
     with _limiting, ThreadPoolExecutor(1) as fresh:
         last = fresh.submit(torch.get_num_threads).result()
@@ -75,7 +76,7 @@ def check_fork(device: str) -> None:
     """Refuses devices whose threads a forked process lacks, where a computation would hang forever.
 
     Args:
-        device: `cpu`, `cuda` or `mps` of torch, or `mlx`.
+        device: `cpu`, `cuda` or `mps` of torch, `mlx` or `numpy`.
 
     Raises:
         RuntimeUnavailable: This process was forked from one that had used the device.

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from e2v_port.converters.folder import may_replace, store
     from e2v_port.converters.synthetic import make_checkpoint
     from e2v_port.converters.weights import write
-    from e2v_port.runtimes import cuda_runtime, mlx_runtime, torch_runtime
+    from e2v_port.runtimes import cuda_runtime, mlx_runtime, numpy_runtime, torch_runtime
     from e2v_port.runtimes.layers_torch import Head, Readout
     from e2v_port.runtimes.wav2small_torch import Wav2small
 
-    _LOADERS: "list[Loader]" = [cuda_runtime.load, mlx_runtime.load, torch_runtime.load]
+    _LOADERS: "list[Loader]" = [cuda_runtime.load, mlx_runtime.load, torch_runtime.load, numpy_runtime.load]
 
 __all__ = [
     "Head",

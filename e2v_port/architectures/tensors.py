@@ -1,18 +1,20 @@
 """The stored layout: the contract between the converter's output and the parameters of both runtimes."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from e2v_port.architectures.base import Architecture
-from e2v_port.architectures.quantization import GROUP, QUANTIZED
+from e2v_port.architectures.quantization import GROUP, QUANTIZED, unpack
 from e2v_port.architectures.shapes import Shape
 from e2v_port.errors import CheckpointError
 
-__all__ = ["MEANS", "check", "contents", "differences", "packed", "parameters", "parts", "read_means", "stored"]
+__all__ = ["MEANS", "check", "contents", "differences", "packed", "parameters", "parts", "read", "read_means", "stored"]
 
 MEANS = "head.means"
 """Name of the mean embedding of each label, [labels, embed_dim], float32 whatever the rest is stored as.
@@ -21,6 +23,8 @@ It is taken over the training clips of the label, after the mean difference of e
 off. A row of zeros stands for a label without clips. No network needs it: `emotions.adaptation` does."""
 
 CODES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}  # safetensors' names
+# numpy's name of each type, by that of safetensors. numpy has no bfloat16.
+NUMBERS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "U32": "<u4"}
 # The largest known model has 403, packed. Reading a file with half a million empty ones would take seconds.
 MAX_TENSORS = 10_000
 
@@ -119,6 +123,33 @@ def check(weights: Path, config: Architecture, dtype: str) -> None:
         raise CheckpointError(f"{weights} cannot be read ({error}): convert the checkpoint again") from error
     if problems:
         raise CheckpointError(f"{weights} does not match its config.json: {'; '.join(problems)}")
+
+
+def read(weights: Path, names: Iterable[str]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Reads tensors of a checked model.safetensors one by one, with numpy alone.
+
+    Args:
+        weights: Path of the file.
+        names: Names of the tensors, before any packing.
+
+    Yields:
+        Names and values in float32, whatever is stored: 16 bits are widened, packed numbers unpacked.
+    """
+    with weights.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+
+        def array(name: str) -> NDArray[Any]:
+            entry = header[name]
+            file.seek(8 + size + entry["data_offsets"][0])
+            values: NDArray[Any] = np.fromfile(file, NUMBERS[entry["dtype"]], prod(entry["shape"]))
+            if entry["dtype"] == "BF16":  # the upper half of a float32
+                values = (values.astype("<u4") << 16).view("<f4")
+            return values.reshape(entry["shape"])
+
+        for name in names:
+            packed_parts = header[name]["dtype"] == "U32"
+            yield name, unpack(*map(array, parts(name))) if packed_parts else array(name).astype(np.float32, copy=False)
 
 
 def read_means(weights: Path) -> NDArray[np.float32]:

@@ -173,7 +173,9 @@ def _peer(setup: Setup, config: ModelConfig, device: str, notes: list[str]) -> C
 
 
 def _peer_device(runtime: str) -> str:
-    return runtime if runtime != "mlx" else "mps" if devices.unavailable("mps") is None else "cpu"
+    if runtime == "mlx" and devices.unavailable("mps") is None:
+        return "mps"
+    return "cpu" if runtime in {"mlx", "numpy"} else runtime
 
 
 def _parameters(folder: Path) -> int:

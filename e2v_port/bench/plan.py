@@ -52,7 +52,7 @@ class Setup:
         name: Name of the model in the report.
         folder: Converted model.
         random: Whether its weights are random.
-        runtime: `cuda`, `cpu`, `mps` or `mlx`.
+        runtime: `cuda`, `cpu`, `mps`, `mlx` or `numpy`.
         plan: Amount of audio and number of repetitions.
         work: Temporary folder.
         clips: Paths of the clips.

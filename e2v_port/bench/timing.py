@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from e2v_port.models.model import Model
 
 __all__ = ["peak", "ratio", "take_turns", "timed_modules"]
@@ -31,7 +33,7 @@ def take_turns(tasks: Mapping[str, Callable[[], object]], repeats: int) -> dict[
 
 def peak(runtime: str, dtype: str) -> float:
     """Returns the highest rate of operations per second that products of square matrices of several sizes reach."""
-    sizes = (512, 1024, 2048) if runtime == "cpu" else (1024, 2048, 4096, 8192)
+    sizes = (512, 1024, 2048) if runtime in {"cpu", "numpy"} else (1024, 2048, 4096, 8192)
     best = 0.0
     for size in sizes:
         multiply = _product(runtime, dtype, size)
@@ -48,6 +50,9 @@ def peak(runtime: str, dtype: str) -> float:
 
 def _product(runtime: str, dtype: str, size: int) -> Callable[[], object]:
     """Returns a function that multiplies two matrices and waits for the product."""
+    if runtime == "numpy":
+        one, other = np.random.default_rng(0).standard_normal((2, size, size), np.float32)
+        return lambda: one @ other
     if runtime == "mlx":
         import mlx.core as mx
 

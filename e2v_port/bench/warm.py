@@ -132,8 +132,8 @@ def growth(setup: Setup, contenders: list[Contender]) -> list[dict[str, Any]]:
 
 
 def stages(setup: Setup, models: Mapping[str, Model]) -> list[dict[str, Any]]:
-    """Times the stages from a file at 44.1 kHz to its answer, with torch; returns no rows for MLX."""
-    if setup.runtime == "mlx":
+    """Times the stages from a file at 44.1 kHz to its answer, with torch; returns no rows for MLX and numpy."""
+    if setup.runtime in {"mlx", "numpy"}:
         return []
     setup.note(f"{setup.name}: stages")
     paths = _files_to_resample(setup)

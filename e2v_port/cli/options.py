@@ -28,7 +28,7 @@ __all__ = [
     "segment_settings",
 ]
 
-RUNTIMES = "Runtime: auto, cuda, mlx, mps or cpu."
+RUNTIMES = "Runtime: auto, cuda, mlx, mps, cpu or numpy."
 
 MODEL_OPTION = typer.Option(
     "--model",

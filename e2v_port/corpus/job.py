@@ -27,7 +27,7 @@ class Job:
     Attributes:
         models: Name or folder of each model, by kind: `categorical` and `dimensional`.
         digests: SHA-256 of the weights of each model, by kind.
-        runtime: `cuda`, `cpu`, `mps` or `mlx`.
+        runtime: `cuda`, `cpu`, `mps`, `mlx` or `numpy`.
         dtype: Type as for `load`.
         offline: Whether to avoid all network access.
         rules: How clips are cut.

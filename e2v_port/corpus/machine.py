@@ -86,7 +86,7 @@ def _workers(job: Job) -> int:
     """Returns the number of sets of models that keep this machine busy."""
     if job.runtime == "cuda":
         return _devices()
-    if job.runtime != "cpu":
+    if job.runtime not in {"cpu", "numpy"}:
         return 1
     weights = sum((folder_of(name) / "model.safetensors").stat().st_size for name in job.models.values())
     return min(cores(), _MOST_WORKERS) if weights <= _SMALL else 1

@@ -16,7 +16,13 @@ from e2v_port.host import check_fork, limit_threads, own_settings
 __all__ = ["RUNTIMES", "choose", "describe", "fastest_dtype", "unavailable"]
 
 # Module of e2v_port.runtimes, by runtime.
-RUNTIMES = {"cuda": "cuda_runtime", "mps": "torch_runtime", "mlx": "mlx_runtime", "cpu": "torch_runtime"}
+RUNTIMES = {
+    "cuda": "cuda_runtime",
+    "mps": "torch_runtime",
+    "mlx": "mlx_runtime",
+    "cpu": "torch_runtime",
+    "numpy": "numpy_runtime",
+}
 
 APPLE_SILICON = sys.platform == "darwin" and platform.machine() == "arm64"
 
@@ -29,12 +35,14 @@ def unavailable(runtime: str) -> str | None:
     """
     if runtime not in RUNTIMES:
         raise RuntimeUnavailable(f"unknown runtime {cut(str(runtime), 80)}: use auto, {', '.join(RUNTIMES)}")
+    if runtime == "numpy":
+        return None
     return _mlx() if runtime == "mlx" else _torch(runtime)
 
 
 def _mlx() -> str | None:
     remedy = 'pip install "e2v-port[mlx-cpu]"' if sys.platform == "linux" else "pip install mlx"
-    if find_spec("mlx") is None:
+    if not _installed("mlx"):
         return f"MLX is not installed: {remedy}"
     try:
         import_module("mlx.core")
@@ -44,14 +52,14 @@ def _mlx() -> str | None:
 
 
 def _torch(device: str) -> str | None:
-    if find_spec("torch") is None:
-        return "torch is not installed: pip install torch"
+    if not _installed("torch"):
+        return "torch is not installed: pip install torch, or use runtime='numpy'"
     if device == "cpu":
         return None
-    try:
-        import torch
-    except (ImportError, OSError) as error:
-        return f"torch cannot be imported ({error}): pip install --force-reinstall torch"
+    if fault := _torch_fault():
+        return fault
+    import torch
+
     if device == "mps":
         if torch.backends.mps.is_available():
             return None
@@ -63,12 +71,29 @@ def _torch(device: str) -> str | None:
     return "torch finds no NVIDIA device: check that nvidia-smi shows one, or use runtime='cpu'"
 
 
+def _torch_fault() -> str | None:
+    try:
+        import_module("torch")
+    except (ImportError, OSError) as error:
+        return f"torch cannot be imported ({error}): pip install --force-reinstall torch, or use runtime='numpy'"
+    return None
+
+
+def _installed(library: str) -> bool:
+    try:
+        return find_spec(library) is not None
+    except ImportError:  # the host program keeps it from being imported
+        return False
+
+
 def describe(runtime: str) -> str:
     """Returns the device and library of an available runtime."""
     if runtime == "mlx":
         import mlx.core as mx
 
         return f"MLX {version('mlx')} on {mx.default_device().type.name}"
+    if runtime == "numpy":
+        return f"numpy {version('numpy')}, one clip at a time"
     import torch
 
     if runtime == "cuda":
@@ -77,7 +102,7 @@ def describe(runtime: str) -> str:
 
 
 def choose(runtime: str, dtype: str | None = None) -> str:
-    """Returns the runtime to use: `auto` selects CUDA, then MLX on Apple silicon, then the CPU.
+    """Returns the runtime to use: `auto` selects CUDA, then MLX on Apple silicon, then torch's CPU, then numpy.
 
     Raises:
         RuntimeUnavailable: The runtime cannot run here, or the dtype is unknown; the message gives reason and remedy.
@@ -85,14 +110,17 @@ def choose(runtime: str, dtype: str | None = None) -> str:
     if dtype not in {None, "auto", *DTYPES}:
         raise RuntimeUnavailable(f"unknown dtype {cut(str(dtype), 80)}: use auto, {', '.join(DTYPES)}")
     if runtime == "auto":
-        # MLX also runs elsewhere, but is faster than torch only on Apple silicon.
+        # MLX also runs elsewhere, but is faster than torch only on Apple silicon; numpy is faster than MLX on a CPU.
         order = ["cuda", "mlx", "cpu"] if APPLE_SILICON else ["cuda", "cpu"]
         for name in order:
             check_fork(name)  # not chosen away in silence
-        runtime = next((name for name in order if unavailable(name) is None), "cpu")
+        found = (name for name in order if not (unavailable(name) or (name == "cpu" and _torch_fault())))
+        runtime = next(found, "numpy")
     check_fork(runtime)
     if reason := unavailable(runtime):
         raise RuntimeUnavailable(f"runtime {runtime} is not available: {reason}")
+    if runtime == "numpy" and dtype not in {None, "auto", "float32"}:
+        raise RuntimeUnavailable(f"runtime numpy computes in float32 only, not in {dtype}: leave the dtype out")
     return runtime
 
 
@@ -103,6 +131,8 @@ def fastest_dtype(runtime: str) -> str:
     A GPU is fastest in 16 bits; a CPU is measured, in about 20 ms. CPUs with instructions for bfloat16 compute it
     several times faster than float32, those without many times slower.
     """
+    if runtime == "numpy":
+        return "float32"
     if runtime == "mlx":
         import mlx.core as mx
 

@@ -25,9 +25,10 @@ def load(model: str | Path, *, runtime: str = "auto", dtype: str | None = None, 
         model: Name of a known model, e.g. `iic/emotion2vec_plus_base`, or `bundled` for the small one in the package; a
             converted folder; or an unconverted checkpoint (a folder or a .pt file). An unconverted model is converted
             on first use, and downloaded first if it is not on this machine.
-        runtime: `cuda`, `cpu`, `mps`, `mlx`; or `auto`, which selects CUDA, then MLX on Apple silicon, then the CPU.
+        runtime: `cuda`, `cpu`, `mps`, `mlx`, `numpy`; or `auto`, which selects CUDA, then MLX on Apple silicon, then
+            torch's CPU, and numpy where torch cannot be imported.
         dtype: Type to compute in, `float32`, `bfloat16` or `float16`: the weights are cast as they are read. By default
-            the type they are stored in. `auto` selects the fastest one on this machine that moves no probability by
+            the type they are stored in; numpy always computes in float32. `auto` selects the fastest one on this machine that moves no probability by
             more than 0.02, and logs which; small networks on spectrograms keep their type.
         offline: Never open a connection; `E2V_OFFLINE=1` does the same.
 
@@ -57,7 +58,7 @@ def _load(folder: Path, runtime: str, dtype: str | None) -> Model:
     note_license(config)
     weights = folder / "model.safetensors"
     tensors.check(weights, config.architecture, config.dtype)
-    chosen = _auto(config, runtime) if dtype == "auto" else dtype
+    chosen = _auto(config, runtime) if dtype == "auto" else "float32" if runtime == "numpy" else dtype
     runner = seam.runtime(devices.RUNTIMES[runtime])(weights, config, runtime, chosen)
     return Model(config, runtime, chosen or config.arithmetic, runner, weights)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from e2v_port import seam
 from e2v_port.architectures.config import ModelConfig, TrainedOn
 from e2v_port.architectures.quantization import QUANTIZED
-from e2v_port.architectures.tensors import MEANS
+from e2v_port.architectures.tensors import MEANS, read
 from e2v_port.emotions.adaptation import label_means
 from e2v_port.errors import AudioError, TrainingError
 from e2v_port.models import convert
@@ -146,8 +146,6 @@ def _measured(
 
 
 def _store(out: Path, folder: Path, config: ModelConfig, means: NDArray[np.float32]) -> None:
-    from safetensors.torch import load_file  # numpy has no bfloat16
-
-    network = {name: value.float().numpy() for name, value in load_file(folder / "model.safetensors").items()}
+    network = dict(read(folder / "model.safetensors", config.architecture.tensors()))
     new = replace(config, architecture=replace(config.architecture, means=True))
     seam.store(out, new, lambda: iter((network | {MEANS: means}).items()))
