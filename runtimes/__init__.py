@@ -1,1 +1,1 @@
-"""Every network twice, in torch (cuda, cpu, mps) and in MLX, and the runtimes that load and run them."""
+"""Every network in torch (cuda, cpu, mps), in MLX and in numpy, and the runtimes that load and run them."""

@@ -66,11 +66,8 @@ class NumpyRuntime:
         return Output(pooled, logits, hidden if frames else None, scored)
 
     def _score_frames(self, hidden: Array) -> Array:
-        scored: Array
-        if isinstance(self.model, Encoder):
-            scored = self.model.score_frames(hidden)
-        else:
-            scored = self.model.score(hidden)
+        encoder = isinstance(self.model, Encoder)
+        scored: Array = self.model.score_frames(hidden) if encoder else self.model.score(hidden)
         return scored
 
     def score(self, embedding: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -34,6 +34,7 @@ from e2v_port.architectures.config import ModelConfig
 from e2v_port.checkpoints import catalog
 from e2v_port.cli import messages
 from e2v_port.emotions.fusion import fuse
+from e2v_port.models import devices
 from e2v_port.parity import references, verify
 from e2v_port.speech.segment import SegmentSettings
 
@@ -389,7 +390,7 @@ def test_an_unknown_model(command: list[str], call: Call) -> None:
     ("runtime", "message"),
     [
         (UNAVAILABLE, rf"runtime {UNAVAILABLE} is not available: .+: .*\b(use|needs|install)\b.*"),
-        ("tpu", "unknown runtime tpu: use auto, cuda, mps, mlx, cpu"),
+        ("tpu", "unknown runtime tpu: use auto, cuda, mps, mlx, cpu, numpy"),
     ],
 )
 def test_a_runtime_that_cannot_run(runtime: str, message: str, call: Call, toy: Toys) -> None:
@@ -1016,6 +1017,7 @@ def test_doctor_without_mlx(tmp_path: Path) -> None:
     states = dict(re.split(r" {2,}", line, maxsplit=1) for line in done.stdout.splitlines())
     assert states["e2v-port"] == e2v_port.__version__
     assert states["runtime mlx"].startswith("no: MLX cannot be imported (no library of linear algebra): pip install ")
+    assert states["runtime numpy"] == f"yes: numpy {np.__version__}, one clip at a time"
     assert states["runtime cpu"] == f"yes: torch {torch.__version__}, {torch.get_num_threads()} threads"
     for runtime, available in (
         ("cuda", torch.cuda.is_available()),
@@ -1065,7 +1067,7 @@ class TestAgainstFunASR:
         assert answer.lines[-1] == f"{toy.model}: equal within tolerance"
         assert answer.lines[-2] == f"no published outputs are known for {toy.source}"
         table = table_of(answer.lines)
-        runtimes = [runtime for runtime in ("cuda", "mps", "mlx", "cpu") if runtime in table["largest difference"]]
+        runtimes = [runtime for runtime in devices.RUNTIMES if runtime in table["largest difference"]]
         assert "cpu" in runtimes
         assert table["largest difference"] == [*runtimes, "tolerance"]
         blocks = [f"blocks.{i}" for i in range(toys.TOY.depth)]

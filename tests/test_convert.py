@@ -47,6 +47,7 @@ from e2v_port.converters import wav2vec2 as wav2vec2_converter
 from e2v_port.converters import whisper as whisper_converter
 from e2v_port.errors import CheckpointError
 from e2v_port.models.load import load
+from e2v_port.runtimes.numpy_runtime import nested
 
 PREFIX = "d2v_model."
 AUDIO = f"{PREFIX}modality_encoders.AUDIO"
@@ -236,6 +237,16 @@ def test_mlx_reads_the_same_bits(source: Path, tmp_path: Path, dtype: str) -> No
         assert np.array_equal(raw, bits(tensor.to(getattr(torch, dtype))).numpy()), name
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_numpy_reads_the_same_numbers(source: Path, tmp_path: Path, dtype: str) -> None:
+    folder = toys.convert(source, tmp_path / "model", dtype=dtype)
+    wanted = expected(source)
+    stored = dict(tensors.read(folder / "model.safetensors", wanted))
+    for name, tensor in wanted.items():
+        assert stored[name].dtype == np.float32
+        assert np.array_equal(stored[name], tensor.to(getattr(torch, dtype)).float().numpy()), name
+
+
 # Every family, with each kind of head and without one.
 CONFIGS: dict[str, Architecture] = {
     f"{name}, {head}": replace(config, **sizes)
@@ -275,6 +286,25 @@ def test_mlx_parameters_are_the_layout(config: Architecture) -> None:
 
     parameters = {name: value.shape for name, value in tree_flatten(twin(config, "mlx").parameters())}
     assert parameters == config.tensors()
+
+
+def held(layer: Any) -> Iterator[int]:
+    """Identities of all arrays in a layer and in the layers in it."""
+    for value in vars(layer).values():
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, np.ndarray):
+                yield id(each)
+            elif type(each).__module__.startswith("e2v_port.runtimes."):
+                yield from held(each)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_numpy_holds_the_layout(config: Architecture) -> None:
+    arrays = {name: np.broadcast_to(np.float32(0), shape) for name, shape in config.tensors().items()}
+    family = family_of(config)
+    network = getattr(import_module(f"e2v_port.runtimes.{family.name}_numpy"), family.network)
+    found = {*held(network(nested(arrays.items()), config))}
+    assert [name for name, array in arrays.items() if id(array) not in found] == []
 
 
 @pytest.mark.parametrize("model", catalog.known(), ids=lambda model: model.id)

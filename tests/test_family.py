@@ -63,7 +63,7 @@ def test_the_checkpoint_converts_to_the_layout(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("runtime", toys.RUNTIMES)
-def test_both_runtimes_predict_what_the_reference_does(
+def test_all_runtimes_predict_what_the_reference_does(
     folder: Path, source: Path, clip: np.ndarray, runtime: str
 ) -> None:
     model = e2v_port.load(folder, runtime=runtime)
@@ -83,7 +83,7 @@ def test_long_clips_run_in_windows(folder: Path, source: Path, runtime: str) -> 
 
 
 def test_it_verifies(folder: Path) -> None:
-    runtimes = ["cpu", *(["mlx"] if not toys.needs_mlx.args[0] else [])]
+    runtimes = ["cpu", "numpy", *(["mlx"] if not toys.needs_mlx.args[0] else [])]
     rows, notes = verify.verify([e2v_port.load(folder, runtime=runtime) for runtime in runtimes])
     assert {row[0].name for row in rows} == {"waveform", "frames", "pooled", "logits", "probabilities"}
     assert all(check.passed for row in rows for check in row)

@@ -57,23 +57,24 @@ def printed(program: str, *arguments: object, timeout: float = 60) -> list[str]:
             process.communicate()
 
 
+@pytest.mark.parametrize("runtime", ["cpu", "numpy"])
 @pytest.mark.parametrize("name", ["bundled", "emotion2vec"])
-def test_a_child_computes_what_its_parent_does(tmp_path: Path, name: str) -> None:
+def test_a_child_computes_what_its_parent_does(tmp_path: Path, name: str, runtime: str) -> None:
     model = toys.convert(toys.make(tmp_path / "checkpoint"), tmp_path / "model") if name == "emotion2vec" else name
     program = """
-    model = e2v_port.load(sys.argv[1], runtime="cpu")
+    model = e2v_port.load(sys.argv[1], runtime=sys.argv[2])
     calls = {
         "one": lambda: model.predict(clip, 16_000).logits,
         "batch": lambda: [each.logits for each in model.predict([clip] * 6, 16_000)],
         "speech": lambda: speech_probabilities(clip).sum(),
-        "loaded": lambda: e2v_port.load(sys.argv[1], runtime="cpu").predict(clip, 16_000).logits,
+        "loaded": lambda: e2v_port.load(sys.argv[1], runtime=sys.argv[2]).predict(clip, 16_000).logits,
         "threads": lambda: torch.get_num_threads(),
     }
     for name, call in calls.items():
         print(call())
         in_child(call)
     """
-    lines = printed(program, model)
+    lines = printed(program, model, runtime)
     assert len(lines) == 10, lines
     assert lines[::2] == lines[1::2]
 

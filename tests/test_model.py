@@ -535,6 +535,7 @@ def test_smaller_types_give_nearly_the_same_scores(
     assert list(found.values()) == pytest.approx(list(wanted.values()), abs=PROBABILITY_TOLERANCE)
 
 
+@pytest.mark.parametrize("runtime", toys.CASTING)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_a_dtype_is_cast_at_load_as_the_converter_casts(
     tmp_path: Path, folders: dict[str, Path], runtime: str, dtype: str
@@ -684,7 +685,7 @@ def test_without_mlx_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, absent:
 
 def test_an_unknown_runtime_lists_the_known_ones() -> None:
     message = message_of(RuntimeUnavailable, lambda: load("anything", runtime="tpu"))
-    assert all(name in message for name in ("auto", "cuda", "mps", "mlx", "cpu"))
+    assert all(name in message for name in ("auto", "cuda", "mps", "mlx", "cpu", "numpy"))
 
 
 # --- the package

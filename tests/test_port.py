@@ -1,4 +1,7 @@
-"""The tables of docs/port.md match the code: every stored tensor has a row, and the method named there uses it."""
+"""The tables of docs/port.md match the code: every stored tensor has a row, and the method named there uses it.
+
+The torch twin is looked at, and the numpy twin, whose methods have the same names.
+"""
 
 import importlib
 import inspect
@@ -34,7 +37,7 @@ CASES = [
 
 
 class Row(NamedTuple):
-    """A row of a table: patterns of target tensors, and the methods of the torch twin that use them."""
+    """A row of a table: patterns of target tensors, and the methods that use them."""
 
     targets: list[str]
     methods: list[str]
@@ -54,8 +57,17 @@ def matches(pattern: str, name: str) -> bool:
 
 
 def uses(network: nn.Module, module: str, method: str, name: str) -> bool:
-    """Returns whether a method such as `Attention.mix` belongs to a module that holds the tensor, and names it."""
+    """Returns whether a method such as `Attention.mix` belongs to a module that holds the tensor, and names it.
+
+    Args:
+        network: The torch twin.
+        module: Module of the twin whose method is looked at.
+        method: Name of the method in the table.
+        name: Name of the tensor.
+    """
     kind, function = method.split(".")
+    if module.endswith("_numpy"):
+        function = function.replace("forward", "__call__")
     source = inspect.getsource(getattr(getattr(importlib.import_module(module), kind), function))
     path = name.split(".")
     for i, attribute in enumerate(path):
@@ -78,7 +90,8 @@ def test_the_table_names_the_method_that_uses_each_tensor(family: str, config: A
     for name in config.tensors():
         found = [row for row in rows if any(matches(target, name) for target in row.targets)]
         assert len(found) == 1, f"{name} is in {len(found)} rows"
-        assert any(uses(network, module, method, name) for method in found[0].methods), f"{name}: {found[0].methods}"
+        for twin in (module, module.replace("_torch", "_numpy")):
+            assert any(uses(network, twin, method, name) for method in found[0].methods), f"{name}: {found[0].methods}"
 
 
 @pytest.mark.parametrize("family", CONFIGS)

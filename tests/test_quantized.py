@@ -252,6 +252,12 @@ def test_torch_computes_with_the_weights_that_mlx_unpacks(
     np.testing.assert_allclose(outputs(packed, CLIPS), outputs(plain, CLIPS), rtol=0, atol=2e-5)
 
 
+@CASES
+def test_numpy_gives_what_torch_gives(family: str, dtype: str, folders: dict[tuple[str, str], Path]) -> None:
+    ours, torchs = (load(folders[family, dtype], runtime=runtime) for runtime in ("numpy", "cpu"))
+    np.testing.assert_allclose(outputs(ours, CLIPS), outputs(torchs, CLIPS), atol=2e-5, rtol=0)
+
+
 @toys.needs_mlx
 @CASES
 @pytest.mark.parametrize("packed", [False, True], ids=["on a CPU", "as on a GPU"])
@@ -285,7 +291,7 @@ def test_more_bits_are_closer_to_the_model_of_float32(family: str, folders: dict
     assert far["q8"] < 0.05
 
 
-@pytest.mark.parametrize("runtime", toys.RUNTIMES)
+@pytest.mark.parametrize("runtime", toys.CASTING)
 def test_packed_models_take_other_arithmetic(
     runtime: str, folders: dict[tuple[str, str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

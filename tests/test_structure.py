@@ -1,6 +1,7 @@
 """The house stands: imports point down, in no circle of files or of folders, and every folder is installed."""
 
 import ast
+import re
 import textwrap
 import tomllib
 from collections import defaultdict
@@ -137,7 +138,7 @@ def test_no_folder_is_crowded() -> None:
     names: dict[Path, set[str]] = defaultdict(set)
     for path in modules().values():
         if path.name != "__init__.py":
-            names[path.parent].add(path.stem.removesuffix("_mlx").removesuffix("_torch"))  # twins count as one
+            names[path.parent].add(re.sub("_(torch|mlx|numpy)$", "", path.stem))  # twins count as one
     assert {str(folder): len(found) for folder, found in names.items() if len(found) > LARGEST_FOLDER} == {}
 
 

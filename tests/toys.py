@@ -92,7 +92,8 @@ needs_mlx = pytest.mark.skipif(
     importlib.util.find_spec("mlx") is None or importlib.util.find_spec("mlx.core") is None,
     reason="MLX is not installed",
 )
-RUNTIMES = ["cpu", pytest.param("mlx", marks=needs_mlx)]
+CASTING = ["cpu", pytest.param("mlx", marks=needs_mlx)]  # runtimes that compute in other types than float32
+RUNTIMES = [*CASTING, "numpy"]
 
 
 def make(folder: Path, config: Emotion2vecConfig = TOY, **options: Any) -> Path:

@@ -4,7 +4,7 @@ A family is one word, NAME, and these modules:
 
     architectures/NAME.py                       sizes, stored tensors, operations, window rule
     converters/NAME.py                          renames from the original's checkpoint, and a synthetic checkpoint
-    runtimes/NAME_torch.py, runtimes/NAME_mlx.py   the network, twice
+    runtimes/NAME_torch.py, NAME_mlx.py, NAME_numpy.py   the network, three times
     parity/NAME.py                              the original implementation to compare with, where there is one
 """
 
@@ -23,7 +23,7 @@ class Family:
     Attributes:
         name: Name of its modules, as in config.json.
         sizes: Name of its `Architecture` in architectures/NAME.py.
-        network: Name of its network in runtimes/NAME_torch.py and runtimes/NAME_mlx.py.
+        network: Name of its network in runtimes/NAME_torch.py, NAME_mlx.py and NAME_numpy.py.
     """
 
     name: str

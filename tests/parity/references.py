@@ -1,4 +1,4 @@
-"""Models and clips that both runtimes are held against FunASR with."""
+"""Models and clips that all runtimes are held against FunASR with."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Both runtimes against FunASR: the same weights, the same clips, every stage."""
+"""All runtimes against FunASR: the same weights, the same clips, every stage."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""Both runtimes against frozen stages of FunASR: runs where FunASR is not installed, too."""
+"""All runtimes against frozen stages of FunASR: runs where FunASR is not installed, too."""
 
 import numpy as np
 import pytest

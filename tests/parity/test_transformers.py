@@ -1,4 +1,4 @@
-"""Both runtimes of wav2vec2 against transformers: the same weights, the same clips, every stage."""
+"""All runtimes of wav2vec2 against transformers: the same weights, the same clips, every stage."""
 
 import json
 from dataclasses import replace

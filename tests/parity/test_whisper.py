@@ -1,4 +1,4 @@
-"""Both runtimes of Whisper's encoder against transformers: the same weights, the same clips, every stage."""
+"""All runtimes of Whisper's encoder against transformers: the same weights, the same clips, every stage."""
 
 import json
 from dataclasses import replace
