@@ -28,8 +28,8 @@ def load(model: str | Path, *, runtime: str = "auto", dtype: str | None = None, 
         runtime: `cuda`, `cpu`, `mps`, `mlx`, `numpy`; or `auto`, which selects CUDA, then MLX on Apple silicon, then
             torch's CPU, and numpy where torch cannot be imported.
         dtype: Type to compute in, `float32`, `bfloat16` or `float16`: the weights are cast as they are read. By default
-            the type they are stored in; numpy always computes in float32. `auto` selects the fastest one on this machine that moves no probability by
-            more than 0.02, and logs which; small networks on spectrograms keep their type.
+            the type they are stored in; numpy computes in float32 only. `auto` selects the fastest one on this machine
+            that moves no probability by more than 0.02, and logs which; small networks on spectrograms keep their type.
         offline: Never open a connection; `E2V_OFFLINE=1` does the same.
 
     Raises:
