@@ -88,7 +88,8 @@ class Wav2small:
         self.mel = stored["mel"]
         layers = range(len(list(chain.from_iterable(config.stages))))
         self.layers = [ConvLayer(stored["layers"][str(i)]) for i in layers]
-        self.pooling = (Gram if config.pooling == "gram" else Deviation)(stored["pooling"])
+        pooling = Gram if config.pooling == "gram" else Deviation
+        self.pooling: Gram | Deviation = pooling(stored["pooling"])
         self.head = Head(stored["head"], config) if config.num_labels else None
 
     def __call__(self, waveform: Array, trace: Trace = untraced) -> tuple[Array, Array, Array | None]:
