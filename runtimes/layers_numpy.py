@@ -33,6 +33,7 @@ __all__ = [
     "WaveformEncoder",
     "erf",
     "hann",
+    "mean_over_time",
     "softmax",
     "sum_over_time",
     "untraced",
@@ -66,7 +67,14 @@ def untraced(_name: str, _value: Array) -> None:
 
 def sum_over_time(x: Array) -> Array:
     """Sums [T, ...] over time: [...]. In float64, since numpy adds up frames one by one, which would lose digits."""
-    return x.sum(0, dtype=np.float64).astype(np.float32)
+    total: Array = x.sum(0, dtype=np.float64).astype(np.float32)
+    return total
+
+
+def mean_over_time(x: Array) -> Array:
+    """Averages [T, ...] over time: [...]."""
+    mean: Array = x.mean(0, dtype=np.float64).astype(np.float32)
+    return mean
 
 
 def softmax(x: Array) -> Array:
@@ -179,8 +187,8 @@ class Convolution:
 
     def over_time(self, x: Array) -> Array:
         """Scales each channel to zero mean and unit variance."""
-        x = x - sum_over_time(x) / len(x)
-        x *= 1 / np.sqrt(sum_over_time(np.square(x)) / len(x) + 1e-5)
+        x = x - mean_over_time(x)
+        x *= 1 / np.sqrt(mean_over_time(np.square(x)) + 1e-5)
         return x
 
 
@@ -326,7 +334,7 @@ class Readout:
         if self.weights is None:
             return states[0]
         weights = softmax(self.weights)
-        total = weights[0] * states[0]
+        total: Array = weights[0] * states[0]
         for i, state in enumerate(states[1:], 1):
             total += weights[i] * state
         return total
@@ -334,7 +342,7 @@ class Readout:
     def __call__(self, frames: Array) -> Array:
         """Returns the embedding [D or 2 D] of frames [T, D]."""
         if self.pooling == "mean":
-            return sum_over_time(frames) / len(frames)
+            return mean_over_time(frames)
         weights, mean = self.weigh(frames, -math.inf)
         deviation = np.sqrt(sum_over_time(np.square(frames - mean) * weights) + VARIANCE)
         return np.concatenate([mean, deviation])

@@ -11,7 +11,7 @@ from numpy.lib.stride_tricks import as_strided, sliding_window_view
 
 from e2v_port.architectures.wav2small import Wav2smallConfig
 
-from .layers_numpy import Array, Head, Linear, Stored, Trace, hann, sum_over_time, untraced
+from .layers_numpy import Array, Head, Linear, Stored, Trace, hann, mean_over_time, sum_over_time, untraced
 
 __all__ = ["Wav2small"]
 
@@ -33,7 +33,8 @@ class ConvLayer:
         x = as_strided(x, shape, (*x.strides[:2], x.strides[0], x.itemsize), writeable=False)
         step = max(NUMBERS // (bands * len(weight)), 1)
         parts = [x[start : start + step].reshape(-1, len(weight)) @ weight for start in range(0, time, step)]
-        return (np.concatenate(parts) + self.bias).reshape(time, bands, -1)
+        out: Array = np.concatenate(parts) + self.bias
+        return out.reshape(time, bands, -1)
 
 
 class Gram:
@@ -71,7 +72,8 @@ class Deviation:
 
     def deviation(self, variance: Array) -> Array:
         """Returns the square root, kept away from zero as in training, where it has no gradient."""
-        return np.sqrt(variance + 1e-5)
+        root: Array = np.sqrt(variance + 1e-5)
+        return root
 
 
 def over_time(x: Array) -> Array:
@@ -112,8 +114,8 @@ class Wav2small:
         x = sliding_window_view(x, window)[:: self.config.step]  # [T, window]
         spectrum = np.fft.rfft(x * hann(window))
         power = np.square(spectrum.real) + np.square(spectrum.imag)
-        x = 10 * np.log10(np.maximum(power.astype(np.float32) @ self.mel.T, self.config.floor))
-        return x - sum_over_time(x) / len(x) if self.config.band_norm else x
+        levels: Array = 10 * np.log10(np.maximum(power.astype(np.float32) @ self.mel.T, self.config.floor))
+        return levels - mean_over_time(levels) if self.config.band_norm else levels
 
     def network(self, spectrogram: Array, trace: Trace = untraced) -> tuple[Array, Array, Array | None]:
         """Runs everything that follows the spectrogram [T, F], and returns the same as `__call__`."""

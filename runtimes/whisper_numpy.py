@@ -84,7 +84,8 @@ class Whisper(Encoder):
         spectrum = np.fft.rfft(x * hann(WINDOW))
         power = np.square(spectrum.real) + np.square(spectrum.imag)
         x = np.log10(np.maximum(power.astype(np.float32) @ filters(self.config.bands), 1e-10))
-        return (np.maximum(x, x.max() - 8) + 4) / 4
+        scaled: Array = (np.maximum(x, x.max() - 8) + 4) / 4
+        return scaled
 
     def finish(self, x: Array, trace: Trace) -> Array:
         assert self.norm is not None

@@ -8,7 +8,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from e2v_port.architectures.toy import ToyConfig
 
-from .layers_numpy import Array, Head, Linear, Stored, Trace, sum_over_time, untraced
+from .layers_numpy import Array, Head, Linear, Stored, Trace, mean_over_time, untraced
 
 
 class Toy:
@@ -23,7 +23,7 @@ class Toy:
         x = sliding_window_view(waveform, self.config.kernel)[:: self.config.stride]  # [T, kernel]
         x = np.tanh(self.frame(x))  # [T, D]
         trace("frames", x)
-        pooled = sum_over_time(x) / len(x)
+        pooled = mean_over_time(x)
         trace("pooled", pooled)
         logits = self.score(pooled)
         trace("logits", logits)
