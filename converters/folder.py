@@ -1,4 +1,4 @@
-"""Stores a converted model: a folder with model.safetensors and config.json, complete at every moment."""
+"""Stores a model: a folder, such as one with model.safetensors and config.json, complete at every moment."""
 
 import ctypes
 import errno
@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,12 @@ from e2v_port.architectures import tensors
 from e2v_port.architectures.config import DTYPES, ModelConfig
 from e2v_port.architectures.quantization import GROUP, QUANTIZED, pack
 from e2v_port.architectures.shapes import Shape
-from e2v_port.checkpoints import catalog
 from e2v_port.errors import CheckpointError
 from e2v_port.files import identity, naming, sync
 
-__all__ = ["may_replace", "store"]
+__all__ = ["may_replace", "placing", "store"]
+
+CONVERTED = ("config.json", "model.safetensors", "model.npz")  # the files of a conversion; the last may be missing
 
 SIZES = {"F32": 4, "F16": 2, "BF16": 2, "U32": 4}  # bytes per number, by safetensors' name of the type
 
@@ -57,10 +58,32 @@ def store(
             f"{config.source.repository} cannot be stored as {config.dtype}: it has no matrix to pack (those of "
             f"transformer blocks whose width is a multiple of {GROUP}); use {', '.join(DTYPES)}"
         )
-    if not may_replace(folder):
-        raise CheckpointError(
-            f"{folder} exists and holds more than a converted model: name another folder, or move it away"
-        )
+    with placing(folder, CONVERTED) as partial:
+        weights = partial / "model.safetensors"
+        _write_tensors(weights, config, arrays())
+        _compare(weights, config, arrays())
+        # Only the name of a folder can hold bytes that are not UTF-8; the escape is JSON's own.
+        (partial / "config.json").write_bytes(config.to_json().encode("utf-8", "backslashreplace"))
+        if npz:
+            shutil.move(npz, partial / "model.npz")
+
+
+@contextmanager
+def placing(folder: Path, names: tuple[str, ...]) -> Iterator[Path]:
+    """Yields a temporary folder with the same name; it replaces `folder` at the end, unless the block raises.
+
+    At every moment there is a complete folder under the final name, or none.
+
+    Args:
+        folder: Folder to write; one of the same kind that is already there is replaced.
+        names: Names of its files, as for `may_replace`.
+
+    Raises:
+        CheckpointError: The folder holds something other than these files.
+    """
+    if not may_replace(folder, names):
+        kind = "a converted model" if names == CONVERTED else f"an earlier {names[1]}"
+        raise CheckpointError(f"{folder} exists and holds more than {kind}: name another folder, or move it away")
     folder = folder.resolve()
     with naming(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -68,13 +91,7 @@ def store(
         try:
             partial = place / folder.name
             partial.mkdir()
-            weights = partial / "model.safetensors"
-            _write_tensors(weights, config, arrays())
-            _compare(weights, config, arrays())
-            # Only the name of a folder can hold bytes that are not UTF-8; the escape is JSON's own.
-            (partial / "config.json").write_bytes(config.to_json().encode("utf-8", "backslashreplace"))
-            if npz:
-                shutil.move(npz, partial / "model.npz")
+            yield partial
             if folder.exists():
                 partial.chmod(folder.stat().st_mode & 0o777)
             for path in (*partial.iterdir(), partial):
@@ -85,24 +102,31 @@ def store(
             shutil.rmtree(place, ignore_errors=True)
 
 
-def may_replace(folder: Path) -> bool:
-    """Returns whether a folder can be replaced without loss: it is absent, or holds only the files of a conversion."""
+def may_replace(folder: Path, names: tuple[str, ...] = CONVERTED) -> bool:
+    """Returns whether a folder can be replaced without loss: it is absent or empty, or holds only files of one kind.
+
+    Args:
+        folder: The folder.
+        names: config.json and the names of the other files of that kind; all after the second may be missing. By
+            default those of a conversion.
+    """
     while True:
         before = identity(folder)
         with suppress(FileNotFoundError):  # another conversion may be replacing it
-            answer = _is_ours(folder)
+            answer = _is_ours(folder, names)
             if identity(folder) == before:
                 return answer
 
 
-def _is_ours(folder: Path) -> bool:
+def _is_ours(folder: Path, names: tuple[str, ...]) -> bool:
     try:
         entries = set(os.listdir(folder))  # a single call: between two the folder may appear or vanish
     except (FileNotFoundError, NotADirectoryError) as error:
         return isinstance(error, FileNotFoundError)
     # Other libraries store models in files of the same names.
-    ours = catalog.is_converted(folder) and b'"converter": "e2v-port' in (folder / "config.json").read_bytes()
-    return not entries or (ours and entries <= {"config.json", "model.safetensors", "model.npz"})
+    there = all(os.path.isfile(folder / name) for name in names[:2])
+    ours = there and b'"converter": "e2v-port' in (folder / "config.json").read_bytes()
+    return not entries or (ours and entries <= set(names))
 
 
 def _replace(new: Path, folder: Path) -> None:

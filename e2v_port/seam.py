@@ -13,11 +13,12 @@ from e2v_port.architectures.runtime import Runtime
 
 if TYPE_CHECKING:
     from e2v_port.converters.checkpoint import extract
-    from e2v_port.converters.folder import may_replace, store
+    from e2v_port.converters.folder import may_replace, placing, store
     from e2v_port.converters.synthetic import make_checkpoint
     from e2v_port.converters.weights import write
     from e2v_port.runtimes import cuda_runtime, mlx_runtime, numpy_runtime, torch_runtime
     from e2v_port.runtimes.layers_torch import Head, Readout
+    from e2v_port.runtimes.onnx_graph import write_onnx
     from e2v_port.runtimes.wav2small_torch import Wav2small
 
     _LOADERS: "list[Loader]" = [cuda_runtime.load, mlx_runtime.load, torch_runtime.load, numpy_runtime.load]
@@ -30,9 +31,11 @@ __all__ = [
     "extract",
     "make_checkpoint",
     "may_replace",
+    "placing",
     "runtime",
     "store",
     "write",
+    "write_onnx",
 ]
 
 _HOME = {
@@ -42,8 +45,10 @@ _HOME = {
     "extract": "converters.checkpoint",
     "make_checkpoint": "converters.synthetic",
     "may_replace": "converters.folder",
+    "placing": "converters.folder",
     "store": "converters.folder",
     "write": "converters.weights",
+    "write_onnx": "runtimes.onnx_graph",
 }
 
 

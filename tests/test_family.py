@@ -16,7 +16,8 @@ from e2v_port.architectures import tensors
 from e2v_port.architectures.config import ModelConfig
 from e2v_port.architectures.registry import FAMILIES, Family, family_of
 from e2v_port.checkpoints.checkpoint import local
-from e2v_port.errors import CheckpointError
+from e2v_port.errors import CheckpointError, E2VError
+from e2v_port.export.onnx_folder import export_onnx
 from e2v_port.models.long_clips import LONGEST
 from e2v_port.parity import references, verify
 
@@ -103,6 +104,27 @@ def test_its_dtypes(folder: Path, source: Path, clip: np.ndarray) -> None:
     for model in (e2v_port.load(packed, runtime="cpu"), e2v_port.load(folder, runtime="cpu", dtype="bfloat16")):
         assert model.predict(clip, 16_000).confidence == pytest.approx(exact.confidence, abs=0.01)
     assert e2v_port.load(folder, runtime="cpu", dtype="auto").dtype in {"float32", "bfloat16"}
+
+
+def test_it_exports(folder: Path, clip: np.ndarray, tmp_path: Path) -> None:
+    pytest.importorskip("onnx", reason='onnx is not installed: pip install "e2v-port[onnx]"')
+    onnxruntime = pytest.importorskip(
+        "onnxruntime", reason='onnxruntime is not installed: pip install "e2v-port[onnx]"'
+    )
+    export_onnx(folder, tmp_path / "onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "onnx" / "model.onnx")
+    (logits,) = session.run(["logits"], {"waveform": clip[None], "samples": np.array([len(clip)])})
+    prediction = e2v_port.load(folder, runtime="cpu").predict(clip, 16_000)
+    assert logits[0] == pytest.approx([*prediction.logits.values()], abs=1e-5)
+    export_onnx(folder, tmp_path / "int8", dtype="int8")
+
+
+def test_without_a_graph_it_is_not_exported(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnx", reason='onnx is not installed: pip install "e2v-port[onnx]"')
+    monkeypatch.setitem(sys.modules, "e2v_port.runtimes.toy_onnx", None)
+    with pytest.raises(E2VError, match=r"the family toy cannot be written as ONNX: there is no toy_onnx\.py"):
+        export_onnx(folder, tmp_path / "onnx")
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_a_checkpoint_of_no_family_names_the_families(tmp_path: Path) -> None:

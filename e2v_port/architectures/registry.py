@@ -5,6 +5,7 @@ A family is one word, NAME, and these modules:
     architectures/NAME.py                       sizes, stored tensors, operations, window rule
     converters/NAME.py                          renames from the original's checkpoint, and a synthetic checkpoint
     runtimes/NAME_torch.py, NAME_mlx.py, NAME_numpy.py   the network, three times
+    runtimes/NAME_onnx.py                       the network as an ONNX graph, for `e2v export`
     parity/NAME.py                              the original implementation to compare with, where there is one
 """
 
@@ -23,7 +24,7 @@ class Family:
     Attributes:
         name: Name of its modules, as in config.json.
         sizes: Name of its `Architecture` in architectures/NAME.py.
-        network: Name of its network in runtimes/NAME_torch.py, NAME_mlx.py and NAME_numpy.py.
+        network: Name of its network in runtimes/NAME_torch.py, NAME_mlx.py, NAME_numpy.py and NAME_onnx.py.
     """
 
     name: str

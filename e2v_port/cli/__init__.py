@@ -94,6 +94,7 @@ for _command in (  # in the order of the help
     analysis.analyze,
     analysis.embed,
     models.convert,
+    models.export,
     training.train,
     training.means,
     models.models,

@@ -1,11 +1,11 @@
-"""e2v convert, e2v models, e2v doctor and e2v verify."""
+"""e2v convert, e2v export, e2v models, e2v doctor and e2v verify."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from e2v_port.cli.options import ModelName, Offline
+from e2v_port.cli.options import MODEL_OPTION, ModelName, Offline
 from e2v_port.cli.output import PARTIAL_FAILURE, complain, fail, finish, print_table
 from e2v_port.errors import E2VError
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from e2v_port.checkpoints.catalog import KnownModel
     from e2v_port.parity.verify import Check
 
-__all__ = ["convert", "doctor", "models", "verify"]
+__all__ = ["convert", "doctor", "export", "models", "verify"]
 
 
 Checkpoint = Annotated[
@@ -60,6 +60,29 @@ def convert(
     size = (folder / "model.safetensors").stat().st_size / 1e6
     labels = f"{len(config.labels)} labels" if config.labels else "no labels: embeddings only"
     print(f"{folder}: {config.dtype}, {size:.0f} MB, {labels}, verified bit by bit")
+
+
+def export(
+    model: Annotated[str, MODEL_OPTION],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Output folder.", show_default=False)],
+    form: Annotated[Literal["onnx"], typer.Option("--format", help="Format of the file.")] = "onnx",
+    dtype: Annotated[
+        Literal["float32", "float16", "int8"],
+        typer.Option(help="Type of the weights in the file. int8 rounds the large matrices of transformers."),
+    ] = "float32",
+    opset: Annotated[int, typer.Option(metavar="N", help="Version of ONNX's operators, 18 to 23.")] = 18,
+    offline: Offline = False,
+) -> None:
+    """Write a model as ONNX, for programs without this package.
+
+    The folder holds model.onnx, config.json and run.py, which judges a WAV with numpy and onnxruntime alone. See
+    docs/onnx.md.
+    """
+    from e2v_port.export.onnx_folder import export_onnx
+
+    done = export_onnx(model, out, dtype=dtype, opset=opset, offline=offline)
+    compared = ", ".join(done.compared)
+    print(f"{out}: {dtype}, {done.bytes / 1e6:.1f} MB; {compared} within {done.difference:.1e} of this package's")
 
 
 def models(

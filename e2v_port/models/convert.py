@@ -11,7 +11,7 @@ from typing import Literal
 from e2v_port import seam
 from e2v_port.checkpoints import catalog, hubs
 from e2v_port.checkpoints.checkpoint import Checkpoint, local
-from e2v_port.errors import ModelNotFound, quoted
+from e2v_port.errors import CheckpointError, ModelNotFound, quoted
 from e2v_port.files import naming
 
 __all__ = ["convert", "folder_of"]
@@ -111,6 +111,8 @@ def folder_of(model: str | Path, *, offline: bool = False) -> Path:
     if os.path.exists(path):  # unlike Path.exists, False for a name too long for the file system
         if catalog.is_converted(path):
             return path
+        if (path / "model.onnx").is_file() and (path / "run.py").is_file():
+            raise CheckpointError(f"{path} is an export for other programs: pass the model that it was made of")
         folder = _local_folder(local(path), "float32")
         if catalog.is_converted(folder):
             return folder

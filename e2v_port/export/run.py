@@ -1,0 +1,30 @@
+"""Judges a WAV with the model.onnx beside this file: python run.py FILE.wav. Needs numpy and onnxruntime alone."""
+
+import json
+import sys
+import wave
+from pathlib import Path
+
+import numpy as np
+
+
+def main(name: str) -> None:  # noqa: D103 (of a program)
+    import onnxruntime
+
+    model = onnxruntime.InferenceSession(Path(__file__).with_name("model.onnx"), providers=["CPUExecutionProvider"])
+    about = model.get_modelmeta().custom_metadata_map
+    rate, longest, labels = int(about["sampling_rate"]), float(about["longest_seconds"]), json.loads(about["labels"])
+    with wave.open(name, "rb") as file:
+        if (file.getframerate(), file.getsampwidth()) != (rate, 2) or file.getnframes() > longest * rate:
+            sys.exit(f"{name}: must have 16-bit samples at {rate} Hz and last at most {longest:g} s")
+        samples = np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, file.getnchannels())
+    waveform = samples.mean(1, dtype=np.float32)[None] / np.float32(32768)
+    values = model.run(None, {"waveform": waveform, "samples": np.array([len(samples)])})[0][0]
+    if np.isnan(values).any():
+        sys.exit(f"{name}: cannot be judged: it is silent or too short")
+    rows = sorted(zip(values.tolist(), labels, strict=False), reverse=True)
+    print("\n".join(f"{value:.3f} {label}" for value, label in rows) or values.tolist())  # or the embedding
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
