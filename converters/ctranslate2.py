@@ -124,7 +124,7 @@ class _Reader:
         return text[:-1].decode()  # UnicodeDecodeError is a ValueError
 
     def numbers(self, layout: str) -> tuple[int, ...]:
-        return struct.unpack_from(layout, self.data, self.skip(struct.calcsize(layout)))
+        return struct.unpack_from(layout, self.data.data, self.skip(struct.calcsize(layout)))
 
     def skip(self, size: int) -> int:
         """Moves on by a number of bytes and returns the position before; ValueError if fewer are left."""

@@ -81,4 +81,4 @@ def _tensor(value: "torch.Tensor") -> Tensor | NoTensor:
     if value.device.type != "cpu":
         return NoTensor(f"a tensor of the {value.device.type} device, larger than its data")
     data = torch.empty(0, dtype=torch.uint8).set_(value.untyped_storage()).numpy()
-    return Tensor(Storage(data), dtype, value.storage_offset(), tuple(value.shape), tuple(value.stride()))
+    return Tensor(Storage(data), dtype, int(value.storage_offset()), tuple(value.shape), tuple(value.stride()))

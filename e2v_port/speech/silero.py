@@ -155,7 +155,8 @@ class _Network:
         padded[:count, -_CONTEXT:] = frames[:, -2 : -2 - _CONTEXT : -1]  # reflected
         windows = sliding_window_view(padded, _WINDOW, axis=1)[:, ::_HOP]
         squares = np.square(_product(windows, self._stft))
-        return np.sqrt(squares[..., :_BINS] + squares[..., _BINS:])
+        magnitudes: Array = np.sqrt(squares[..., :_BINS] + squares[..., _BINS:])
+        return magnitudes
 
     def _encode(self, magnitudes: Array) -> Array:
         """Runs the convolutions and the half of the LSTM that is not recurrent: [frames, 512]."""
@@ -191,7 +192,8 @@ class _Network:
             np.add(sums, row, out=sums)
             np.tanh(sums, out=sums)
             _from_tanh(gates)
-            np.add(*(table[1:3] * table[3:]), out=cells)
+            new, old = table[1:3] * table[3:]
+            np.add(new, old, out=cells)
             output = np.multiply(gates[0], np.tanh(cells), out=result)
         return hidden, (output.copy(), cells.copy())
 

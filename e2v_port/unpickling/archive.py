@@ -52,7 +52,7 @@ class Archive:
     """
 
     def __init__(self, data: NDArray[np.uint8]) -> None:
-        self._data = memoryview(data)
+        self._data = data.data
         self._bytes = data
         try:
             self._members = self._table(*self._end())

@@ -210,7 +210,7 @@ def _check_key(key: Any, depth: int = 0) -> None:
 _STOP = ord(".")
 # As pickletools names and describes them. Not among them: those of protocols 0 and 1, which torch.save cannot use, the
 # registry of extensions, and buffers outside the file.
-_OPERATIONS: dict[int, Callable[[_Machine], None]] = {
+_OPERATIONS: dict[int, Callable[[_Machine], object]] = {
     0x80: lambda machine: machine.number("<B"),  # PROTO
     0x95: lambda machine: machine.number("<Q"),  # FRAME
     ord("("): _Machine.mark,  # MARK

@@ -98,7 +98,7 @@ class Storage:
             return
         found = 0
         for start in range(0, self.data.size, _BLOCK):
-            found = zlib.crc32(self.data[start : start + _BLOCK], found)
+            found = zlib.crc32(self.data[start : start + _BLOCK].data, found)
         if found != self.checksum:
             raise ValueError(f"{self.name!r} does not have its checksum: download or copy the file again")
         self._sound = True
