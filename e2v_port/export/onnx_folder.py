@@ -1,9 +1,8 @@
 """Exports a model to ONNX: a folder with the model, what it is, and a program that runs it."""
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +14,6 @@ from numpy.typing import NDArray
 from e2v_port import seam
 from e2v_port.architectures import tensors
 from e2v_port.architectures.config import ModelConfig
-from e2v_port.architectures.quantization import QUANTIZED, unpack
 from e2v_port.audio import SAMPLING_RATE
 from e2v_port.errors import E2VError
 from e2v_port.files import identity
@@ -94,35 +92,24 @@ def export_onnx(
             f"{config.source.repository} cannot be exported as int8: it has no matrix to round (those of transformer "
             f"blocks); use float32 or float16"
         )
-    with seam.placing(out, FILES) as partial, _reading(source, config) as read:
-        path = partial / "model.onnx"
+    read = partial(_stored, source / "model.safetensors")
+    with seam.placing(out, FILES) as place:
+        path = place / "model.onnx"
         seam.write_onnx(path, config, read, dtype=dtype, opset=opset, metadata=_metadata(config, dtype))
         compared, difference = _compare(path, own, dtype)
         # The mean embeddings of labels stay behind, and whatever was stored computes in float32.
         written = replace(config, dtype="float32", architecture=replace(architecture, means=False))
-        (partial / "config.json").write_bytes(written.to_json().encode("utf-8", "backslashreplace"))
-        (partial / "run.py").write_bytes(files("e2v_port.export").joinpath("run.py").read_bytes())
+        (place / "config.json").write_bytes(written.to_json().encode("utf-8", "backslashreplace"))
+        (place / "run.py").write_bytes(files("e2v_port.export").joinpath("run.py").read_bytes())
         if identity(source) != before:
             raise E2VError(f"{source} was replaced while it was exported: export it again")
     return Exported(out, config, sum(file.stat().st_size for file in out.iterdir()), compared, difference)
 
 
-@contextmanager
-def _reading(source: Path, config: ModelConfig) -> Iterator[Callable[[str], NDArray[np.float32]]]:
-    """Yields a function that returns a stored tensor by name, in float32."""
-    from safetensors import safe_open
-
-    packed = set(tensors.packed(config.architecture)) if config.dtype in QUANTIZED else set()
-    with safe_open(source / "model.safetensors", framework="np") as file:
-
-        def read(name: str) -> NDArray[np.float32]:
-            if name in packed:
-                return unpack(*map(file.get_tensor, tensors.parts(name)))
-            # numpy reads bfloat16 once onnx has registered that type.
-            array: NDArray[np.float32] = file.get_tensor(name).astype(np.float32)
-            return array
-
-        yield read
+def _stored(weights: Path, name: str) -> NDArray[np.float32]:
+    """Returns a stored tensor by name, in float32."""
+    ((_, values),) = tensors.read(weights, [name])
+    return values
 
 
 def _metadata(config: ModelConfig, dtype: str) -> dict[str, str]:

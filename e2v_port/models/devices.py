@@ -110,7 +110,7 @@ def choose(runtime: str, dtype: str | None = None) -> str:
     if dtype not in {None, "auto", *DTYPES}:
         raise RuntimeUnavailable(f"unknown dtype {cut(str(dtype), 80)}: use auto, {', '.join(DTYPES)}")
     if runtime == "auto":
-        # MLX also runs elsewhere, but is faster than torch only on Apple silicon; numpy is faster than MLX on a CPU.
+        # MLX also runs elsewhere, but is faster than torch only on Apple silicon. On Linux its own BLAS is a slow one.
         order = ["cuda", "mlx", "cpu"] if APPLE_SILICON else ["cuda", "cpu"]
         for name in order:
             check_fork(name)  # not chosen away in silence
