@@ -436,31 +436,37 @@ def test_the_model_in_the_package_answers(shipped: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+# A program in which `others` cannot be imported.
+REFUSED = """
+class Refused:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] in others:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Refused())
+"""
+
+
 @pytest.mark.parametrize("runtime", toys.RUNTIMES)
 def test_an_answer_loads_no_more_than_it_needs(runtime: str, shipped: str, tmp_path: Path) -> None:
     """Imports of these libraries, seconds in all, would be most of the time to the first result.
 
     A runtime answers where the libraries of the others cannot be imported.
     """
-    code = """
+    code = f"""
 import sys
 runtime, file, *others = sys.argv[1:]
-class Refused:
-    def find_spec(self, name, *_):
-        if name.partition(".")[0] in others:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Refused())
+{REFUSED}
 from e2v_port.cli import main
 sys.argv = ["e2v", "analyze", file, "-r", runtime, "--json"]
 try:
     main()
 except SystemExit as end:
     assert end.code in (0, None)
-heavy = {"torch._dynamo", "sympy", "scipy", "sklearn", "matplotlib", "torchaudio", "transformers", "funasr", "av"}
-hubs = {"huggingface_hub", "modelscope_hub", "requests", "httpx", "yaml"}
-print(*(heavy | hubs | {"rich", *others}) & set(sys.modules), file=sys.stderr)
+heavy = {{"torch._dynamo", "sympy", "scipy", "sklearn", "matplotlib", "torchaudio", "transformers", "funasr", "av"}}
+hubs = {{"huggingface_hub", "modelscope_hub", "requests", "httpx", "yaml"}}
+print(*(heavy | hubs | {{"rich", *others}}) & set(sys.modules), file=sys.stderr)
 """
-    others = {"torch", "mlx"} - {"mlx" if runtime == "mlx" else "torch"}
+    others = {"torch", "mlx"} - {{"mlx": "mlx", "numpy": "numpy"}.get(runtime, "torch")}
     command = [sys.executable, "-c", code, runtime, shipped, *others]
     variables = environment(tmp_path, E2V_LICENCE="accepted")
     done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True)
@@ -468,6 +474,20 @@ print(*(heavy | hubs | {"rich", *others}) & set(sys.modules), file=sys.stderr)
     found = json.loads(done.stdout)
     assert [model["runtime"] for model in found["models"]] == [runtime]
     assert found["segments"][0]["emotion"]
+
+
+@pytest.mark.parametrize("command", ["train --out new", "probe --model bundled", "bench --quick"])
+def test_what_needs_torch_says_so(command: str, tmp_path: Path) -> None:
+    (tmp_path / "clips.csv").write_text("file,label,speaker\n")
+    corpus = [] if command.startswith("bench") else ["--corpus", "csv=clips.csv"]
+    code = f"import sys\nothers = ['torch']\n{REFUSED}\nfrom e2v_port.cli import main\nsys.argv[0] = 'e2v'\nmain()"
+    line = [sys.executable, "-c", code, *command.split(), *corpus]
+    done = subprocess.run(
+        line, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1] == "error: this needs torch, which is not installed: pip install torch"
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("runtime", toys.RUNTIMES)

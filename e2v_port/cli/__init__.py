@@ -65,6 +65,10 @@ def main() -> None:
         if isinstance(error, BrokenPipeError):  # not an error: e2v analyze *.wav | head
             sys.exit(PARTIAL_FAILURE)
         fail(f"{error.filename or 'standard output'}: {error.strerror or error}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "torch":
+            raise
+        fail("this needs torch, which is not installed: pip install torch")
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
 
