@@ -1,4 +1,4 @@
-"""Speech-emotion models converted once, run natively on torch and MLX.
+"""Speech-emotion models converted once, run natively on torch, MLX and numpy.
 
     import e2v_port
 

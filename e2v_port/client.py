@@ -198,7 +198,7 @@ class Answer:
         emotion_enabled: Whether the service analyzes emotions.
         reason: Reason why no segment was judged; None if one was.
         notes: What the user must know about the sound of the clip.
-        context: One line that tells a language model how the voice sounds.
+        context: One line about how the voice sounds, for a language model.
         boundaries: Where the emotion changes within segments; None unless requested.
         models: Models used.
         settings: All thresholds of the analysis.

@@ -1,4 +1,4 @@
-"""Runs a converted model with numpy alone, one clip at a time: what a machine without torch and MLX has."""
+"""Runs a converted model with numpy alone, one clip at a time: what is left without torch."""
 
 import os
 from collections.abc import Iterable

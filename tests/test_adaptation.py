@@ -1,4 +1,4 @@
-"""Adapting to known voices: planted offsets, moods that cannot be told from a voice, and who is asked first."""
+"""Adapting to known voices: planted offsets, moods that look like a voice, and who is asked first."""
 
 import json
 from collections.abc import Sequence

@@ -289,7 +289,7 @@ def judge(folder: Path, wav: Path) -> subprocess.CompletedProcess[str]:
 def test_the_program_beside_it_judges_a_wav(
     models: dict[str, Path], exported: dict[str, Path], tmp_path: Path, name: str
 ) -> None:
-    wav = write_wav(tmp_path / "clip.wav", voice() / 2, channels=2)
+    wav = write_wav(tmp_path / "clip.wav", voice() / 2)
     answer = judge(exported[name], wav)
     assert answer.stderr == ""
     model = e2v_port.load(models[name], runtime="cpu")
@@ -308,12 +308,13 @@ def test_the_program_beside_it_judges_a_wav(
 
 def test_the_program_beside_it_refuses_what_it_cannot_judge(exported: dict[str, Path], tmp_path: Path) -> None:
     folder = exported["whisper"]
-    for clip, rate, why in (
-        (voice(), 8_000, "16-bit samples at 16000 Hz and last at most 30 s"),
-        (np.zeros(16_000, np.float32), RATE, "silent"),
-        (np.tile(voice(), 11), RATE, "last at most 30 s"),
+    for clip, rate, channels, why in (
+        (voice(), 8_000, 1, "16-bit samples at 16000 Hz, and last at most 30 s"),
+        (voice(), RATE, 2, "must be mono"),  # two channels can cancel each other
+        (np.zeros(16_000, np.float32), RATE, 1, "silent"),
+        (np.tile(voice(), 11), RATE, 1, "last at most 30 s"),
     ):
-        answer = judge(folder, write_wav(tmp_path / "clip.wav", clip / 2, rate))
+        answer = judge(folder, write_wav(tmp_path / "clip.wav", clip / 2, rate, channels))
         assert (answer.returncode, answer.stdout) == (1, "")
         assert why in answer.stderr
 

@@ -1,4 +1,4 @@
-"""The stored layout: the contract between the converter's output and the parameters of both runtimes."""
+"""The stored layout: the contract between the converter's output and the parameters of all runtimes."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping

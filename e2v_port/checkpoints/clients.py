@@ -1,4 +1,4 @@
-"""The client libraries of the hubs, behind one interface."""
+"""The client libraries of the hubs, with one interface."""
 
 import hashlib
 import time

@@ -10,9 +10,9 @@ speaker (Gauvain & Lee 1994), with the classes hidden. For a head of one linear 
 the embeddings; as logits it is eight numbers or so instead of a thousand, and holds for frames as well.
 
 What a voice does and what a mood does look alike as long as only one mood was heard, so an offset is used only if the
-clips were told apart: `moods` is exp(I), I being the mutual information between clip and label (the entropy of the mean
-of p less the mean of the entropies of p). For n clips it has to be at least 1.6 + 1.5 / n. All constants were chosen on
-development speakers; docs/adaptation.md has the figures, also for the clips that the rule gets wrong.
+clips were distinguished: `moods` is exp(I), I being the mutual information between clip and label (the entropy of the
+mean of p less the mean of the entropies of p). For n clips it has to be at least 1.6 + 1.5 / n. All constants were
+chosen on development speakers; docs/adaptation.md has the figures, also for the clips that the rule gets wrong.
 """
 
 import math
@@ -44,7 +44,7 @@ class Offset:
     Attributes:
         logits: What the voice adds to the logit of each label, 0 on average.
         clips: Number of clips that it was learned from.
-        moods: Effective number of moods that the model told apart in them, from 1 to the number of labels.
+        moods: Effective number of moods that the model distinguished in them, from 1 to the number of labels.
         reason: Reason why it is not used; None if it is.
         model: SHA-256 of the model's weights: it holds for no other model.
     """

@@ -97,7 +97,7 @@ def export_onnx(
         path = place / "model.onnx"
         seam.write_onnx(path, config, read, dtype=dtype, opset=opset, metadata=_metadata(config, dtype))
         compared, difference = _compare(path, own, dtype)
-        # The mean embeddings of labels stay behind, and whatever was stored computes in float32.
+        # The mean embeddings of labels are left out, and whatever was stored computes in float32.
         written = replace(config, dtype="float32", architecture=replace(architecture, means=False))
         (place / "config.json").write_bytes(written.to_json().encode("utf-8", "backslashreplace"))
         (place / "run.py").write_bytes(files("e2v_port.export").joinpath("run.py").read_bytes())

@@ -15,11 +15,11 @@ def main(name: str) -> None:  # noqa: D103 (of a program)
     about = model.get_modelmeta().custom_metadata_map
     rate, longest, labels = int(about["sampling_rate"]), float(about["longest_seconds"]), json.loads(about["labels"])
     with wave.open(name, "rb") as file:
-        if (file.getframerate(), file.getsampwidth()) != (rate, 2) or file.getnframes() > longest * rate:
-            sys.exit(f"{name}: must have 16-bit samples at {rate} Hz and last at most {longest:g} s")
-        samples = np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, file.getnchannels())
-    waveform = samples.mean(1, dtype=np.float32)[None] / np.float32(32768)
-    values = model.run(None, {"waveform": waveform, "samples": np.array([len(samples)])})[0][0]
+        form = file.getnchannels(), file.getsampwidth(), file.getframerate()
+        if form != (1, 2, rate) or file.getnframes() > longest * rate:
+            sys.exit(f"{name}: must be mono, with 16-bit samples at {rate} Hz, and last at most {longest:g} s")
+        waveform = np.frombuffer(file.readframes(file.getnframes()), "<i2")[None] / np.float32(32768)
+    values = model.run(None, {"waveform": waveform, "samples": np.array([waveform.shape[1]])})[0][0]
     if np.isnan(values).any():
         sys.exit(f"{name}: cannot be judged: it is silent or too short")
     rows = sorted(zip(values.tolist(), labels, strict=False), reverse=True)

@@ -1,4 +1,4 @@
-"""The service behind `e2v serve`: HTTP, a WebSocket for live audio, and a page.
+"""What `e2v serve` runs: HTTP, a WebSocket for live audio, and a page.
 
 A request arrives in `http`: `connections` and `gate` limit and check it, `bodies` reads it, `routes` answers it;
 `streams` serves a WebSocket. `settings` and `state` are shared. `engine` is this process's end of a pipe to a second
