@@ -21,13 +21,13 @@ from e2v_port.architectures.base import Architecture
 from e2v_port.architectures.config import ModelConfig
 from e2v_port.architectures.registry import FAMILIES
 from e2v_port.audio import MAX_AMPLITUDE, MIN_SAMPLES
+from e2v_port.audio.channels import SILENCE
 from e2v_port.errors import E2VError
 
 from .layers_onnx import Array, Graph, Network, Value
 
 __all__ = ["write_onnx"]
 
-SILENCE = 2 / 2**15 * 1.01  # range of the samples of a silent clip: zero or one 16-bit step off it, as of dither
 LARGEST = 2**31 - 2**24  # bytes of weights inside the file: protobuf reads no message of 2 GiB
 BYTES_INSIDE = 1024  # larger ones move out of a file that would be too large
 

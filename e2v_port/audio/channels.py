@@ -10,10 +10,11 @@ from e2v_port.audio.clip import Waveform
 from e2v_port.audio.notes import Note
 from e2v_port.errors import AudioError
 
-__all__ = ["Channel", "Downmix", "channel_name", "channel_number"]
+__all__ = ["SILENCE", "Channel", "Downmix", "channel_name", "channel_number"]
 
 Channel: TypeAlias = int | Literal["mix", "left", "right"]
 
+SILENCE = 2 / 2**15 * 1.01  # range of samples that are zero or one 16-bit step off it, as of dither
 _SPAN = 0.25  # seconds that are compared at a time
 _SHORT = 1e-3  # seconds averaged for the comparison, below 500 Hz, where a voice is and two microphones hear the same
 # Energy of the mix over that of channels that have nothing in common. Ten stereo recordings of music and birds (560 s)
@@ -22,7 +23,6 @@ _SHORT = 1e-3  # seconds averaged for the comparison, below 500 Hz, where a voic
 # neither is the case any more.
 _CANCELS, _ENDS = 0.1, 0.5
 _QUIET = 1e-4  # of the energy: 40 dB below the loudest, as the noise of an open line is, and no voice beside another
-_LSB = 2 / 2**15 * 1.01  # range of samples that are zero or one 16-bit step off it, as of dither
 _SOON = 10.0  # seconds after which a channel of a stream without sound is worth a note
 
 
@@ -109,7 +109,7 @@ class Downmix:
 
     def _ranges(self, block: Waveform) -> None:
         """Follows the range of the samples of channels that have been silent so far."""
-        for i in np.flatnonzero(~(self._highest - self._lowest > _LSB)):
+        for i in np.flatnonzero(~(self._highest - self._lowest > SILENCE)):
             self._lowest[i] = min(self._lowest[i], block[:, i].min())
             self._highest[i] = max(self._highest[i], block[:, i].max())
 
@@ -142,7 +142,7 @@ class Downmix:
     @property
     def silent(self) -> NDArray[np.bool_]:
         """Whether each channel is silent: its samples are equal, but for the last bit of 16, as dither is."""
-        return ~(self._highest - self._lowest > _LSB) if self.channels else np.zeros(0, bool)
+        return ~(self._highest - self._lowest > SILENCE) if self.channels else np.zeros(0, bool)
 
     @property
     def _unheard(self) -> NDArray[np.bool_]:
