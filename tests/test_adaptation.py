@@ -224,8 +224,8 @@ def test_a_config_that_promises_means_needs_them(plain: Path, tmp_path: Path) ->
 
 @pytest.fixture(scope="module")
 def sharp(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    """The bundled model, so sure of itself that a few segments are as many moods."""
-    source = catalog.find(catalog.BUNDLED)
+    """A model in the package, so sure of itself that a few segments are as many moods."""
+    source = catalog.find("bundled-tiny-nc")
     assert source is not None
     folder = with_means(source, tmp_path_factory.mktemp("sharp") / "model", temperature=0.02)
     return e2v_port.load(folder, runtime="cpu")
