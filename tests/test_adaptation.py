@@ -439,6 +439,19 @@ def test_means_are_added_to_a_model_that_has_none(plain: Path, corpus: Path, tmp
         means.add(plain, task.parts["train"], rights, out, counterpart=label_of)
 
 
+def test_means_are_added_to_a_packed_model(corpus: Path, tmp_path: Path) -> None:
+    """The default model is one."""
+    out = tmp_path / "model"
+    arguments = ["means", "--corpus", f"csv={corpus}", "--out", str(out), "--runtime", "cpu"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    model, before = (e2v_port.load(name, runtime="cpu") for name in (out, "bundled"))
+    assert (model.config.dtype, before.config.dtype) == ("float32", "q8")
+    clip = corpus.parent / "0.wav"
+    assert model.predict(clip).logits == pytest.approx(before.predict(clip).logits, abs=1e-6)
+    assert np.count_nonzero(np.isfinite(model.centers.logits).all(1)) == 2
+
+
 def test_the_command_line_learns_a_voice_and_uses_it(sharp: Model, moods: Path, tmp_path: Path) -> None:
     runner = CliRunner()
     assert sharp._weights is not None

@@ -1,7 +1,6 @@
 """The library is a guest in the caller's process: it prints nothing and leaves what the process shares as it was."""
 
 import ast
-import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
