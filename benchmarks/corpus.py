@@ -48,8 +48,8 @@ def speed(models: list[str], folder: Path) -> None:
     """Prints the seconds of audio per second of `predict` and of a corpus run."""
     print("| model | files | predict on arrays | corpus | share |\n|---|---|---|---|---|")
     for name in models:
-        for suffix in (".wav", ".flac") if name == "bundled" else (".flac",):
-            count, size = (4000, 100) if name == "bundled" else (120, 10)
+        for suffix in (".wav", ".flac") if name.startswith("bundled") else (".flac",):
+            count, size = (4000, 100) if name.startswith("bundled") else (120, 10)
             clips = write_clips(folder / f"{Path(name).name}{suffix}", count, (1, 8), suffix)
             arrays: list[Clip] = [load_audio(path) for path in sorted(clips.iterdir())]
             total = sum(soundfile.info(path).duration for path in clips.iterdir())
@@ -181,7 +181,7 @@ def kills(folder: Path) -> None:
 
 def cluster(model: str, folder: Path) -> None:
     """Prints the speed between the first and the last shard with two processes, and with two workers of local Ray."""
-    count, size = (4000, 100) if model == "bundled" else (120, 10)
+    count, size = (4000, 100) if model.startswith("bundled") else (120, 10)
     clips = write_clips(folder / "clips", count, (1, 8))
     speeds = {}
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (its name); the default, 15, would yield to other programs
@@ -209,7 +209,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if benchmark == "speed":
-            speed(rest or ["bundled"], folder)
+            speed(rest or ["bundled", "bundled-tiny"], folder)
         elif benchmark == "ray":
             cluster(rest[0] if rest else "bundled", folder)
         elif benchmark in {"short", "memory", "kills"}:

@@ -1,6 +1,7 @@
 """Measures how often a headline is right that is shown with doubt, and one that is shown without.
 
-    python benchmarks/doubt.py --corpus ravdess=FOLDER --corpus nemo=FOLDER --unseen emodb=FOLDER
+    python benchmarks/doubt.py --corpus ravdess=FOLDER --corpus nemo=FOLDER
+    python benchmarks/doubt.py --model bundled-nc --corpus ravdess=FOLDER --corpus nemo=FOLDER --unseen emodb=FOLDER
 
 Each clip is judged whole, as `e2v analyze --whole` does. A cell is the share of right headlines and, in parentheses,
 how many of the clips fall under the row. The last two rows are the rule of `FusionSettings`, the note `uncertain`.

@@ -54,6 +54,7 @@ def main() -> None:
     clips = dict(readable(sorted(AUDIO.iterdir())))
     waveform = np.concatenate([*clips.values()])
     detectors = {name: EmotionDetector(backend=name) for name in ("bundled", "prosodic", "hybrid")}
+    detectors["bundled-tiny"] = EmotionDetector("bundled-tiny")
     if options.model:
         detectors["emotion2vec"] = EmotionDetector(options.model)
 

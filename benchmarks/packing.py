@@ -26,7 +26,7 @@ from cross_corpus import TEST, accuracy, conditions_table, confidence, confusion
 
 from e2v_port import load
 from e2v_port.architectures import tensors
-from e2v_port.architectures.config import ModelConfig
+from e2v_port.architectures.config import ModelConfig, Source
 from e2v_port.evaluation import datasets, readers
 from e2v_port.files import replacing
 
@@ -147,7 +147,8 @@ def put_in_place(name: str, folder: Path, measured: Mapping[str, Any]) -> None:
     place = WEIGHTS / name
     place.mkdir(exist_ok=True)
     config = ModelConfig.read(folder)
-    config = replace(config, source=replace(config.source, repository=name, hub="local"))
+    # Without a hash: it was trained, so that `e2v verify` and `e2v bench` look for no checkpoint that it came from.
+    config = replace(config, source=Source(name, "local", "", "", ""))
     shutil.copyfile(folder / "model.safetensors", place / "model.safetensors")
     (place / "config.json").write_text(config.to_json(), "utf-8")
     (place / "evaluation.json").write_text(json.dumps(measured, indent=1) + "\n", "utf-8")

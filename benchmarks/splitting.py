@@ -3,7 +3,7 @@
     python benchmarks/splitting.py
 
 Joins acted sentences of the recordings in $E2V_TEST_AUDIO, by default ../shared/audio, to turns of 12 to 40 s in which
-the emotion changes, judges them with the bundled model, and prints Markdown. Takes some minutes.
+the emotion changes, judges them with a model that never met them, and prints Markdown. Takes some minutes.
 """
 
 import csv
@@ -37,7 +37,7 @@ def main() -> None:
         for row in csv.DictReader(file):
             if row["corpus"] == "emodb" and row["emotion"] in LABELS:
                 sentences.setdefault(LABELS[row["emotion"]], []).append(load_audio(AUDIO / row["file"]))
-    model = load("bundled", runtime="cpu")
+    model = load("bundled-nc", runtime="cpu")
     print(f"| an emotion lasts | {' | '.join(f'up to {seconds:g} s preferred' for seconds in PREFERRED)} |")
     print(f"|---|{'---|' * len(PREFERRED)}")
     for lasting in LASTING:

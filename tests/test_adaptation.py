@@ -224,8 +224,8 @@ def test_a_config_that_promises_means_needs_them(plain: Path, tmp_path: Path) ->
 
 @pytest.fixture(scope="module")
 def sharp(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    """The bundled model, so sure of itself that a few segments are as many moods."""
-    source = catalog.find(catalog.BUNDLED)
+    """A model in the package, so sure of itself that a few segments are as many moods."""
+    source = catalog.find("bundled-tiny-nc")
     assert source is not None
     folder = with_means(source, tmp_path_factory.mktemp("sharp") / "model", temperature=0.02)
     return e2v_port.load(folder, runtime="cpu")
@@ -437,6 +437,19 @@ def test_means_are_added_to_a_model_that_has_none(plain: Path, corpus: Path, tmp
     rights = means.Rights(task.licence, task.trained_on)
     with pytest.raises(E2VError, match="exists"):
         means.add(plain, task.parts["train"], rights, out, counterpart=label_of)
+
+
+def test_means_are_added_to_a_packed_model(corpus: Path, tmp_path: Path) -> None:
+    """The default model is one."""
+    out = tmp_path / "model"
+    arguments = ["means", "--corpus", f"csv={corpus}", "--out", str(out), "--runtime", "cpu"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    model, before = (e2v_port.load(name, runtime="cpu") for name in (out, "bundled"))
+    assert (model.config.dtype, before.config.dtype) == ("float32", "q8")
+    clip = corpus.parent / "0.wav"
+    assert model.predict(clip).logits == pytest.approx(before.predict(clip).logits, abs=1e-6)
+    assert np.count_nonzero(np.isfinite(model.centers.logits).all(1)) == 2
 
 
 def test_the_command_line_learns_a_voice_and_uses_it(sharp: Model, moods: Path, tmp_path: Path) -> None:

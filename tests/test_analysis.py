@@ -271,35 +271,39 @@ def test_a_boundary_has_the_mean_score_of_its_frames(speech: np.ndarray, model: 
 def test_the_bundled_model_is_the_default(
     speech: np.ndarray, folders: dict[str, Path], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It is free, so that nothing is logged about its license."""
     clip: Any = {"clips": speech[:80_000], "sampling_rate": SAMPLING_RATE, "runtime": "cpu"}
     monkeypatch.setattr("e2v_port.models.load._noted", set())
     monkeypatch.delenv("E2V_LICENCE", raising=False)
-    unnamed = e2v_port.analyze(**clip, frames=True)
-    (line,) = caplog.messages
-    caplog.clear()
     bundled = catalog.lookup("bundled")
     assert bundled is not None
-    assert line.startswith(f"model bundled ({bundled.parameters / 1e6:.1f} M parameters, {bundled.licence}); ")
-    assert "--model iic/emotion2vec_plus_base" in line
+    unnamed = e2v_port.analyze(**clip, frames=True)
     named = e2v_port.analyze(**clip, model="bundled", frames=True)
+    assert caplog.messages == []
     assert [part.to_dict() for part in unnamed.segments] == [part.to_dict() for part in named.segments]
     assert [(used.kind, used.name) for used in unnamed.models] == [("categorical", "bundled")]
     assert {part.label for part in unnamed.boundaries or ()} <= set(bundled.labels)
     assert all(part.dimensions_from == "labels" for part in unnamed.segments if part.judgement)
-    e2v_port.analyze(**clip)
-    assert caplog.messages == []  # reported once, and not by loading it either
 
     measured = e2v_port.analyze(**clip, dimensional=folders["dimensional"])
     assert [used.kind for used in measured.models] == ["dimensional"]
 
+
+@pytest.mark.parametrize("known", [model for model in catalog.known() if model.bundled], ids=lambda model: model.id)
+def test_only_a_restricted_model_in_the_package_says_so(
+    known: catalog.KnownModel, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, however often it is loaded."""
     monkeypatch.setattr("e2v_port.models.load._noted", set())
-    e2v_port.analyze(**clip, model="bundled")
-    assert caplog.messages[0].startswith(f"bundled: {bundled.licence}; ")
-    caplog.clear()
+    monkeypatch.delenv("E2V_LICENCE", raising=False)
+    for _ in range(2):
+        e2v_port.load(known.id, runtime="cpu")
+    line = f"{known.id}: {known.licence}; E2V_LICENCE=accepted silences this line"
+    assert caplog.messages == ([line] if "commercial" in known.licence else [])
     monkeypatch.setattr("e2v_port.models.load._noted", set())
     monkeypatch.setenv("E2V_LICENCE", "accepted")
-    e2v_port.analyze(**clip)
-    e2v_port.analyze(**clip, model="bundled")
+    caplog.clear()
+    e2v_port.load(known.id, runtime="cpu")
     assert caplog.messages == []
 
 

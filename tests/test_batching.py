@@ -49,12 +49,12 @@ class Slow:
 
 @pytest.fixture
 def slow() -> Slow:
-    return Slow(e2v_port.load("bundled", runtime="cpu")._runner)
+    return Slow(e2v_port.load("bundled-tiny", runtime="cpu")._runner)
 
 
 @pytest.fixture
 def batcher(slow: Slow) -> Iterator[Batcher]:
-    model = e2v_port.load("bundled", runtime="cpu")
+    model = e2v_port.load("bundled-tiny", runtime="cpu")
     yield Batcher(
         e2v_port.Model(model.config, model.runtime, model.dtype, slow), lambda: 1, lambda clips, seconds: None
     )
@@ -75,7 +75,7 @@ def clip(samples: int, seed: int = 0) -> np.ndarray:
 
 def test_waiting_clips_run_as_one_batch_with_the_same_results(batcher: Batcher, slow: Slow) -> None:
     clips = [clip(16_000 + 100 * i, i) for i in range(2, 8)]
-    wanted = e2v_port.load("bundled", runtime="cpu").predict(clips, 16_000)
+    wanted = e2v_port.load("bundled-tiny", runtime="cpu").predict(clips, 16_000)
     slow.going.clear()
     with ThreadPoolExecutor(9) as pool:
         first = pool.submit(BatchedModel(batcher, Job()).predict, clip(16_000), 16_000)
@@ -145,7 +145,7 @@ def test_cancelled_and_switched_off_clips_do_not_run(batcher: Batcher, slow: Slo
 
 
 def test_a_single_request_does_not_wait_for_others(slow: Slow) -> None:
-    model = e2v_port.load("bundled", runtime="cpu")
+    model = e2v_port.load("bundled-tiny", runtime="cpu")
     alone = Batcher(model, lambda: 1, lambda clips, seconds: None)
     expecting = Batcher(model, lambda: 2, lambda clips, seconds: None)
     least = {alone: math.inf, expecting: math.inf}
@@ -174,7 +174,7 @@ def test_a_job_that_waits_for_a_model_has_no_deadline(batcher: Batcher, slow: Sl
 
 
 def test_a_batch_that_never_ends_is_noticed(slow: Slow) -> None:
-    model = e2v_port.load("bundled", runtime="cpu")
+    model = e2v_port.load("bundled-tiny", runtime="cpu")
     held = e2v_port.Model(model.config, model.runtime, model.dtype, slow)
     batcher = Batcher(held, lambda: 1, lambda clips, seconds: None, seconds=0.2)
     assert not batcher.stuck

@@ -316,7 +316,7 @@ def test_known_models_have_their_published_sizes(model: catalog.KnownModel) -> N
         ("wav2small", 338): wav2small_converter.PUBLISHED,
         **{("whisper", config.width): config for config in whisper_converter.CONVERTER.sizes.values()},
     }
-    if (folder := catalog.find(model.id)) and model.id == catalog.BUNDLED:
+    if model.bundled and (folder := catalog.find(model.id)):
         known = {(model.family, model.embed_dim): ModelConfig.read(folder).architecture}
     sizes = known[model.family, model.embed_dim]
     sizes = replace(sizes, num_labels=len(model.labels))

@@ -57,7 +57,7 @@ def check(value: Any, name: str = "analysis") -> None:
 
 @pytest.fixture(scope="module")
 def model() -> e2v_port.Model:
-    return e2v_port.load("bundled", runtime="cpu")
+    return e2v_port.load("bundled-tiny", runtime="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def service(dimensional: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     if sys.platform != "linux":
         pytest.skip("starts the service as its tests do, which needs /proc")
     history = tmp_path_factory.mktemp("history") / "history.sqlite"
-    with Served("--model", "bundled", "--dimensional", str(dimensional), "--history", str(history)) as served:
+    with Served("--model", "bundled-tiny", "--dimensional", str(dimensional), "--history", str(history)) as served:
         yield served
 
 
@@ -266,7 +266,7 @@ def test_rows_of_a_corpus(dimensional: Path, tmp_path: Path) -> None:
     from e2v_port.corpus.run import run
 
     names = {
-        "both": {"model": "bundled", "dimensional": str(dimensional)},
+        "both": {"model": "bundled-tiny", "dimensional": str(dimensional)},
         "dimensions": {"dimensional": str(dimensional)},
     }
     for name, models in names.items():

@@ -28,15 +28,15 @@ async def until(condition: Any) -> None:
 def test_records_of_the_engine_and_its_death_are_logged(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A record keeps its logger and its level; the line about the license of the bundled model is one."""
+    """A record keeps its logger and its level; the line about the license of a restricted model is one."""
     monkeypatch.delenv("E2V_LICENCE", raising=False)
     caplog.set_level(logging.INFO, "e2v_port")
 
     async def live_and_die() -> None:
-        engine = Engine(OPTIONS | LIMITS, lambda clips, seconds: None)
+        engine = Engine(OPTIONS | LIMITS | {"model": "bundled-tiny-nc"}, lambda clips, seconds: None)
         try:
             await engine.start()
-            assert [model["name"] for model in engine.models] == ["bundled"]
+            assert [model["name"] for model in engine.models] == ["bundled-tiny-nc"]
             assert engine.pid is not None
             os.kill(engine.pid, signal.SIGKILL)
             await until(lambda: engine.restarts == 1 and engine.ready)

@@ -326,7 +326,7 @@ def test_one_clip_is_not_several(clips: Any) -> None:
     """The letters of a path, the lines of a file and the samples of an array are no clips."""
     from e2v_port.analysis.analyze import each
 
-    model = e2v_port.load("bundled", runtime="cpu")
+    model = e2v_port.load("bundled-tiny", runtime="cpu")
     for call in (
         lambda: list(model.each(clips, SAMPLING_RATE)),
         lambda: list(each(clips, sampling_rate=SAMPLING_RATE)),

@@ -113,7 +113,7 @@ def test_a_pause_ends_what_is_shown(spoken: np.ndarray) -> None:
 
 def test_everything_about_a_window_follows_from_its_label(spoken: np.ndarray) -> None:
     """Its judgement is the fusion of the steadied prediction, as that of any other prediction."""
-    judge = Judge(e2v_port.load("bundled", runtime="cpu"))
+    judge = Judge(e2v_port.load("bundled-tiny", runtime="cpu"))
 
     def judged(segment: Segment, waveform: np.ndarray, steady: Steady | None) -> JudgedSegment:
         result = judge.one(waveform)

@@ -58,7 +58,7 @@ def printed(program: str, *arguments: object, timeout: float = 60) -> list[str]:
 
 
 @pytest.mark.parametrize("runtime", ["cpu", "numpy"])
-@pytest.mark.parametrize("name", ["bundled", "emotion2vec"])
+@pytest.mark.parametrize("name", ["bundled-tiny", "emotion2vec"])
 def test_a_child_computes_what_its_parent_does(tmp_path: Path, name: str, runtime: str) -> None:
     model = toys.convert(toys.make(tmp_path / "checkpoint"), tmp_path / "model") if name == "emotion2vec" else name
     program = """
@@ -83,7 +83,7 @@ def test_a_pool_and_its_grandchildren_compute(tmp_path: Path) -> None:
     """multiprocessing.Pool as Linux starts it up to Python 3.13, gunicorn's preload, Celery's prefork."""
     soundfile.write(tmp_path / "clip.wav", np.random.default_rng(0).standard_normal(80_000) / 10, 16_000)
     program = """
-    model = e2v_port.load("bundled", runtime="cpu")
+    model = e2v_port.load("bundled-tiny", runtime="cpu")
 
     def label(file):
         return model.predict(file).logits
@@ -110,7 +110,7 @@ def test_the_workers_of_a_data_loader_compute(tmp_path: Path) -> None:
     program = """
     from e2v_port.audio import load_audio
 
-    model = e2v_port.load("bundled", runtime="cpu")
+    model = e2v_port.load("bundled-tiny", runtime="cpu")
 
     class Clips(torch.utils.data.Dataset):
         def __len__(self):
@@ -134,7 +134,7 @@ def test_a_fork_in_the_middle_of_the_work_of_others_leaves_no_lock(tmp_path: Pat
     program = """
     from e2v_port.quiet import quiet
 
-    model = e2v_port.load("bundled", runtime="cpu")
+    model = e2v_port.load("bundled-tiny", runtime="cpu")
     ended = threading.Event()
 
     def busy():
@@ -150,7 +150,7 @@ def test_a_fork_in_the_middle_of_the_work_of_others_leaves_no_lock(tmp_path: Pat
     def call():
         with quiet():
             print("never shown")
-        return e2v_port.load("bundled", runtime="cpu").predict(clip, 16_000).label
+        return e2v_port.load("bundled-tiny", runtime="cpu").predict(clip, 16_000).label
 
     for _ in range(5):
         in_child(call)
@@ -166,12 +166,12 @@ def test_a_fork_in_the_middle_of_the_work_of_others_leaves_no_lock(tmp_path: Pat
 @toys.needs_mlx
 def test_mlx_is_refused_in_a_child_with_one_line() -> None:
     program = """
-    model = e2v_port.load("bundled", runtime="mlx")
+    model = e2v_port.load("bundled-tiny", runtime="mlx")
     model.predict(clip, 16_000)
     in_child(lambda: model.predict(clip, 16_000))
     in_child(lambda: model.embed([clip] * 3, 16_000))
-    in_child(lambda: e2v_port.load("bundled", runtime="mlx"))
-    in_child(lambda: e2v_port.load("bundled", runtime="cpu").predict(clip, 16_000).label)
+    in_child(lambda: e2v_port.load("bundled-tiny", runtime="mlx"))
+    in_child(lambda: e2v_port.load("bundled-tiny", runtime="cpu").predict(clip, 16_000).label)
     """
     lines = printed(program)
     assert len(lines) == 4, lines
@@ -184,8 +184,8 @@ def test_mlx_is_refused_in_a_child_with_one_line() -> None:
 @toys.needs_mlx
 def test_mlx_works_in_a_child_of_a_parent_without_it() -> None:
     program = """
-    in_child(lambda: e2v_port.load("bundled", runtime="mlx").predict(clip, 16_000).label)
-    print(e2v_port.load("bundled", runtime="mlx").predict(clip, 16_000).label)
+    in_child(lambda: e2v_port.load("bundled-tiny", runtime="mlx").predict(clip, 16_000).label)
+    print(e2v_port.load("bundled-tiny", runtime="mlx").predict(clip, 16_000).label)
     """
     lines = printed(program)
     assert len(lines) == 2, lines

@@ -27,7 +27,7 @@ Events = list[dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    return e2v_port.load("bundled", runtime="cpu")
+    return e2v_port.load("bundled-tiny", runtime="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ def test_partial_messages_are_windows_of_a_follower(speech_folder: Path, judge: 
     every = LiveSettings(load=1e6)  # also where this machine is busy
     events = run(Session(judge, sampling_rate=SAMPLING_RATE, format="f32le", live=every), waveform.tobytes())
     assert all(event["segment"].pop("final") == (event["type"] == "final") for event in events)
-    expected = list(EmotionDetector("bundled", runtime="cpu", live=every).stream([waveform]))
+    expected = list(EmotionDetector("bundled-tiny", runtime="cpu", live=every).stream([waveform]))
     assert [event["type"] for event in events] == ["final" if each.final else "partial" for each in expected]
     assert [event["type"] for event in events].count("partial") > 8
     for event, each in zip(events, expected, strict=True):

@@ -47,8 +47,10 @@ def test_data_is_installed(folder):
     assert sorted(path.name for path in files(f"e2v_port.{folder}").iterdir() if path.name.endswith(".json")) == data
 
 
-def test_the_default_model_is_bundled():
-    assert catalog.BUNDLED in [model.id for model in BUNDLED]
+def test_the_default_model_is_free_and_names_say_which_are_not():
+    restricted = {model.id: bool(RESTRICTED.search(model.licence)) for model in BUNDLED}
+    assert restricted == {"bundled": False, "bundled-nc": True, "bundled-tiny": False, "bundled-tiny-nc": True}
+    assert catalog.BUNDLED == "bundled"
 
 
 def test_the_package_stays_small():

@@ -42,7 +42,7 @@ CLIP = (Path(__file__).parents[1] / "benchmarks" / "speech" / "calm.flac").read_
 def service() -> Iterator[Served]:
     """A service with narrow limits, which must be intact after all tests that share it."""
     limits = {"max_body": 2, "max_seconds": 60, "head_seconds": 1.5, "idle_seconds": 1, "body_seconds": 3}
-    with Served(max_connections=60, **limits) as served:
+    with Served(model="bundled-tiny", max_connections=60, **limits) as served:
         right = content(served.analyze(CLIP))
         yield served
         assert matches(content(served.analyze(CLIP)), right)
@@ -132,7 +132,7 @@ def test_a_small_file_that_decodes_to_hours(service: Served) -> None:
 
 def test_a_small_body_that_asks_for_hours() -> None:
     """Segments of different speakers may overlap: each of 100 would be judged on the whole clip."""
-    with Served(max_seconds=60, max_audio_seconds=60) as service:
+    with Served(model="bundled-tiny", max_seconds=60, max_audio_seconds=60) as service:
         waveform = np.tile(load_audio(io.BytesIO(CLIP)), 20)[: 50 * 16_000]
         for speakers, status in (100, 413), (2, 413), (1, 200):
             segments = [{"start": 0, "end": 50, "speaker": f"s{number}"} for number in range(speakers)]
@@ -146,7 +146,7 @@ def test_a_small_body_that_asks_for_hours() -> None:
 
 
 def test_more_segments_than_words() -> None:
-    with Served() as service:
+    with Served(model="bundled-tiny") as service:
         for rows, limit in (60_000, "50000"), (2_100_000, "8000000"):
             segments = b"start,end\n" + rows * b"1,1\n"
             answer = service.client.post("/v1/analyze", files={"file": CLIP, "segments": segments})
@@ -354,7 +354,7 @@ def test_no_generated_request_causes_a_server_error(service: Served, tmp_path: P
 
 def test_no_odd_request_causes_a_server_error() -> None:
     """As `benchmarks/hostile.py` does with thousands of them."""
-    with Served() as service:
+    with Served(model="bundled-tiny") as service:
         sender = hostile.Hostile(service.url, seed=int(os.environ.get("E2V_TEST_SEED", "0")))
         for _ in range(400):
             sender.request()
@@ -370,7 +370,7 @@ def test_no_odd_request_causes_a_server_error() -> None:
 
 
 def test_requests_beyond_the_limit(long: bytes) -> None:
-    with Served(max_requests=3, max_streams=1) as service:
+    with Served(model="bundled-tiny", max_requests=3, max_streams=1) as service:
         right = content(service.analyze(long))
         with ThreadPoolExecutor(12) as pool:
             answers = list(pool.map(lambda _: service.client.post("/v1/analyze", content=long), range(12)))
@@ -392,14 +392,14 @@ def test_requests_beyond_the_limit(long: bytes) -> None:
 
 
 def test_bodies_in_memory_have_a_limit() -> None:
-    with Served(max_held=1, max_body=2) as service:
+    with Served(model="bundled-tiny", max_held=1, max_body=2) as service:
         answer = service.client.post("/v1/analyze", content=bytes(1_500_000))
         assert refused(answer) == (503, "overloaded")
         assert service.metric("e2v_held_bytes") == 0
 
 
 def test_five_hundred_clients_at_once() -> None:
-    with Served() as service:
+    with Served(model="bundled-tiny") as service:
         right = content(service.analyze(CLIP))
         found: Counter[Any] = Counter()
         together = threading.Barrier(500)
@@ -432,7 +432,7 @@ def test_five_hundred_clients_at_once() -> None:
 
 
 def test_requests_of_disconnected_clients_are_cancelled(long: bytes) -> None:
-    with Served() as service:
+    with Served(model="bundled-tiny") as service:
         request = b"POST /v1/analyze HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(long)
         connections = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(8)]
         for connection in connections:
@@ -452,7 +452,7 @@ def test_requests_of_disconnected_clients_are_cancelled(long: bytes) -> None:
 
 
 def test_a_killed_engine_is_restarted(long: bytes) -> None:
-    with Served() as service, ThreadPoolExecutor(4) as pool:
+    with Served(model="bundled-tiny") as service, ThreadPoolExecutor(4) as pool:
         right = content(service.analyze(CLIP))
         for _ in range(2):
             waiting = [pool.submit(service.client.post, "/v1/analyze", content=long) for _ in range(3)]
@@ -475,7 +475,7 @@ def test_a_killed_engine_is_restarted(long: bytes) -> None:
 
 
 def test_the_switch_survives_a_restart_of_the_engine() -> None:
-    with Served() as service:
+    with Served(model="bundled-tiny") as service:
         service.client.put("/v1/config/emotion", json={"enabled": False})
         os.kill(service.engine(), signal.SIGKILL)
         until(lambda: service.client.get("/readyz").status_code == 503)
@@ -485,14 +485,14 @@ def test_the_switch_survives_a_restart_of_the_engine() -> None:
 
 
 def test_the_engine_ends_with_a_killed_service() -> None:
-    with Served() as service:
+    with Served(model="bundled-tiny") as service:
         engine = service.engine()
         service.process.kill()
         until(lambda: not Path(f"/proc/{engine}").exists())
 
 
 def test_sigterm_lets_requests_finish(long: bytes, speech_folder: Path) -> None:
-    with Served() as service, ThreadPoolExecutor(2) as pool:
+    with Served(model="bundled-tiny") as service, ThreadPoolExecutor(2) as pool:
         engine = service.engine()
         speech = (load_audio(speech_folder / "jfk.flac")[: 5 * 16_000] * 32767).astype("<i2").tobytes()
         right = content(service.analyze(long))
@@ -516,7 +516,7 @@ def test_sigterm_lets_requests_finish(long: bytes, speech_folder: Path) -> None:
 
 
 def test_memory_does_not_grow() -> None:
-    with Served() as service:
+    with Served(model="bundled-tiny") as service:
 
         def load(requests: int) -> None:
             with ThreadPoolExecutor(8) as pool:
@@ -535,7 +535,7 @@ def test_memory_does_not_grow() -> None:
 def test_no_file_is_written(long: bytes) -> None:
     """A limit of 0 bytes per file makes any write to a disk fail."""
     assert len(long) > 5_000_000
-    with Served() as service:
+    with Served(model="bundled-tiny") as service:
         for pid in service.process.pid, service.engine():
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, 0))
         answer = service.client.post("/v1/analyze", files={"file": ("a.flac", long)})
@@ -544,12 +544,12 @@ def test_no_file_is_written(long: bytes) -> None:
 
 def test_a_full_disk(tmp_path: Path) -> None:
     path = tmp_path / "h.sqlite"
-    with Served("--history", str(path)) as service:
+    with Served("--history", str(path), model="bundled-tiny") as service:
         assert service.analyze(CLIP)["history"] == "stored"
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 40_000, hard))
     try:
-        with Served("--history", str(path)) as service:
+        with Served("--history", str(path), model="bundled-tiny") as service:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
             found = [service.analyze(CLIP) for _ in range(40)]
     finally:

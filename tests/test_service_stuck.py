@@ -38,7 +38,7 @@ transcripts.parse_segments = parse_segments
 
 
 def test_an_engine_that_is_stopped_is_restarted() -> None:
-    with Served(engine_seconds=4) as service, ThreadPoolExecutor(2) as pool:
+    with Served(model="bundled-tiny", engine_seconds=4) as service, ThreadPoolExecutor(2) as pool:
         right = content(service.analyze(CLIP))
         with connect(service.url.replace("http", "ws") + "/v1/stream") as stream:
             stream.send('{"type": "start", "sampling_rate": 16000}')
@@ -59,7 +59,7 @@ def test_a_request_without_an_end(how: str, tmp_path: Path, monkeypatch: pytest.
     """A loop that lets others run is known from its neighbors: its caller is asked not to try again."""
     (tmp_path / "sitecustomize.py").write_text(READERS)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with Served(engine_seconds=4) as service, ThreadPoolExecutor(1) as pool:
+    with Served(model="bundled-tiny", engine_seconds=4) as service, ThreadPoolExecutor(1) as pool:
         right = content(service.analyze(CLIP))
         form = {"file": CLIP, "segments": how.encode()}
         waiting = pool.submit(service.client.post, "/v1/analyze", files=form)
@@ -75,7 +75,7 @@ def test_a_request_without_an_end(how: str, tmp_path: Path, monkeypatch: pytest.
 
 def test_an_engine_that_works_is_left_alone(speech_folder: Path) -> None:
     """Neither waiting for other requests, nor a pause of a stream, nor a pause of the whole service is being stuck."""
-    with Served(engine_seconds=4, max_requests=40) as service, ThreadPoolExecutor(24) as pool:
+    with Served(model="bundled-tiny", engine_seconds=4, max_requests=40) as service, ThreadPoolExecutor(24) as pool:
         with connect(service.url.replace("http", "ws") + "/v1/stream") as stream:
             stream.send('{"type": "start", "sampling_rate": 16000}')
             assert json.loads(stream.recv(timeout=60))["type"] == "ready"

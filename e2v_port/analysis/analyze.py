@@ -12,16 +12,13 @@ from e2v_port.analysis.judge import CATEGORICAL, Judge, JudgedWaveform
 from e2v_port.analysis.results import Analysis, AnalysisSettings, UsedModel, placed, unjudged
 from e2v_port.analysis.sounds import Request, Sounds
 from e2v_port.analysis.voices import Adapting, Baselines, Voices, read_baselines
-from e2v_port.architectures.config import ModelConfig
 from e2v_port.audio import SAMPLING_RATE, Clip, Note
 from e2v_port.audio.clip import check_clips
 from e2v_port.checkpoints import catalog
 from e2v_port.emotions.changes import Boundary, BoundarySettings, boundaries
 from e2v_port.emotions.fusion import FusionSettings
 from e2v_port.errors import AudioError, ModelNotFound, SegmentError, need, quoted
-from e2v_port.models import devices
 from e2v_port.models.batches import ahead
-from e2v_port.models.load import note_license
 from e2v_port.models.model import Model
 from e2v_port.speech.segment import GivenSegment, Segment, SegmentSettings
 from e2v_port.speech.transcripts import read_segments
@@ -107,7 +104,7 @@ def each(
         clips: Clips as for `analyze`.
         model: Model that gives labels: a name or folder for `load`, or a loaded model.
         dimensional: Model that measures arousal, dominance and valence, in the same forms. One of the two may be left
-            out; without both, `model` is `bundled`, and a log record names it once.
+            out; without both, `model` is `bundled`.
         runtime: Runtime of the models to load, as for `load`.
         dtype: Type of their arithmetic, as for `load`.
         segments: Segments of the one clip, instead of those found in it; or the file that holds them. One that names
@@ -152,7 +149,7 @@ def each(
         given = _given(segments, len(clips), whole)
     request = Request(channel, given, whole)
     if model is None and dimensional is None:
-        model = _bundled(runtime, dtype)
+        model = _bundled()
     judge = Judge.load(model, dimensional, fusion, runtime=runtime, dtype=dtype, offline=offline)
     chosen = AnalysisSettings(
         source="whole" if whole else "speech" if given is None else "given",
@@ -197,17 +194,11 @@ def _given(segments: Sequence[GivenSegment] | str | Path, clips: int, whole: boo
     return given
 
 
-def _bundled(runtime: str, dtype: str | None) -> Path:
-    """Returns the folder of the bundled model, and logs its name: the caller did not ask for it."""
-    folder, known = catalog.find(catalog.BUNDLED), catalog.lookup(catalog.BUNDLED)
-    if folder is None or known is None:
-        raise ModelNotFound("no model given and bundled is missing from the package: pass --model (see `e2v models`)")
-    devices.choose(runtime, dtype)  # before the line is logged: an error stands alone
-    config = ModelConfig.read(folder)
-    size = f"{known.parameters / 1e6:.1f} M parameters"
-    line = f"model {known.id} ({size}, {config.licence}); for the large ones: --model iic/emotion2vec_plus_base"
-    note_license(config, line)
-    return folder
+def _bundled() -> Path:
+    """Returns the folder of the bundled model; a folder of that name where the program runs is not meant."""
+    if folder := catalog.find(catalog.BUNDLED):
+        return folder
+    raise ModelNotFound("no model given and bundled is missing from the package: pass --model (see `e2v models`)")
 
 
 @dataclass

@@ -38,7 +38,7 @@ class EmotionDetector:
 
     It listens with one of these backends:
 
-    * `bundled`: the small model in the package; the default where no model is given.
+    * `bundled`: the model of that name in the package; the default where no model is given.
     * `emotion2vec`: the emotion2vec model that is given; without one, the first of `e2v models` that has been
       converted on this machine.
     * `prosodic`: no model, only pitch, loudness, pace and the like (`e2v_port.prosody`). It gives dimensions and their

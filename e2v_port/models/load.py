@@ -12,7 +12,7 @@ from e2v_port.files import identity
 from e2v_port.models import convert, devices
 from e2v_port.models.model import Model
 
-__all__ = ["load", "note_license"]
+__all__ = ["load"]
 
 _logger = logging.getLogger(__name__)
 _noted: set[str] = set()  # lines and models that were logged once in this process
@@ -22,7 +22,7 @@ def load(model: str | Path, *, runtime: str = "auto", dtype: str | None = None, 
     """Loads a model.
 
     Args:
-        model: Name of a known model, e.g. `iic/emotion2vec_plus_base`, or `bundled` for the small one in the package; a
+        model: Name of a known model, e.g. `iic/emotion2vec_plus_base`, or `bundled` or another one in the package; a
             converted folder; or an unconverted checkpoint (a folder or a .pt file). An unconverted model is converted
             on first use, and downloaded first if it is not on this machine.
         runtime: `cuda`, `cpu`, `mps`, `mlx`, `numpy`; or `auto`, which selects CUDA, then MLX on Apple silicon, then
@@ -55,7 +55,7 @@ def load(model: str | Path, *, runtime: str = "auto", dtype: str | None = None, 
 
 def _load(folder: Path, runtime: str, dtype: str | None) -> Model:
     config = ModelConfig.read(folder)
-    note_license(config)
+    _note_license(config)
     weights = folder / "model.safetensors"
     tensors.check(weights, config.architecture, config.dtype)
     chosen = _auto(config, runtime) if dtype == "auto" else "float32" if runtime == "numpy" else dtype
@@ -76,15 +76,10 @@ def _auto(config: ModelConfig, runtime: str) -> str | None:
     return fastest
 
 
-def note_license(config: ModelConfig, line: str = "") -> None:
-    """Logs once per process what the weights may not be used for; `E2V_LICENCE=accepted` silences it.
-
-    Args:
-        config: Configuration of the model.
-        line: Text that replaces the model's name and license.
-    """
+def _note_license(config: ModelConfig) -> None:
+    """Logs once per process what the weights may not be used for; `E2V_LICENCE=accepted` silences it."""
     licence, model = config.licence, config.source.repository
     restricted = any(words in licence for words in ("non-commercial", "not for commercial use"))
     if restricted and model not in _noted and os.environ.get("E2V_LICENCE") != "accepted":
         _noted.add(model)
-        _logger.warning("%s; E2V_LICENCE=accepted silences this line", line or f"{model}: {licence}")
+        _logger.warning("%s: %s; E2V_LICENCE=accepted silences this line", model, licence)

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from e2v_port import seam
 from e2v_port.architectures.config import ModelConfig, TrainedOn
-from e2v_port.architectures.quantization import QUANTIZED
 from e2v_port.architectures.tensors import MEANS, read
 from e2v_port.emotions.adaptation import label_means
 from e2v_port.errors import AudioError, TrainingError
@@ -68,7 +67,8 @@ def add(
 ) -> list[str]:
     """Writes a model again with the mean embeddings of its labels.
 
-    Everything else of the model stays as it is, but for its license and the clips it was trained on.
+    Everything else of the model stays as it is, but for its license and the clips it was trained on. A packed model,
+    such as `bundled`, is stored in float32, with the numbers that its packed ones stand for.
 
     Args:
         model: Model as for `e2v_port.load`.
@@ -85,15 +85,13 @@ def add(
         Labels of the model without clips, to which no voice can be adapted.
 
     Raises:
-        TrainingError: The model is quantized, fewer than two of its labels have clips, or `out` exists.
+        TrainingError: Fewer than two of its labels have clips, or `out` exists.
         NoLabels: The model has no labels.
         ModelNotFound, DownloadError, CheckpointError, RuntimeUnavailable: See `e2v_port.load`.
         OSError: The disk is full.
     """
     folder = convert.folder_of(model, offline=offline)
     config = ModelConfig.read(folder)
-    if config.dtype in QUANTIZED:  # unpacking and repacking would change the numbers
-        raise TrainingError(f"{folder} is stored as {config.dtype}: convert the model to float32, float16 or bfloat16")
     if out.exists() and out.resolve() != folder.resolve():
         raise TrainingError(f"{out} exists: name another folder, or remove it")
     loaded = load(folder, runtime=runtime, offline=offline)
@@ -103,7 +101,9 @@ def add(
     if len(loaded.labels) - len(missing) < 2:
         raise TrainingError("fewer than two labels of the model have clips: add a corpus that has others")
     licence = f"{config.licence}; means of labels {rights.licence}"
-    new = replace(config, licence=licence, trained_on=(*config.trained_on, rights.trained_on))
+    trained_on = (*config.trained_on, rights.trained_on)
+    dtype = config.arithmetic  # packed numbers are stored unpacked: packing them again would change them
+    new = replace(config, dtype=dtype, licence=licence, trained_on=trained_on)
     _store(out, folder, new, means)
     return missing
 

@@ -256,7 +256,7 @@ def _architecture(old: ModelConfig, recipe: HeadRecipe) -> Architecture:
     if recipe.finetune > architecture.blocks:
         raise TrainingError(f"{recipe.finetune} blocks cannot be fine-tuned: {architecture.blocks} are kept")
     if recipe.finetune and old.dtype != "float32":  # the figures are those of weights that are not rounded
-        raise TrainingError(f"a model stored as {old.dtype} cannot be fine-tuned: convert it to float32")
+        raise TrainingError(f"a model stored as {old.dtype} cannot be fine-tuned: use one in float32")
     return architecture
 
 
