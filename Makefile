@@ -62,7 +62,7 @@ constraints: $(VENV)/made
 	rm -rf $(VENV)/newest
 
 EVERY_EXTRA := mlx-cpu,test,lint,plots,docs
-EXTRAS_demo := mlx-cpu
+EXTRAS_demo := mlx-cpu,torch
 EXTRAS_test := mlx-cpu,test
 EXTRAS_docs := docs
 EXTRAS_lint := mlx-cpu,serve,lint

@@ -42,8 +42,8 @@ def load(path: Path) -> Any:
         import torch
     except ImportError as error:
         raise CheckpointError(
-            f"{path} was saved in the format from before PyTorch 1.6, which only torch reads: pip install torch, or "
-            "save it again with a newer PyTorch"
+            f"{path} was saved in the format from before PyTorch 1.6, which only torch reads: pip install "
+            '"e2v-port[torch]", or save it again with a newer PyTorch'
         ) from error
     try:
         with quiet():

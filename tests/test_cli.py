@@ -465,11 +465,12 @@ try:
     main()
 except SystemExit as end:
     assert end.code in (0, None)
-heavy = {{"torch._dynamo", "sympy", "scipy", "sklearn", "matplotlib", "torchaudio", "transformers", "funasr", "av"}}
-hubs = {{"huggingface_hub", "modelscope_hub", "requests", "httpx", "yaml"}}
+heavy = {{"torch._dynamo", "sympy", "scipy", "sklearn", "matplotlib", "torchaudio", "transformers", "funasr"}}
+hubs = {{"requests", "httpx", "yaml"}}
 print(*(heavy | hubs | {{"rich", *others}}) & set(sys.modules), file=sys.stderr)
 """
-    others = {"torch", "mlx"} - {{"mlx": "mlx", "numpy": "numpy"}.get(runtime, "torch")}
+    extras = {"av", "huggingface_hub", "modelscope_hub", "silero_vad"}
+    others = extras | {"torch", "mlx"} - {{"mlx": "mlx", "numpy": "numpy"}.get(runtime, "torch")}
     command = [sys.executable, "-c", code, runtime, shipped, *others]
     variables = environment(tmp_path)
     done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True)
@@ -479,17 +480,30 @@ print(*(heavy | hubs | {{"rich", *others}}) & set(sys.modules), file=sys.stderr)
     assert found["segments"][0]["emotion"]
 
 
-@pytest.mark.parametrize("command", ["train --out new", "probe --model bundled", "bench --quick"])
-def test_what_needs_torch_says_so(command: str, tmp_path: Path) -> None:
-    (tmp_path / "clips.csv").write_text("file,label,speaker\n")
+@pytest.mark.parametrize(
+    ("command", "library", "extra"),
+    [
+        ("train --out new", "torch", "torch"),
+        ("train --out new", "av", "media"),
+        ("probe --model bundled", "torch", "torch"),
+        ("bench --quick", "torch", "torch"),
+    ],
+)
+def test_what_needs_an_extra_says_so(command: str, library: str, extra: str, shipped: str, tmp_path: Path) -> None:
+    clips = zip(
+        ("bright", "calm", "low", "quick"), 2 * ("angry", "sad"), ("train", "train", "dev", "test"), strict=True
+    )
+    rows = [f"{Path(shipped).with_name(name)}.flac,{label},{name},{split}" for name, label, split in clips]
+    (tmp_path / "clips.csv").write_text("\n".join(["file,label,speaker,split", *rows]))
     corpus = [] if command.startswith("bench") else ["--corpus", "csv=clips.csv"]
-    code = f"import sys\nothers = ['torch']\n{REFUSED}\nfrom e2v_port.cli import main\nsys.argv[0] = 'e2v'\nmain()"
+    code = f"import sys\nothers = [{library!r}]\n{REFUSED}\nfrom e2v_port.cli import main\nsys.argv[0] = 'e2v'\nmain()"
     line = [sys.executable, "-c", code, *command.split(), *corpus]
     done = subprocess.run(
         line, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=300, check=False
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.splitlines()[-1] == "error: this needs torch, which is not installed: pip install torch"
+    remedy = f'which is not installed: pip install "e2v-port[{extra}]"'
+    assert done.stderr.splitlines()[-1] == f"error: this needs {library}, {remedy}"
     assert "Traceback" not in done.stderr
 
 

@@ -465,3 +465,55 @@ def test_the_marks_of_formats_that_libsndfile_alone_reads() -> None:
         assert found_rate == own
         np.testing.assert_array_equal(found, expected, err_msg=kind)
         assert next(headers.parts(Source(io.BytesIO(data)))).sndfile
+
+
+def variable(**options: str) -> bytes:
+    """Encodes an MP3 file whose frames have several bit rates."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp3", container_options=options) as container:
+        stream = container.add_stream("libmp3lame", rate=SAMPLING_RATE, layout="mono")
+        stream.codec_context.flags |= av.codec.context.Flags.qscale
+        stream.codec_context.global_quality = 2 * 118  # FF_QP2LAMBDA
+        samples = np.tile(speech(), (3, 1))
+        resampler = av.AudioResampler("fltp", "mono", SAMPLING_RATE, frame_size=576)
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples.T), "fltp", "mono")
+        frame.sample_rate, frame.pts = SAMPLING_RATE, 0
+        for part in [*resampler.resample(frame), *resampler.resample(None)]:
+            container.mux(stream.encode(part))
+        container.mux(stream.encode(None))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["counted", "of one rate", "of many rates", "joined", "with a tag at its end"])
+def test_mp3_is_the_same_where_ffmpeg_is_not_installed(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = variable() if kind == "of many rates" else encode(speech(), SAMPLING_RATE, "mp3", "libmp3lame")
+    if kind == "of one rate":
+        data = encode(speech(), SAMPLING_RATE, "mp3", "libmp3lame", write_xing="0")
+    elif kind == "joined":
+        data *= 2
+    elif kind == "with a tag at its end":
+        data += b"TAG" + bytes(125)
+    expected, *others = opened(data)
+    monkeypatch.setitem(sys.modules, "av", None)
+    found, *same = opened(data)
+    assert same == others
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_what_needs_ffmpeg_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    rate = 48_000
+    files = [encode(speech(rate=rate), rate, "webm", "libopus"), encode(speech(rate=rate), rate, "mp4", "aac")]
+    files += [variable(write_xing="0"), encode(speech(), SAMPLING_RATE, "wav", "g722")]
+    monkeypatch.setitem(sys.modules, "av", None)
+    for data in files:
+        with pytest.raises(AudioError, match=r'needs FFmpeg, .*: pip install "e2v-port\[media\]"'):
+            opened(data)
+
+
+def test_half_an_mp3_file_is_noted_where_ffmpeg_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = _half(encode(speech(), SAMPLING_RATE, "mp3", "libmp3lame"))
+    monkeypatch.setitem(sys.modules, "av", None)
+    samples, _, (note,) = opened(data)
+    assert note.kind == "cut_off"
+    assert f"its header announces 2.8 s and {len(samples) / SAMPLING_RATE:.1f} s were found" in note.text

@@ -598,6 +598,19 @@ def test_the_light_client_is_enough(machine: Machine, server: LoopbackHub) -> No
     assert [content(result["weights"]) for result in run.results] == [WEIGHTS, WEIGHTS]
 
 
+def test_without_the_client_of_a_hub_the_other_is_asked(machine: Machine, server: LoopbackHub) -> None:
+    run = machine.download(asked("auto"), server=server, prelude="sys.modules['huggingface_hub'] = None")
+    assert content(run.result["weights"]) == WEIGHTS
+    assert 'huggingface_hub is not installed: pip install "e2v-port[hub]"; trying ModelScope' in run.stderr
+
+
+def test_without_any_client_the_error_names_the_remedy(machine: Machine) -> None:
+    prelude = "sys.modules['huggingface_hub'] = sys.modules['modelscope_hub'] = None"
+    kind, message = machine.download(asked("auto"), prelude=prelude).error
+    assert kind == "DownloadError"
+    assert message.startswith('someone/model: downloading needs the client of a hub: pip install "e2v-port[hub]"')
+
+
 # ---- a checkpoint on this machine
 
 

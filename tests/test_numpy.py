@@ -183,7 +183,7 @@ except Exception as error:
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [
-        *["torch is not installed: pip install torch, or use runtime='numpy'"] * 2,
+        *["torch is not installed: pip install \"e2v-port[torch]\", or use runtime='numpy'"] * 2,
         "runtime numpy computes in float32 only, not in bfloat16: leave the dtype out",
     ]
 

@@ -1,6 +1,7 @@
 """Segments of speech: against silero's own functions, known cut positions, and real recordings."""
 
 import csv
+import hashlib
 import itertools
 import math
 import os
@@ -12,6 +13,7 @@ import zipfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +23,18 @@ import torch
 from hypothesis import example, given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
+from safetensors.numpy import load_file, save
 
 from e2v_port.audio import SAMPLING_RATE, Waveform, load_audio
-from e2v_port.errors import E2VError, SegmentError
+from e2v_port.converters import silero as converter
+from e2v_port.errors import CheckpointError, E2VError, SegmentError
 from e2v_port.speech.detect import detect, from_probabilities, speech_spans
 from e2v_port.speech.given import from_given
 from e2v_port.speech.segment import DEFAULTS, GivenSegment, Segment, SegmentSettings
 from e2v_port.speech.silero import FRAME_SAMPLES, speech_probabilities
-from e2v_port.speech.silero_weights import read_weights
 
 FRAME = FRAME_SAMPLES / SAMPLING_RATE
+WEIGHTS = Path(__file__).parents[1] / "weights" / "silero"
 # Every span of speech that silero finds on its own becomes one segment.
 SPANS = SegmentSettings(merge_gap=0, min_duration=0.025, low_confidence=0.3, max_duration=1e6, max_gain=0)
 
@@ -491,14 +495,23 @@ assert not {"torch", "silero_vad"} & set(sys.modules)
 
 
 @pytest.fixture
-def broken_silero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package of silero-vad that hides the real one; returns the path of its weights, which do not exist."""
-    weights = tmp_path / "silero_vad" / "data" / "silero_vad.jit"
-    weights.parent.mkdir(parents=True)
-    (tmp_path / "silero_vad" / "__init__.py").touch()
-    monkeypatch.delitem(sys.modules, "silero_vad", raising=False)
-    monkeypatch.syspath_prepend(tmp_path)
-    return weights
+def program(silero_package: Any) -> Path:
+    """silero's own file, which `weights/silero` was converted from."""
+    return Path(silero_package.__file__).with_name("data") / "silero_vad.jit"
+
+
+def test_weights_in_the_package_are_sileros(program: Path, tmp_path: Path) -> None:
+    converter.convert(program, tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == (WEIGHTS / "model.safetensors").read_bytes()
+    stored = load_file(WEIGHTS / "model.safetensors")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        theirs = {name: value for name, value in torch.jit.load(program).state_dict().items() if "8k" not in name}
+    known = {array.tobytes() for array in stored.values()}
+    assert {value.numpy().tobytes() for value in theirs.values() if value.numel()} == known
+    assert hashlib.sha256(program.read_bytes()).hexdigest() in (WEIGHTS / "README.md").read_text("utf-8")
+    licence = next(file for file in distribution("silero-vad").files or () if file.name == "LICENSE")
+    assert licence.read_text() == (WEIGHTS / "LICENSE").read_text("utf-8")
 
 
 class Trap:
@@ -506,19 +519,40 @@ class Trap:
         return print, ("run",)
 
 
-def test_weights_that_cannot_be_read(broken_silero: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_not_sileros_is_not_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, out = tmp_path / "silero_vad.jit", tmp_path / "out.safetensors"
+
     def refused(why: str) -> None:
-        with pytest.raises(E2VError, match=f"{why}.*: pip install --force-reinstall .silero-vad>="):
-            read_weights()
+        with pytest.raises(CheckpointError, match=why):
+            converter.convert(file, out)
 
     refused("No such file")
-    broken_silero.write_bytes(b"no archive")
+    file.write_bytes(b"no archive")
     refused("not a zip file")
-    for content, why in (({"other": "model"}, "cannot be read"), (Trap(), "print is not expected in it")):
-        with zipfile.ZipFile(broken_silero, "w") as archive:
+    for content, why in (({"other": "model"}, "is not the network"), (Trap(), r"would run code .*print")):
+        with zipfile.ZipFile(file, "w") as archive:
             archive.writestr("model/data.pkl", pickle.dumps(content))
         refused(why)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.save(torch.jit.script(torch.nn.Linear(3, 2)), file)
+    refused(r"weight \[2, 3\] matches no rule; .*missing stft \[258, 1, 256\]")
+    assert not out.exists()
     assert capsys.readouterr().out == ""
+
+
+def test_weights_that_were_damaged_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from e2v_port.speech import silero as network
+
+    place = tmp_path / "silero" / "model.safetensors"
+    place.parent.mkdir()
+    monkeypatch.setattr(network, "files", lambda _: tmp_path)
+    stored = (WEIGHTS / "model.safetensors").read_bytes()
+    for content in (None, b"", stored[:-4], save({"stft": np.zeros((2, 2), np.float32)})):
+        if content is not None:
+            place.write_bytes(content)
+        with pytest.raises(E2VError, match=r"model\.safetensors .*: install e2v-port again"):
+            network._weights()
 
 
 def test_speech_is_found_on_one_core_without_torch_and_in_memory_that_does_not_grow_with_the_clip() -> None:

@@ -698,7 +698,7 @@ def test_an_old_file_without_torch_is_one_line_that_names_the_remedy(tmp_path: P
     line = toys.convert_without_torch(source, tmp_path / "a")
     assert line.count("\n") == 1
     assert "before PyTorch 1.6" in line
-    assert "pip install torch" in line
+    assert 'pip install "e2v-port[torch]"' in line
     assert not (tmp_path / "a").exists()
 
 

@@ -1,6 +1,7 @@
 """Files -> blocks of samples, decoded by FFmpeg."""
 
 from collections.abc import Generator
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from av.audio.stream import AudioStream
     from av.container import InputContainer
 
-__all__ = ["ffmpeg_blocks"]
+__all__ = ["TOLERANCE", "ffmpeg_blocks", "installed"]
 
 # What phones, browsers, recorders and telephony write. No decoder of pictures is among them: none is ever opened.
 _CODECS = frozenset(
@@ -33,7 +34,15 @@ _CODECS = frozenset(
 _MAX_TRACKS = 64  # each takes up to 8 MB in FFmpeg; from here on, it skips what belongs to others
 _OPTIONS = {"codec_whitelist": ",".join(sorted(_CODECS)), "max_streams": str(_MAX_TRACKS)}
 _LISTED_PLANES = 8  # PyAV looks for the end of a list that has none from here on, and reads memory beyond it
-_TOLERANCE = 0.25  # seconds: more than the frame and the delay of any of these codecs
+TOLERANCE = 0.25  # seconds: more than the frame and the delay of any of these codecs
+
+
+def installed() -> bool:
+    """Returns whether FFmpeg, which comes with PyAV, can be imported."""
+    try:
+        return find_spec("av") is not None
+    except ImportError:  # the host program keeps it from being imported
+        return False
 
 
 def ffmpeg_blocks(part: Part, call: Call, notes: list[Note]) -> Generator[tuple[int, Waveform]]:
@@ -46,10 +55,14 @@ def ffmpeg_blocks(part: Part, call: Call, notes: list[Note]) -> Generator[tuple[
 
     Raises:
         AudioError: The file is damaged or has no audio that is read here, or its rate or channels are beyond the
-            limits.
+            limits; or FFmpeg is not installed.
     """
-    import av
-
+    try:
+        import av
+    except ImportError as error:
+        raise AudioError(
+            'decoding it needs FFmpeg, which is not installed: pip install "e2v-port[media]", or convert it to WAV'
+        ) from error
     try:
         with call(_opened, part=part) as container:
             yield from _Track(container, part, notes).blocks(call)
@@ -154,7 +167,7 @@ class _Track:
                 if frame.samples:
                     check_size(frame.sample_rate, frame.layout.nb_channels, 0)
                     if frame.time is not None:
-                        if due is not None and frame.time - due > _TOLERANCE:
+                        if due is not None and frame.time - due > TOLERANCE:
                             self._gaps.append((at, frame.time - due))
                         due = frame.time + frame.samples / frame.sample_rate
                     at += frame.samples / frame.sample_rate
@@ -171,7 +184,7 @@ class _Track:
             if places:
                 start, length = places[0][0], sum(length for _, length in places)
                 reasons.append(f"{length:.2f} s {what} from {start:.1f} s on")
-        if not (self._lost or self._gaps) and self._seconds is not None and self._seconds - at > _TOLERANCE:
+        if not (self._lost or self._gaps) and self._seconds is not None and self._seconds - at > TOLERANCE:
             reasons.append(f"its header announces {self._seconds:.1f} s")
         if reasons and at:
             self._notes.append(Note("cut_off", f"incomplete: {', and '.join(reasons)}; {at:.1f} s were decoded"))

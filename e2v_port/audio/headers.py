@@ -11,7 +11,7 @@ from e2v_port.audio.mix import check_size
 from e2v_port.audio.opening import Pieces, Source
 from e2v_port.errors import AudioError
 
-__all__ = ["Part", "parts"]
+__all__ = ["Part", "has_known_length", "parts"]
 
 _HEAD = 1 << 16  # bytes in which the begin of a stream of frames is looked for
 _CHUNK = 1 << 20  # bytes read at a time
@@ -43,6 +43,7 @@ _BEGIN = re.compile(
     rb"\xff[\xe2-\xff]..(?:\x00\x00)?(?:\x00{9}|\x00{17}|\x00{32})(?:Xing|Info)|ID3[\x02-\x04].[\x00-\xf0][\x00-\x7f]{4}",
     re.DOTALL,
 )
+_PADDING = 4  # bytes by which MPEG frames of one bit rate differ, at most
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _LONGEST_BEGIN = 64  # bytes, at least those of a match of it
 
@@ -145,6 +146,24 @@ def _mpeg_parts(source: Source, start: int) -> Iterator[Part]:
 
 def _mpeg_part(source: Source, start: int, end: int) -> Part:
     return Part(Pieces(source, [range(start, end)]), "mp3", seconds=_counted(source.read(start, 256)))
+
+
+def has_known_length(part: Part) -> bool:
+    """Returns whether the length of an MP3 part follows from its number of frames, or from one bit rate throughout.
+
+    libsndfile guesses it from the first frame otherwise, and decodes no more.
+    """
+    if part.seconds is not None:
+        return True
+    part.file.seek(0)
+    found = first = mpeg_frame(part.file.read(4))
+    at = 0
+    while first and found and found.kind == first.kind and abs(found.size - first.size) <= _PADDING:
+        at += found.size
+        part.file.seek(at)
+        found = mpeg_frame(part.file.read(4))
+    part.file.seek(0)
+    return first is not None and (found is None or found.kind != first.kind)
 
 
 def _counted(head: bytes) -> float | None:

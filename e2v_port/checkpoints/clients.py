@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property, partial
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -63,6 +64,14 @@ class Client(ABC):
         self.repository = repository
         self.revision = revision
         self.asked = revision or self.branch
+
+    @classmethod
+    def installed(cls) -> bool:
+        """Returns whether the client library can be imported."""
+        try:
+            return find_spec(cls.library) is not None
+        except ImportError:  # the host program keeps it from being imported
+            return False
 
     @abstractmethod
     def cached(self, file: str) -> Path | None:
@@ -205,7 +214,10 @@ def _retried(call: Callable[[], T], busy: tuple[int, ...]) -> T:
 @contextmanager
 def asking(client: Client) -> Iterator[None]:
     """Silences the client library, except for progress bars on a terminal, and turns its errors into one line."""
-    import_module(client.library)  # first, because importing it installs its log handlers
+    try:
+        import_module(client.library)  # first, because importing it installs its log handlers
+    except ModuleNotFoundError as error:
+        raise NotDelivered(f'{client.library} is not installed: pip install "e2v-port[hub]"') from error
     with quiet(progress=True):
         try:
             yield

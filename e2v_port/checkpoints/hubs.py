@@ -44,13 +44,18 @@ def download(
     Raises:
         ModelNotFound: The name is neither a known model nor a repository name, or it is not on this machine while
             offline.
-        DownloadError: No hub delivered; the message gives the reason of each.
+        DownloadError: No hub delivered, and the message gives the reason of each; or no client is installed.
         CheckpointError: A file's hash differs from the known one, or configuration.json is unusable.
     """
     if os.path.expanduser("~") == "~":
         raise ModelNotFound(f"{name}: this user has no home folder for the caches of the hubs: set HOME to a folder")
     clients, known_hashes = _clients(name, hub, revision)
     offline = offline or offline_by_environment()
+    if not any(client.installed() for client in clients):
+        raise DownloadError(
+            f'{name}: downloading needs the client of a hub: pip install "e2v-port[hub]", or download it by hand and '
+            "pass --model FOLDER"
+        )
 
     lacking = []
     for client in clients:

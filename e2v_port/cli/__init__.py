@@ -18,6 +18,9 @@ from e2v_port.version import __version__
 
 __all__ = ["app", "main"]
 
+# Extras of the libraries that whole commands are built on.
+_EXTRAS = {"torch": "torch", "av": "media"}
+
 _UsageError: Any = typer.BadParameter.__base__  # of every missing, unknown or invalid option; it has no public name
 
 app = typer.Typer(
@@ -66,9 +69,10 @@ def main() -> None:
             sys.exit(PARTIAL_FAILURE)
         fail(f"{error.filename or 'standard output'}: {error.strerror or error}")
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "torch":
+        library = (error.name or "").partition(".")[0]
+        if library not in _EXTRAS:
             raise
-        fail("this needs torch, which is not installed: pip install torch")
+        fail(f'this needs {library}, which is not installed: pip install "e2v-port[{_EXTRAS[library]}]"')
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
 

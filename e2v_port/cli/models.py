@@ -177,7 +177,9 @@ def doctor() -> None:
     import platform
 
     from e2v_port.architectures.registry import FAMILIES
+    from e2v_port.audio import ffmpeg
     from e2v_port.checkpoints import catalog, hubs
+    from e2v_port.checkpoints.clients import CLIENTS
     from e2v_port.models import devices
     from e2v_port.parity import references
     from e2v_port.version import __version__
@@ -191,6 +193,8 @@ def doctor() -> None:
         reason = devices.unavailable(runtime)
         table.append([f"runtime {runtime}", f"no: {reason}" if reason else f"yes: {devices.describe(runtime)}"])
     table.append(["runtime auto", f"uses {devices.choose('auto')}"])
+    needed = "not installed, and needed for M4A, WebM, MP4 and the like"
+    table.append(["FFmpeg", "installed" if ffmpeg.installed() else f'{needed}: pip install "e2v-port[media]"'])
     for family in FAMILIES:
         reference = references.reference(family)
         if reference is None or reference.library == "torch":  # torch has rows of its own
@@ -198,6 +202,8 @@ def doctor() -> None:
         state = "installed" if references.installed(family) else "not installed"
         table.append([reference.library, f"{state}: needed only by `e2v verify`, as the reference of {family}"])
     network = "never used (E2V_OFFLINE)" if hubs.offline_by_environment() else "used to download models"
+    if lacking := [client.title for client in CLIENTS.values() if not client.installed()]:
+        network += f'; no client for {", ".join(lacking)}: pip install "e2v-port[hub]"'
     table.append(["network", network])
     table += [["weights", str(root) if root.is_dir() else f"{root} (does not exist yet)"] for root in catalog.roots()]
     converted = ", ".join(catalog.converted()) or "no model yet: e2v convert --model iic/emotion2vec_plus_base"

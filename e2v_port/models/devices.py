@@ -53,7 +53,7 @@ def _mlx() -> str | None:
 
 def _torch(device: str) -> str | None:
     if not _installed("torch"):
-        return "torch is not installed: pip install torch, or use runtime='numpy'"
+        return "torch is not installed: pip install \"e2v-port[torch]\", or use runtime='numpy'"
     if device == "cpu":
         return None
     if fault := _torch_fault():

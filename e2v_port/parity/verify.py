@@ -88,7 +88,8 @@ def verify(
         if kind is None:
             raise RuntimeUnavailable(f"no other implementation of {config.family} is known")
         if not references.installed(config.family):
-            raise RuntimeUnavailable(f"{kind.library} is not installed: pip install {kind.library.lower()}")
+            package = {"torch": '"e2v-port[torch]"'}.get(kind.library, kind.library.lower())
+            raise RuntimeUnavailable(f"{kind.library} is not installed: pip install {package}")
         reference = kind(checkpoint_of(config, checkpoint)).stages(waveform)
     except E2VError as error:
         if checkpoint:

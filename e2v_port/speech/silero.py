@@ -1,18 +1,21 @@
 """Speech probabilities, from silero-vad's network."""
 
 from functools import cache
+from importlib.resources import files
 from typing import TypeAlias
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load
 
 from e2v_port.audio import Waveform
+from e2v_port.errors import E2VError
 from e2v_port.host import fork_safe_lock
 from e2v_port.speech.level import Gain
-from e2v_port.speech.silero_weights import read_weights
 
-__all__ = ["FRAME_SAMPLES", "SpeechProbabilities", "speech_probabilities"]
+__all__ = ["FRAME_SAMPLES", "TENSORS", "SpeechProbabilities", "speech_probabilities"]
 
 Array: TypeAlias = NDArray[np.float32]
 State: TypeAlias = tuple[Array, Array]  # of the LSTM: output and cells
@@ -23,6 +26,18 @@ _BLOCK = 512 * FRAME_SAMPLES  # samples run at once: 16 s, so that memory does n
 
 _WINDOW, _HOP, _BINS = 256, 128, 129  # of the short-time Fourier transform: samples, samples, frequencies
 _HIDDEN = 128  # units of the LSTM
+_CHANNELS = (_BINS, 128, 64, 64, _HIDDEN)  # before, between and after the convolutions, each over 3 windows
+
+TENSORS: dict[str, tuple[int, ...]] = {
+    "stft": (2 * _BINS, 1, _WINDOW),
+    **{f"conv{i}.weight": (_CHANNELS[i + 1], _CHANNELS[i], 3) for i in range(4)},
+    **{f"conv{i}.bias": (_CHANNELS[i + 1],) for i in range(4)},
+    **{f"lstm.weight_{kind}": (4 * _HIDDEN, _HIDDEN) for kind in ("ih", "hh")},
+    **{f"lstm.bias_{kind}": (4 * _HIDDEN,) for kind in ("ih", "hh")},
+    "output.weight": (1, _HIDDEN, 1),
+    "output.bias": (1,),
+}
+"""Names and shapes in weights/silero/model.safetensors, all of float32."""
 
 # BLAS shares large products among all cores, which then wait for each other, at worst for those that other threads
 # use. So products are made in pieces that it computes on one core; they take hardly longer.
@@ -47,7 +62,7 @@ def speech_probabilities(waveform: Waveform, max_gain: float = 0.0) -> NDArray[n
         [ceil(samples / 512)], float32, 0 to 1: frame i begins at sample 512 i; the last one is padded with zeros.
 
     Raises:
-        E2VError: The weights of silero-vad are missing or not those of a known version.
+        E2VError: The package's copy of the weights is missing or damaged.
     """
     source = SpeechProbabilities(max_gain)
     blocks = (waveform[at : at + _BLOCK] for at in range(0, len(waveform), _BLOCK))
@@ -63,7 +78,7 @@ class SpeechProbabilities:
         max_gain: Most that quiet sound is raised, in dB.
 
     Raises:
-        E2VError: The weights of silero-vad are missing or not those of a known version.
+        E2VError: The package's copy of the weights is missing or damaged.
     """
 
     def __init__(self, max_gain: float = 0.0) -> None:
@@ -104,6 +119,17 @@ def _network() -> "_Network":
         return _Network.load()
 
 
+def _weights() -> dict[str, Array]:
+    path = files("e2v_port.weights").joinpath("silero", "model.safetensors")
+    try:
+        found: dict[str, Array] = load(path.read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise E2VError(f"{path} cannot be read ({error}): install e2v-port again") from error
+    if {name: array.shape for name, array in found.items()} != TENSORS:
+        raise E2VError(f"{path} is not the file that converters/silero.py writes: install e2v-port again")
+    return found
+
+
 class _Network:
     """silero-vad's network for 16 kHz, in numpy.
 
@@ -112,7 +138,7 @@ class _Network:
     """
 
     def __init__(self) -> None:
-        weights = read_weights()
+        weights = _weights()
         taps = [weights[f"conv{i}.weight"].transpose(2, 1, 0) for i in range(4)]  # [3, channels in, channels out]
         self._stft = _pieces(weights["stft"][:, 0].T, 4)
         self._first = _pieces(np.concatenate(taps[0], axis=1), 4)
