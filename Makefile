@@ -102,17 +102,38 @@ blas: $(VENV)/made
 endif
 
 # Tests of the page need a browser (115 MB to download, 410 MB on disk), tests of `e2v listen` a sound server (no
-# hardware), tests of `e2v express` a speech engine.
+# hardware), tests of `e2v express` a speech engine, tests of the programs in docs/embed.md ONNX Runtime for Node (113 MB
+# to download, 290 MB on disk; nothing without npm), a C compiler and the header of ONNX Runtime.
 HAS_BROWSER := command -v chromium || command -v chromium-browser || command -v google-chrome || command -v google-chrome-stable
 HAS_SOUND := command -v pulseaudio && command -v paplay
 SOUND := pulseaudio pulseaudio-utils libasound2-plugins libportaudio2
+NODE_PACKAGE := $(shell grep -o 'onnxruntime-node@[0-9.]*[0-9]' docs/embed.md)
+HAS_NODE := test -d $(VENV)/node/node_modules/onnxruntime-node
+HEADER := usr/include/onnxruntime/onnxruntime_c_api.h
+HAS_C := command -v cc && { test -f /$(HEADER) || test -f $(VENV)/onnxruntime/$(HEADER); }
+
+# The header is in Debian 13 and Ubuntu 25.04, and is only unpacked, not installed; Debian 12 takes it from Debian 13.
+APT_HERE := apt-get -qq -o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts="$$PWD/sources" \
+  -o Dir::State::lists="$$PWD/lists" -o Dir::Cache="$$PWD/cache"
+header = { ( \
+  mkdir -p $(VENV)/apt/sources $(VENV)/apt/lists/partial $(VENV)/apt/cache/archives/partial && cd $(VENV)/apt && \
+  for file in sources.list sources.list.d/debian.sources sources.list.d/ubuntu.sources; do \
+    [ ! -f /etc/apt/$$file ] || sed s/bookworm/trixie/g /etc/apt/$$file >sources/$${file\#\#*/}; \
+  done && $(APT_HERE) update && $(APT_HERE) download libonnxruntime-dev && dpkg -x *.deb ../onnxruntime \
+) >/dev/null 2>&1 || true; rm -rf $(VENV)/apt; }
 
 programs:
 ifeq ($(SYSTEM),Linux)
 	@{ $(HAS_BROWSER); } >/dev/null || $(call apt,chromium)
 	@{ $(HAS_SOUND); } >/dev/null || $(call apt,$(SOUND))
 	@command -v espeak-ng >/dev/null || $(call apt,espeak-ng)
+	@command -v cc >/dev/null || $(call apt,gcc libc6-dev)
+	@{ $(HAS_C); } >/dev/null || $(header)
+	@$(HAS_NODE) || ! command -v npm >/dev/null || \
+	  npm install --silent --ignore-scripts --prefix $(VENV)/node $(NODE_PACKAGE) >/dev/null 2>&1 || true
 	@{ $(HAS_BROWSER); } >/dev/null || echo "note: tests of the page are skipped: apt-get install chromium"
 	@{ $(HAS_SOUND); } >/dev/null || echo "note: tests of the microphone are skipped: apt-get install $(SOUND)"
 	@command -v espeak-ng >/dev/null || echo "note: tests of a speech engine are skipped: apt-get install espeak-ng"
+	@{ $(HAS_C); } >/dev/null || echo "note: tests of a program in C are skipped: apt-get install gcc libonnxruntime-dev"
+	@$(HAS_NODE) || echo "note: tests of a program for Node are skipped: install Node 20 or newer with npm"
 endif

@@ -321,7 +321,7 @@ def test_the_program_beside_it_refuses_what_it_cannot_judge(exported: dict[str, 
 
 def test_the_program_beside_it_is_short_and_needs_two_libraries(exported: dict[str, Path]) -> None:
     text = (exported["whisper"] / "run.py").read_text("utf-8")
-    assert len(text.splitlines()) <= 30
+    assert len(text.splitlines()) < 40
     tree = ast.walk(ast.parse(text))
     names = {alias.name for node in tree if isinstance(node, ast.Import) for alias in node.names}
     assert names - set(sys.stdlib_module_names) == {"numpy", "onnxruntime"}
