@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from e2v_port.runtimes import cuda_runtime, mlx_runtime, numpy_runtime, torch_runtime
     from e2v_port.runtimes.layers_torch import Head, Readout
     from e2v_port.runtimes.onnx_graph import write_onnx
+    from e2v_port.runtimes.silero_onnx import write_vad
     from e2v_port.runtimes.wav2small_torch import Wav2small
 
     _LOADERS: "list[Loader]" = [cuda_runtime.load, mlx_runtime.load, torch_runtime.load, numpy_runtime.load]
@@ -36,6 +37,7 @@ __all__ = [
     "store",
     "write",
     "write_onnx",
+    "write_vad",
 ]
 
 _HOME = {
@@ -49,6 +51,7 @@ _HOME = {
     "store": "converters.folder",
     "write": "converters.weights",
     "write_onnx": "runtimes.onnx_graph",
+    "write_vad": "runtimes.silero_onnx",
 }
 
 

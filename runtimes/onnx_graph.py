@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from onnx import (
-    ModelProto,
     TensorProto,
     ValueInfoProto,
     checker,
@@ -26,7 +25,7 @@ from e2v_port.errors import E2VError
 
 from .layers_onnx import Array, Graph, Network, Value
 
-__all__ = ["write_onnx"]
+__all__ = ["info", "save", "write_onnx"]
 
 LARGEST = 2**31 - 2**24  # bytes of weights inside the file: protobuf reads no message of 2 GiB
 BYTES_INSIDE = 1024  # larger ones move out of a file that would be too large
@@ -64,14 +63,24 @@ def write_onnx(
     outputs = _model(config, graph)
     unused = set(architecture.tensors()) - graph.used
     assert not unused, f"the graph leaves out {', '.join(sorted(unused))}"
-    too_large = sum(array.nbytes for array in graph.arrays.values()) > LARGEST
-    model = _proto(config, graph, outputs, opset, metadata)
-    if too_large:
-        external_data_helper.convert_model_to_external_data(
-            model, location=f"{path.name}.data", size_threshold=BYTES_INSIDE
-        )
-    save_model(model, path)
-    checker.check_model(path, full_check=True)  # with the shapes of all results
+    used = sum(not label.unused for label in config.labels)
+    widths: dict[str, list[Any]] = {
+        "probabilities": ["batch", used],
+        "logits": ["batch", used],
+        "dimensions": ["batch", architecture.num_labels],
+        "embedding": ["batch", architecture.embed_dim],
+        "frames": ["batch", "frames", architecture.frame_dim],
+    }
+    save(
+        path,
+        graph,
+        outputs,
+        [info("waveform", ["batch", "samples"]), info("samples", ["batch"], TensorProto.INT64)],
+        [info(name, widths[name]) if name in widths else info(name, ["batch"], TensorProto.INT64) for name in outputs],
+        name=config.family,
+        opset=opset,
+        metadata=metadata,
+    )
 
 
 def _model(config: ModelConfig, g: Graph) -> dict[str, Value]:
@@ -143,41 +152,61 @@ def _fewest(architecture: Architecture) -> int:
     return next(count for count in range(MIN_SAMPLES, 1 << 20) if architecture.frames(count) >= 1)
 
 
-def _proto(
-    config: ModelConfig, graph: Graph, outputs: dict[str, Value], opset: int, metadata: dict[str, str]
-) -> ModelProto:
-    architecture = config.architecture
+def save(
+    path: Path,
+    graph: Graph,
+    outputs: dict[str, Value],
+    takes: list[ValueInfoProto],
+    gives: list[ValueInfoProto],
+    *,
+    name: str,
+    opset: int,
+    metadata: dict[str, str],
+) -> None:
+    """Writes a finished graph, with its weights beside it in PATH.data if they are too large for one file.
+
+    Args:
+        path: File to write.
+        graph: The graph; its arrays are gone afterwards.
+        outputs: Results by the names they get in the file.
+        takes: Names, types and shapes of the inputs.
+        gives: Those of the outputs.
+        name: Name of the graph.
+        opset: Version of ONNX's operators.
+        metadata: Texts to store in the file: `source` and `converter` among them.
+
+    Raises:
+        onnx.checker.ValidationError, onnx.shape_inference.InferenceError: The file is not valid ONNX.
+    """
+    too_large = sum(array.nbytes for array in graph.arrays.values()) > LARGEST
     renamed = {value.name: name for name, value in outputs.items()}
     for node in graph.nodes:
         node.output[:] = [renamed.get(name, name) for name in node.output]
         node.input[:] = [renamed.get(name, name) for name in node.input]
-    widths: dict[str, list[Any]] = {
-        "probabilities": ["batch", sum(not label.unused for label in config.labels)],
-        "logits": ["batch", sum(not label.unused for label in config.labels)],
-        "dimensions": ["batch", architecture.num_labels],
-        "embedding": ["batch", architecture.embed_dim],
-        "frames": ["batch", "frames", architecture.frame_dim],
-    }
+    opsets = [helper.make_opsetid("", opset)]
     model = helper.make_model(
         helper.make_graph(
             graph.nodes,
-            config.family,
-            [_info("waveform", ["batch", "samples"]), _info("samples", ["batch"], TensorProto.INT64)],
-            [
-                _info(name, widths[name]) if name in widths else _info(name, ["batch"], TensorProto.INT64)
-                for name in outputs
-            ],
+            name,
+            takes,
+            gives,
             [numpy_helper.from_array(graph.arrays.pop(name), name) for name in [*graph.arrays]],
-            doc_string=config.source.repository,
+            doc_string=metadata["source"],
         ),
         producer_name="e2v-port",
-        producer_version=config.converter.removeprefix("e2v-port "),
-        opset_imports=[helper.make_opsetid("", opset)],
-        ir_version=helper.find_min_ir_version_for([helper.make_opsetid("", opset)]),
+        producer_version=metadata["converter"].removeprefix("e2v-port "),
+        opset_imports=opsets,
+        ir_version=helper.find_min_ir_version_for(opsets),
     )
     helper.set_model_props(model, metadata)
-    return model
+    if too_large:
+        external_data_helper.convert_model_to_external_data(
+            model, location=f"{path.name}.data", size_threshold=BYTES_INSIDE
+        )
+    save_model(model, path)
+    checker.check_model(path, full_check=True)  # with the shapes of all results
 
 
-def _info(name: str, shape: list[Any], kind: int = TensorProto.FLOAT) -> ValueInfoProto:
+def info(name: str, shape: list[Any], kind: int = TensorProto.FLOAT) -> ValueInfoProto:
+    """Returns name, type and shape of an input or output; sizes with the same name are equal."""
     return helper.make_tensor_value_info(name, kind, shape)

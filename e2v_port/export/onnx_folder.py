@@ -24,7 +24,7 @@ from e2v_port.models.long_clips import longest
 from e2v_port.models.model import Model
 from e2v_port.parity.verify import test_clip
 
-__all__ = ["OPSET", "OPSETS", "TOLERANCES", "Exported", "export_onnx"]
+__all__ = ["OPSET", "OPSETS", "TOLERANCES", "Exported", "check_request", "export_onnx"]
 
 FILES = ("config.json", "model.onnx", "model.onnx.data", "run.py")
 OPSET = 18  # of 2022: the newest programs and those of recent years run it
@@ -75,13 +75,7 @@ def export_onnx(
             package's by more than `TOLERANCES`.
         ModelNotFound, DownloadError, CheckpointError: See `e2v_port.load`. Or the folder holds something else.
     """
-    for library in ("onnx", "onnxruntime"):
-        if find_spec(library) is None:
-            raise E2VError(f'ONNX needs {library}, which is not installed: pip install "e2v-port[onnx]"')
-    if opset not in OPSETS:
-        raise E2VError(f"opset {opset} is not one of {OPSETS[0]} to {OPSETS[-1]}")
-    if dtype not in TOLERANCES:
-        raise E2VError(f"dtype {dtype} is not one of {', '.join(TOLERANCES)}")
+    check_request(dtype, opset)
     source, out = folder_of(model, offline=offline), Path(out)
     before = identity(source)
     own = load(source, runtime="cpu" if devices.unavailable("cpu") is None else "auto", dtype="float32")
@@ -104,6 +98,21 @@ def export_onnx(
         if identity(source) != before:
             raise E2VError(f"{source} was replaced while it was exported: export it again")
     return Exported(out, config, sum(file.stat().st_size for file in out.iterdir()), compared, difference)
+
+
+def check_request(dtype: str, opset: int) -> None:
+    """Checks what an export was asked for, before any work.
+
+    Raises:
+        E2VError: The libraries are missing, or there is no such dtype or opset.
+    """
+    for library in ("onnx", "onnxruntime"):
+        if find_spec(library) is None:
+            raise E2VError(f'ONNX needs {library}, which is not installed: pip install "e2v-port[onnx]"')
+    if opset not in OPSETS:
+        raise E2VError(f"opset {opset} is not one of {OPSETS[0]} to {OPSETS[-1]}")
+    if dtype not in TOLERANCES:
+        raise E2VError(f"dtype {dtype} is not one of {', '.join(TOLERANCES)}")
 
 
 def _stored(weights: Path, name: str) -> NDArray[np.float32]:
