@@ -128,23 +128,28 @@ def _prepared(architecture: Architecture, g: Graph) -> tuple[Value, Value, Value
         Clips as the network takes them, [B, S]; samples of each, [B]; NaN for each clip that cannot be judged and 0
         for the others, [B, 1]; whether a clip is silent, [B, 1].
     """
-    waveform, samples = g.input("waveform", "float"), g.input("samples", "int")
+    waveform, given = g.input("waveform", "float"), g.input("samples", "int")
+    # The sign says whether a clip is normalized already: an input of its own would be one more for every caller.
+    samples, prepared = given.apply("Abs"), given.axes(1) < 0
     valid = g.valid(samples, waveform.size(1))
     lowest, highest = g.where(valid, waveform, np.inf).lowest(1), g.where(valid, waveform, -np.inf).highest(1)
     x = g.where(valid, waveform, 0.0)
     count = samples.axes(1)  # [B, 1]
     loud = (-lowest).at_least(highest)
-    fits = (-count <= -_fewest(architecture)) & (count <= waveform.size(1)) & (loud <= MAX_AMPLITUDE)
+    # A normalized click in silence is as high as it is rare.
+    limit = g.where(prepared, g.constant(np.inf), MAX_AMPLITUDE)
+    fits = (-count <= -_fewest(architecture)) & (count <= waveform.size(1)) & (loud <= limit)
     total = x.sum(1)  # NaN or infinite if any sample is
     void = g.where(fits, total * 0.0, np.nan)
     if architecture.normalize:
         number = count.to("float")
-        x = g.where(valid, x - total / number, 0.0)
-        x = x / ((x * x).sum(1) / number + architecture.waveform_eps).apply("Sqrt")
+        centered = g.where(valid, x - total / number, 0.0)
+        scale = ((centered * centered).sum(1) / number + architecture.waveform_eps).apply("Sqrt")
+        x = g.where(prepared, x, centered / scale)
     if architecture.shortest:
         missing = (-waveform.size(1) + architecture.shortest).at_least(0)
         x, samples = x.pad(0, 0, 0, missing), samples.at_least(architecture.shortest)
-    return x, samples, void, highest - lowest <= SILENCE
+    return x, samples, void, (highest - lowest <= SILENCE) & ~prepared
 
 
 def _fewest(architecture: Architecture) -> int:

@@ -80,8 +80,9 @@ def export(
 ) -> None:
     """Write a model as ONNX, for programs without this package.
 
-    The folder holds model.onnx, config.json and run.py, which judges a WAV with numpy and onnxruntime alone. --model
-    silero writes the voice activity detector of this package, as a single file. See docs/onnx.md.
+    The folder holds model.onnx, its configuration and run.py, which judges a WAV with numpy and onnxruntime alone;
+    --runtime onnx runs it here. --model silero writes the voice activity detector of this package, as a single file.
+    See docs/onnx.md.
     """
     if model == "silero":
         if dtype != "float32":
@@ -201,7 +202,7 @@ def doctor() -> None:
         ["e2v-port", __version__],
         ["Python", f"{platform.python_version()} on {platform.platform()}"],
     ]
-    for runtime in devices.RUNTIMES:
+    for runtime in (*devices.RUNTIMES, *devices.PROVIDERS):
         reason = devices.unavailable(runtime)
         table.append([f"runtime {runtime}", f"no: {reason}" if reason else f"yes: {devices.describe(runtime)}"])
     table.append(["runtime auto", f"uses {devices.choose('auto')}"])

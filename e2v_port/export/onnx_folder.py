@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
 
 from e2v_port import seam
 from e2v_port.architectures import tensors
@@ -26,7 +27,7 @@ from e2v_port.parity.verify import test_clip
 
 __all__ = ["OPSET", "OPSETS", "TOLERANCES", "Exported", "check_request", "export_onnx"]
 
-FILES = ("config.json", "model.onnx", "model.onnx.data", "run.py")
+FILES = ("config.json", "model.onnx", "model.onnx.data", "head.safetensors", "run.py")
 OPSET = 18  # of 2022: the newest programs and those of recent years run it
 OPSETS = range(18, 24)
 # Largest difference from this package's own runtime, by type of the weights: of logits, dimensions and embeddings in
@@ -91,6 +92,9 @@ def export_onnx(
         path = place / "model.onnx"
         seam.write_onnx(path, config, read, dtype=dtype, opset=opset, metadata=_metadata(config, dtype))
         compared, difference = _compare(path, own, dtype)
+        head = {name: read(name) for name in architecture.tensors() if name.startswith(("head.", "readout."))}
+        if config.labels:  # this package's own runtime applies it to frames and to joined windows, outside the graph
+            save_file(head, place / "head.safetensors")
         # The mean embeddings of labels are left out, and whatever was stored computes in float32.
         written = replace(config, dtype="float32", architecture=replace(architecture, means=False))
         (place / "config.json").write_bytes(written.to_json().encode("utf-8", "backslashreplace"))
