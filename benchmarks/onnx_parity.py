@@ -36,9 +36,8 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", choices=[*TOLERANCES], default=[*TOLERANCES])
     arguments = parser.parse_args()
     clips = sorted(map(str, (*arguments.audio.rglob("*.flac"), *arguments.audio.rglob("*.wav"))))
-    print(
-        f"{len(clips)} clips\n\n| model | weights | size | judgements | embeddings | frames |\n|---|---|---|---|---|---|"
-    )
+    print(f"{len(clips)} clips\n\n| model | weights | size | judgements | embeddings | frames |")
+    print("|---|---|---|---|---|---|", flush=True)
     for name in arguments.models:
         with tempfile.TemporaryDirectory(dir=Path.cwd()) as work:  # /tmp may be memory
             folder = _converted(name, Path(work))

@@ -251,9 +251,9 @@ class Graph:
         size = self.read(f"{name}.weight_hh").shape[1]
         outputs = self.node("LSTM", x, inputs, recurrent, biases, None, output, cells, kind="float", hidden_size=size)
         node = self.nodes[-1]
-        node.output.extend([f"{outputs.name}_output", f"{outputs.name}_cells"])
-        after = (Value(self, each, "float") for each in node.output[1:])
-        return outputs.without(1), *after
+        last, after = f"{outputs.name}_output", f"{outputs.name}_cells"
+        node.output.extend([last, after])
+        return outputs.without(1), Value(self, last, "float"), Value(self, after, "float")
 
     def spectrum(self, x: Value, window: int, step: int) -> Value:
         """Returns the power of each Hann window, [B, window // 2 + 1, T], for x [B, S].
