@@ -16,12 +16,19 @@ if TYPE_CHECKING:
     from e2v_port.converters.folder import may_replace, placing, store
     from e2v_port.converters.synthetic import make_checkpoint
     from e2v_port.converters.weights import write
-    from e2v_port.runtimes import cuda_runtime, mlx_runtime, numpy_runtime, torch_runtime
+    from e2v_port.runtimes import cuda_runtime, mlx_runtime, numpy_runtime, onnx_runtime, torch_runtime
     from e2v_port.runtimes.layers_torch import Head, Readout
     from e2v_port.runtimes.onnx_graph import write_onnx
+    from e2v_port.runtimes.silero_onnx import write_vad
     from e2v_port.runtimes.wav2small_torch import Wav2small
 
-    _LOADERS: "list[Loader]" = [cuda_runtime.load, mlx_runtime.load, torch_runtime.load, numpy_runtime.load]
+    _LOADERS: "list[Loader]" = [
+        cuda_runtime.load,
+        mlx_runtime.load,
+        torch_runtime.load,
+        numpy_runtime.load,
+        onnx_runtime.load,
+    ]
 
 __all__ = [
     "Head",
@@ -36,6 +43,7 @@ __all__ = [
     "store",
     "write",
     "write_onnx",
+    "write_vad",
 ]
 
 _HOME = {
@@ -49,6 +57,7 @@ _HOME = {
     "store": "converters.folder",
     "write": "converters.weights",
     "write_onnx": "runtimes.onnx_graph",
+    "write_vad": "runtimes.silero_onnx",
 }
 
 
@@ -56,7 +65,10 @@ class Loader(Protocol):
     """The `load` of each module in runtimes/ that runs models."""
 
     def __call__(self, weights: Path, config: ModelConfig, device: str, dtype: str | None = None) -> Runtime:
-        """Loads a checked model.safetensors on a device; casts the weights to `dtype`, or keeps them as stored."""
+        """Loads a checked model.safetensors on a device; casts the weights to `dtype`, or keeps them as stored.
+
+        For ONNX Runtime, the file is model.onnx of an export, and the device the name of a provider.
+        """
 
 
 def runtime(module: str) -> Loader:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from onnx import (
-    ModelProto,
     TensorProto,
     ValueInfoProto,
     checker,
@@ -26,7 +25,7 @@ from e2v_port.errors import E2VError
 
 from .layers_onnx import Array, Graph, Network, Value
 
-__all__ = ["write_onnx"]
+__all__ = ["info", "save", "write_onnx"]
 
 LARGEST = 2**31 - 2**24  # bytes of weights inside the file: protobuf reads no message of 2 GiB
 BYTES_INSIDE = 1024  # larger ones move out of a file that would be too large
@@ -64,14 +63,24 @@ def write_onnx(
     outputs = _model(config, graph)
     unused = set(architecture.tensors()) - graph.used
     assert not unused, f"the graph leaves out {', '.join(sorted(unused))}"
-    too_large = sum(array.nbytes for array in graph.arrays.values()) > LARGEST
-    model = _proto(config, graph, outputs, opset, metadata)
-    if too_large:
-        external_data_helper.convert_model_to_external_data(
-            model, location=f"{path.name}.data", size_threshold=BYTES_INSIDE
-        )
-    save_model(model, path)
-    checker.check_model(path, full_check=True)  # with the shapes of all results
+    used = sum(not label.unused for label in config.labels)
+    widths: dict[str, list[Any]] = {
+        "probabilities": ["batch", used],
+        "logits": ["batch", used],
+        "dimensions": ["batch", architecture.num_labels],
+        "embedding": ["batch", architecture.embed_dim],
+        "frames": ["batch", "frames", architecture.frame_dim],
+    }
+    save(
+        path,
+        graph,
+        outputs,
+        [info("waveform", ["batch", "samples"]), info("samples", ["batch"], TensorProto.INT64)],
+        [info(name, widths[name]) if name in widths else info(name, ["batch"], TensorProto.INT64) for name in outputs],
+        name=config.family,
+        opset=opset,
+        metadata=metadata,
+    )
 
 
 def _model(config: ModelConfig, g: Graph) -> dict[str, Value]:
@@ -119,23 +128,28 @@ def _prepared(architecture: Architecture, g: Graph) -> tuple[Value, Value, Value
         Clips as the network takes them, [B, S]; samples of each, [B]; NaN for each clip that cannot be judged and 0
         for the others, [B, 1]; whether a clip is silent, [B, 1].
     """
-    waveform, samples = g.input("waveform", "float"), g.input("samples", "int")
+    waveform, given = g.input("waveform", "float"), g.input("samples", "int")
+    # The sign says whether a clip is normalized already: an input of its own would be one more for every caller.
+    samples, prepared = given.apply("Abs"), given.axes(1) < 0
     valid = g.valid(samples, waveform.size(1))
     lowest, highest = g.where(valid, waveform, np.inf).lowest(1), g.where(valid, waveform, -np.inf).highest(1)
     x = g.where(valid, waveform, 0.0)
     count = samples.axes(1)  # [B, 1]
     loud = (-lowest).at_least(highest)
-    fits = (-count <= -_fewest(architecture)) & (count <= waveform.size(1)) & (loud <= MAX_AMPLITUDE)
+    # A normalized click in silence is as high as it is rare.
+    limit = g.where(prepared, g.constant(np.inf), MAX_AMPLITUDE)
+    fits = (-count <= -_fewest(architecture)) & (count <= waveform.size(1)) & (loud <= limit)
     total = x.sum(1)  # NaN or infinite if any sample is
     void = g.where(fits, total * 0.0, np.nan)
     if architecture.normalize:
         number = count.to("float")
-        x = g.where(valid, x - total / number, 0.0)
-        x = x / ((x * x).sum(1) / number + architecture.waveform_eps).apply("Sqrt")
+        centered = g.where(valid, x - total / number, 0.0)
+        scale = ((centered * centered).sum(1) / number + architecture.waveform_eps).apply("Sqrt")
+        x = g.where(prepared, x, centered / scale)
     if architecture.shortest:
         missing = (-waveform.size(1) + architecture.shortest).at_least(0)
         x, samples = x.pad(0, 0, 0, missing), samples.at_least(architecture.shortest)
-    return x, samples, void, highest - lowest <= SILENCE
+    return x, samples, void, (highest - lowest <= SILENCE) & ~prepared
 
 
 def _fewest(architecture: Architecture) -> int:
@@ -143,41 +157,61 @@ def _fewest(architecture: Architecture) -> int:
     return next(count for count in range(MIN_SAMPLES, 1 << 20) if architecture.frames(count) >= 1)
 
 
-def _proto(
-    config: ModelConfig, graph: Graph, outputs: dict[str, Value], opset: int, metadata: dict[str, str]
-) -> ModelProto:
-    architecture = config.architecture
+def save(
+    path: Path,
+    graph: Graph,
+    outputs: dict[str, Value],
+    takes: list[ValueInfoProto],
+    gives: list[ValueInfoProto],
+    *,
+    name: str,
+    opset: int,
+    metadata: dict[str, str],
+) -> None:
+    """Writes a finished graph, with its weights beside it in PATH.data if they are too large for one file.
+
+    Args:
+        path: File to write.
+        graph: The graph; its arrays are gone afterwards.
+        outputs: Results by the names they get in the file.
+        takes: Names, types and shapes of the inputs.
+        gives: Those of the outputs.
+        name: Name of the graph.
+        opset: Version of ONNX's operators.
+        metadata: Texts to store in the file: `source` and `converter` among them.
+
+    Raises:
+        onnx.checker.ValidationError, onnx.shape_inference.InferenceError: The file is not valid ONNX.
+    """
+    too_large = sum(array.nbytes for array in graph.arrays.values()) > LARGEST
     renamed = {value.name: name for name, value in outputs.items()}
     for node in graph.nodes:
         node.output[:] = [renamed.get(name, name) for name in node.output]
         node.input[:] = [renamed.get(name, name) for name in node.input]
-    widths: dict[str, list[Any]] = {
-        "probabilities": ["batch", sum(not label.unused for label in config.labels)],
-        "logits": ["batch", sum(not label.unused for label in config.labels)],
-        "dimensions": ["batch", architecture.num_labels],
-        "embedding": ["batch", architecture.embed_dim],
-        "frames": ["batch", "frames", architecture.frame_dim],
-    }
+    opsets = [helper.make_opsetid("", opset)]
     model = helper.make_model(
         helper.make_graph(
             graph.nodes,
-            config.family,
-            [_info("waveform", ["batch", "samples"]), _info("samples", ["batch"], TensorProto.INT64)],
-            [
-                _info(name, widths[name]) if name in widths else _info(name, ["batch"], TensorProto.INT64)
-                for name in outputs
-            ],
+            name,
+            takes,
+            gives,
             [numpy_helper.from_array(graph.arrays.pop(name), name) for name in [*graph.arrays]],
-            doc_string=config.source.repository,
+            doc_string=metadata["source"],
         ),
         producer_name="e2v-port",
-        producer_version=config.converter.removeprefix("e2v-port "),
-        opset_imports=[helper.make_opsetid("", opset)],
-        ir_version=helper.find_min_ir_version_for([helper.make_opsetid("", opset)]),
+        producer_version=metadata["converter"].removeprefix("e2v-port "),
+        opset_imports=opsets,
+        ir_version=helper.find_min_ir_version_for(opsets),
     )
     helper.set_model_props(model, metadata)
-    return model
+    if too_large:
+        external_data_helper.convert_model_to_external_data(
+            model, location=f"{path.name}.data", size_threshold=BYTES_INSIDE
+        )
+    save_model(model, path)
+    checker.check_model(path, full_check=True)  # with the shapes of all results
 
 
-def _info(name: str, shape: list[Any], kind: int = TensorProto.FLOAT) -> ValueInfoProto:
+def info(name: str, shape: list[Any], kind: int = TensorProto.FLOAT) -> ValueInfoProto:
+    """Returns name, type and shape of an input or output; sizes with the same name are equal."""
     return helper.make_tensor_value_info(name, kind, shape)

@@ -386,7 +386,7 @@ def test_a_converted_model_is_not_taken_for_an_export_nor_the_reverse(
 
 
 def test_an_export_is_not_loaded_as_a_model(exported: dict[str, Path]) -> None:
-    with pytest.raises(CheckpointError, match="an export for other programs: pass the model"):
+    with pytest.raises(CheckpointError, match="an export to ONNX: use runtime='onnx', or pass the model"):
         e2v_port.load(exported["whisper"])
 
 

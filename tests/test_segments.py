@@ -552,7 +552,7 @@ def test_weights_that_were_damaged_are_refused(monkeypatch: pytest.MonkeyPatch, 
         if content is not None:
             place.write_bytes(content)
         with pytest.raises(E2VError, match=r"model\.safetensors .*: install e2v-port again"):
-            network._weights()
+            network.read_weights()
 
 
 def test_speech_is_found_on_one_core_without_torch_and_in_memory_that_does_not_grow_with_the_clip() -> None:

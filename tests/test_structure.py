@@ -160,7 +160,7 @@ def test_the_seam_shows_the_type_checker_what_it_imports() -> None:
     loaders = {name for name, home in declared.items() if f"e2v_port.{home}.{name}" in modules()}
     assert {name: home for name, home in declared.items() if name not in loaders} == seam._HOME
     assert {f"e2v_port.runtimes.{name}" for name in loaders} == {
-        f"e2v_port.runtimes.{name}" for name in devices.RUNTIMES.values()
+        f"e2v_port.runtimes.{name}" for name in (*devices.RUNTIMES.values(), "onnx_runtime")
     }
     assert set(seam._HOME) <= set(seam.__all__)
     for name, home in seam._HOME.items():

@@ -64,7 +64,12 @@ def convert(
 
 def export(
     model: Annotated[str, MODEL_OPTION],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Output folder.", show_default=False)],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", metavar="FOLDER", help="Output folder; for silero the output file.", show_default=False
+        ),
+    ],
     form: Annotated[Literal["onnx"], typer.Option("--format", help="Format of the file.")] = "onnx",
     dtype: Annotated[
         Literal["float32", "float16", "int8"],
@@ -75,9 +80,19 @@ def export(
 ) -> None:
     """Write a model as ONNX, for programs without this package.
 
-    The folder holds model.onnx, config.json and run.py, which judges a WAV with numpy and onnxruntime alone. See
-    docs/onnx.md.
+    The folder holds model.onnx, its configuration and run.py, which judges a WAV with numpy and onnxruntime alone;
+    --runtime onnx runs it here. --model silero writes the voice activity detector of this package, as a single file.
+    See docs/onnx.md.
     """
+    if model == "silero":
+        if dtype != "float32":
+            fail("silero is exported as float32 only: leave --dtype out")
+        from e2v_port.export.vad import export_vad
+
+        difference = export_vad(out, opset=opset)
+        size = out.stat().st_size / 1e6
+        print(f"{out}: float32, {size:.1f} MB; probabilities within {difference:.1e} of this package's")
+        return
     from e2v_port.export.onnx_folder import export_onnx
 
     done = export_onnx(model, out, dtype=dtype, opset=opset, offline=offline)
@@ -189,7 +204,7 @@ def doctor() -> None:
         ["e2v-port", __version__],
         ["Python", f"{platform.python_version()} on {platform.platform()}"],
     ]
-    for runtime in devices.RUNTIMES:
+    for runtime in (*devices.RUNTIMES, *devices.PROVIDERS):
         reason = devices.unavailable(runtime)
         table.append([f"runtime {runtime}", f"no: {reason}" if reason else f"yes: {devices.describe(runtime)}"])
     table.append(["runtime auto", f"uses {devices.choose('auto')}"])

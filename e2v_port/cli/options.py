@@ -28,7 +28,7 @@ __all__ = [
     "segment_settings",
 ]
 
-RUNTIMES = "Runtime: auto, cuda, mlx, mps, cpu or numpy."
+RUNTIMES = "Runtime: auto, cuda, mlx, mps, cpu or numpy; onnx for a model of `e2v export`."
 
 MODEL_OPTION = typer.Option(
     "--model",

@@ -17,7 +17,8 @@ from e2v_port.corpus.job import Job, Progress, Results, digest
 from e2v_port.corpus.machine import AT_ONCE, judge
 from e2v_port.corpus.shards import Shard
 from e2v_port.errors import CorpusError, E2VError
-from e2v_port.models import convert, devices
+from e2v_port.models import devices
+from e2v_port.models.load import weights_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -95,9 +96,11 @@ class _Worker:
 
     def __init__(self, job: Job) -> None:
         for kind, name in job.models.items():
-            folder = convert.folder_of(name, offline=job.offline)
-            if digest(folder / "model.safetensors") != job.digests[kind]:
-                raise CorpusError(f"{folder}: the weights differ from those where the run was started: copy them here")
+            weights = weights_of(name, job.runtime, offline=job.offline)
+            if digest(weights) != job.digests[kind]:
+                raise CorpusError(
+                    f"{weights.parent}: the weights differ from those where the run was started: copy them here"
+                )
         self._open = ExitStack()
         self._judge = self._open.enter_context(judge(job))
 

@@ -21,7 +21,7 @@ from e2v_port.corpus.sources import find
 from e2v_port.emotions.fusion import FusionSettings
 from e2v_port.errors import CorpusError, E2VError, quoted
 from e2v_port.files import replacing
-from e2v_port.models import convert
+from e2v_port.models.load import weights_of
 from e2v_port.speech.segment import SegmentSettings
 from e2v_port.version import __version__
 
@@ -106,7 +106,7 @@ def run(
     if model is None and dimensional is None:
         model = catalog.BUNDLED
     names = {kind: name for kind, name in (("categorical", model), ("dimensional", dimensional)) if name}
-    folders = {kind: convert.folder_of(name, offline=offline) for kind, name in names.items()}
+    weights = {kind: weights_of(name, runtime, offline=offline) for kind, name in names.items()}
     clips = find(source, progress.note)
     if adapt and channel != "each" and clips["speaker"].null_count == len(clips):
         raise CorpusError(f"{source} does not say who speaks: add a column speaker, or leave --adapt out")
@@ -114,7 +114,7 @@ def run(
     with chosen.opened(runtime, dtype, address) as device:
         job = Job(
             models=names,
-            digests={kind: digest(path / "model.safetensors") for kind, path in folders.items()},
+            digests={kind: digest(path) for kind, path in weights.items()},
             runtime=device,
             dtype=dtype,
             offline=offline,
@@ -125,7 +125,7 @@ def run(
             decoders=decoders,
             workers=workers,
         )
-        configs = {kind: ModelConfig.read(path) for kind, path in folders.items()}
+        configs = {kind: ModelConfig.read(path.parent) for kind, path in weights.items()}
         folder = Folder(Path(out), clips, _depends_on(job, configs, shard), shard)
         with folder.locked():
             return _run(job, folder, chosen, update=update, max_errors=max_errors, progress=progress)

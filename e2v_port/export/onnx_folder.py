@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
 
 from e2v_port import seam
 from e2v_port.architectures import tensors
@@ -24,9 +25,9 @@ from e2v_port.models.long_clips import longest
 from e2v_port.models.model import Model
 from e2v_port.parity.verify import test_clip
 
-__all__ = ["OPSET", "OPSETS", "TOLERANCES", "Exported", "export_onnx"]
+__all__ = ["OPSET", "OPSETS", "TOLERANCES", "Exported", "check_request", "export_onnx"]
 
-FILES = ("config.json", "model.onnx", "model.onnx.data", "run.py")
+FILES = ("config.json", "model.onnx", "model.onnx.data", "head.safetensors", "run.py")
 OPSET = 18  # of 2022: the newest programs and those of recent years run it
 OPSETS = range(18, 24)
 # Largest difference from this package's own runtime, by type of the weights: of logits, dimensions and embeddings in
@@ -75,13 +76,7 @@ def export_onnx(
             package's by more than `TOLERANCES`.
         ModelNotFound, DownloadError, CheckpointError: See `e2v_port.load`. Or the folder holds something else.
     """
-    for library in ("onnx", "onnxruntime"):
-        if find_spec(library) is None:
-            raise E2VError(f'ONNX needs {library}, which is not installed: pip install "e2v-port[onnx]"')
-    if opset not in OPSETS:
-        raise E2VError(f"opset {opset} is not one of {OPSETS[0]} to {OPSETS[-1]}")
-    if dtype not in TOLERANCES:
-        raise E2VError(f"dtype {dtype} is not one of {', '.join(TOLERANCES)}")
+    check_request(dtype, opset)
     source, out = folder_of(model, offline=offline), Path(out)
     before = identity(source)
     own = load(source, runtime="cpu" if devices.unavailable("cpu") is None else "auto", dtype="float32")
@@ -97,6 +92,9 @@ def export_onnx(
         path = place / "model.onnx"
         seam.write_onnx(path, config, read, dtype=dtype, opset=opset, metadata=_metadata(config, dtype))
         compared, difference = _compare(path, own, dtype)
+        head = {name: read(name) for name in architecture.tensors() if name.startswith(("head.", "readout."))}
+        if config.labels:  # this package's own runtime applies it to frames and to joined windows, outside the graph
+            save_file(head, place / "head.safetensors")
         # The mean embeddings of labels are left out, and whatever was stored computes in float32.
         written = replace(config, dtype="float32", architecture=replace(architecture, means=False))
         (place / "config.json").write_bytes(written.to_json().encode("utf-8", "backslashreplace"))
@@ -104,6 +102,21 @@ def export_onnx(
         if identity(source) != before:
             raise E2VError(f"{source} was replaced while it was exported: export it again")
     return Exported(out, config, sum(file.stat().st_size for file in out.iterdir()), compared, difference)
+
+
+def check_request(dtype: str, opset: int) -> None:
+    """Checks what an export was asked for, before any work.
+
+    Raises:
+        E2VError: The libraries are missing, or there is no such dtype or opset.
+    """
+    for library in ("onnx", "onnxruntime"):
+        if find_spec(library) is None:
+            raise E2VError(f'ONNX needs {library}, which is not installed: pip install "e2v-port[onnx]"')
+    if opset not in OPSETS:
+        raise E2VError(f"opset {opset} is not one of {OPSETS[0]} to {OPSETS[-1]}")
+    if dtype not in TOLERANCES:
+        raise E2VError(f"dtype {dtype} is not one of {', '.join(TOLERANCES)}")
 
 
 def _stored(weights: Path, name: str) -> NDArray[np.float32]:

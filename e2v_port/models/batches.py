@@ -39,7 +39,7 @@ class Batched:
 
     Attributes:
         config: Content of config.json.
-        runtime: `cuda`, `cpu`, `mps`, `mlx` or `numpy`.
+        runtime: `cuda`, `cpu`, `mps`, `mlx`, `numpy` or one of `devices.PROVIDERS`.
         dtype: Type of the arithmetic between waveform norm and pooling: `float32`, `float16` or `bfloat16`.
         window_seconds: Approximate amount of audio that `each` sorts at a time, in seconds. It holds twice as much, to
             read ahead while it computes.

@@ -14,7 +14,7 @@ from e2v_port.checkpoints.checkpoint import Checkpoint, local
 from e2v_port.errors import CheckpointError, ModelNotFound, quoted
 from e2v_port.files import naming
 
-__all__ = ["convert", "folder_of"]
+__all__ = ["convert", "folder_of", "is_export"]
 
 
 _logger = logging.getLogger(__name__)
@@ -111,8 +111,10 @@ def folder_of(model: str | Path, *, offline: bool = False) -> Path:
     if os.path.exists(path):  # unlike Path.exists, False for a name too long for the file system
         if catalog.is_converted(path):
             return path
-        if (path / "model.onnx").is_file() and (path / "run.py").is_file():
-            raise CheckpointError(f"{path} is an export for other programs: pass the model that it was made of")
+        if is_export(path):
+            raise CheckpointError(
+                f"{path} is an export to ONNX: use runtime='onnx', or pass the model that it was made of"
+            )
         folder = _local_folder(local(path), "float32")
         if catalog.is_converted(folder):
             return folder
@@ -127,3 +129,9 @@ def folder_of(model: str | Path, *, offline: bool = False) -> Path:
             raise ModelNotFound(f"{name} is part of the package but missing: reinstall e2v-port from its wheel")
     _logger.info("%s is not converted yet: converting it once", model)
     return convert(model, offline=offline)
+
+
+def is_export(model: str | Path) -> bool:
+    """Returns whether a model is a folder that `e2v export` has written."""
+    path = _path(model)
+    return all(os.path.isfile(path / name) for name in ("model.onnx", "config.json", "run.py"))

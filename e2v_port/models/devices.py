@@ -8,12 +8,13 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
+from typing import NamedTuple
 
 from e2v_port.architectures.config import DTYPES
 from e2v_port.errors import RuntimeUnavailable, cut
 from e2v_port.host import check_fork, limit_threads, own_settings
 
-__all__ = ["RUNTIMES", "choose", "describe", "fastest_dtype", "unavailable"]
+__all__ = ["PROVIDERS", "RUNTIMES", "Provider", "choose", "describe", "fastest_dtype", "unavailable"]
 
 # Module of e2v_port.runtimes, by runtime.
 RUNTIMES = {
@@ -22,6 +23,29 @@ RUNTIMES = {
     "mlx": "mlx_runtime",
     "cpu": "torch_runtime",
     "numpy": "numpy_runtime",
+}
+
+
+class Provider(NamedTuple):
+    """What ONNX Runtime computes with.
+
+    Attributes:
+        provider: Its name there.
+        remedy: How to get it.
+    """
+
+    provider: str
+    remedy: str
+
+
+# Runtimes for exported models, all of the module onnx_runtime.
+PROVIDERS = {
+    "onnx": Provider("CPUExecutionProvider", 'pip install "e2v-port[onnx]"'),
+    "onnx:cuda": Provider("CUDAExecutionProvider", "pip uninstall onnxruntime, then pip install onnxruntime-gpu"),
+    "onnx:coreml": Provider("CoreMLExecutionProvider", "pip install onnxruntime, on macOS"),
+    "onnx:directml": Provider(
+        "DmlExecutionProvider", "pip uninstall onnxruntime, then pip install onnxruntime-directml, on Windows"
+    ),
 }
 
 APPLE_SILICON = sys.platform == "darwin" and platform.machine() == "arm64"
@@ -33,11 +57,24 @@ def unavailable(runtime: str) -> str | None:
     Raises:
         RuntimeUnavailable: No runtime has this name.
     """
+    if runtime in PROVIDERS:
+        return _onnx(PROVIDERS[runtime])
     if runtime not in RUNTIMES:
-        raise RuntimeUnavailable(f"unknown runtime {cut(str(runtime), 80)}: use auto, {', '.join(RUNTIMES)}")
+        known = ", ".join(("auto", *RUNTIMES, *PROVIDERS))
+        raise RuntimeUnavailable(f"unknown runtime {cut(str(runtime), 80)}: use {known}")
     if runtime == "numpy":
         return None
     return _mlx() if runtime == "mlx" else _torch(runtime)
+
+
+def _onnx(found: Provider) -> str | None:
+    if not _installed("onnxruntime"):
+        return f"ONNX Runtime is not installed: {found.remedy}"
+    try:
+        here = import_module("onnxruntime").get_available_providers()
+    except (ImportError, OSError) as error:
+        return f"ONNX Runtime cannot be imported ({error}): {found.remedy}"
+    return None if found.provider in here else f"this ONNX Runtime has no {found.provider}: {found.remedy}"
 
 
 def _mlx() -> str | None:
@@ -92,6 +129,10 @@ def describe(runtime: str) -> str:
         import mlx.core as mx
 
         return f"MLX {version('mlx')} on {mx.default_device().type.name}"
+    if runtime in PROVIDERS:
+        import onnxruntime
+
+        return f"ONNX Runtime {onnxruntime.__version__} with {PROVIDERS[runtime].provider}, for exported models"
     if runtime == "numpy":
         return f"numpy {version('numpy')}, one clip at a time"
     import torch
@@ -119,8 +160,8 @@ def choose(runtime: str, dtype: str | None = None) -> str:
     check_fork(runtime)
     if reason := unavailable(runtime):
         raise RuntimeUnavailable(f"runtime {runtime} is not available: {reason}")
-    if runtime == "numpy" and dtype not in {None, "auto", "float32"}:
-        raise RuntimeUnavailable(f"runtime numpy computes in float32 only, not in {dtype}: leave the dtype out")
+    if runtime in {"numpy", *PROVIDERS} and dtype not in {None, "auto", "float32"}:
+        raise RuntimeUnavailable(f"runtime {runtime} computes in float32 only, not in {dtype}: leave the dtype out")
     return runtime
 
 
@@ -131,7 +172,7 @@ def fastest_dtype(runtime: str) -> str:
     A GPU is fastest in 16 bits; a CPU is measured, in about 20 ms. CPUs with instructions for bfloat16 compute it
     several times faster than float32, those without many times slower.
     """
-    if runtime == "numpy":
+    if runtime in {"numpy", *PROVIDERS}:
         return "float32"
     if runtime == "mlx":
         import mlx.core as mx

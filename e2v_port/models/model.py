@@ -30,7 +30,7 @@ class Model(Batched):
 
     Attributes:
         config: Content of config.json.
-        runtime: `cuda`, `cpu`, `mps`, `mlx` or `numpy`.
+        runtime: `cuda`, `cpu`, `mps`, `mlx`, `numpy` or one of `devices.PROVIDERS`.
         dtype: Type of the arithmetic between waveform norm and pooling: `float32`, `float16` or `bfloat16`.
         labels: Names of its labels, in order; empty for a model without a head.
         embed_dim: Length of an embedding.

@@ -15,7 +15,7 @@ from e2v_port.errors import E2VError
 from e2v_port.host import fork_safe_lock
 from e2v_port.speech.level import Gain
 
-__all__ = ["FRAME_SAMPLES", "TENSORS", "SpeechProbabilities", "speech_probabilities"]
+__all__ = ["FRAME_SAMPLES", "TENSORS", "SpeechProbabilities", "read_weights", "speech_probabilities"]
 
 Array: TypeAlias = NDArray[np.float32]
 State: TypeAlias = tuple[Array, Array]  # of the LSTM: output and cells
@@ -119,7 +119,15 @@ def _network() -> "_Network":
         return _Network.load()
 
 
-def _weights() -> dict[str, Array]:
+def read_weights() -> dict[str, Array]:
+    """Reads weights/silero/model.safetensors.
+
+    Returns:
+        The arrays of `TENSORS`.
+
+    Raises:
+        E2VError: The file is missing, damaged or another one.
+    """
     path = files("e2v_port.weights").joinpath("silero", "model.safetensors")
     try:
         found: dict[str, Array] = load(path.read_bytes())
@@ -138,7 +146,7 @@ class _Network:
     """
 
     def __init__(self) -> None:
-        weights = _weights()
+        weights = read_weights()
         taps = [weights[f"conv{i}.weight"].transpose(2, 1, 0) for i in range(4)]  # [3, channels in, channels out]
         self._stft = _pieces(weights["stft"][:, 0].T, 4)
         self._first = _pieces(np.concatenate(taps[0], axis=1), 4)
