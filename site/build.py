@@ -150,8 +150,8 @@ def _judge(place: Path, model: str | Path, dtype: str) -> None:
         "noise": {"hop": HOP, "edges": noise.edges(), "correction": noise.correction().tolist()},
     }
     tables = {name: table(name) for name in ("emotions", "compounds", "labels")}
-    for name, content in (("settings", settings), ("taxonomy", tables)):
-        (place / f"{name}.json").write_text(json.dumps(content, ensure_ascii=False), "utf-8")
+    for name, document in (("settings", settings), ("taxonomy", tables)):
+        (place / f"{name}.json").write_text(json.dumps(document, ensure_ascii=False), "utf-8")
     licences = {
         "model.onnx": config.licence,
         "onnxruntime.js, onnxruntime.wasm": "MIT, Copyright (c) Microsoft Corporation (onnxruntime-web)",
