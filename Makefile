@@ -2,6 +2,7 @@
 # make test         the tests; ARGS="-k audio" runs some of them, ARGS="--full-size" those of full-size models as well
 # make weights      real weights for tests at full size, in build/weights: OpenAI's Whisper, 200 MB to download
 # make lint         ruff and mypy
+# make site         the page with the bundled model as static files, in build/site-app
 # make docs         the documentation site, in build/site; warnings are errors
 # make constraints  constraints.txt: every dependency of the above, pinned at the newest releases that work together
 #
@@ -15,7 +16,7 @@ SYSTEM := $(shell uname -s)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test weights lint docs constraints blas programs
+.PHONY: demo test weights lint site docs constraints blas programs
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/ready-demo blas
@@ -35,6 +36,9 @@ lint: $(VENV)/ready-lint
 	$(BIN)/ruff format --check
 	@$(MERGED)
 	cd $(VENV)/merged && ../bin/mypy
+
+site: $(VENV)/ready-site
+	@$(BIN)/python site/build.py
 
 docs: $(VENV)/ready-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
@@ -65,6 +69,7 @@ EVERY_EXTRA := mlx-cpu,test,lint,plots,docs
 EXTRAS_demo := mlx-cpu,torch
 EXTRAS_test := mlx-cpu,test
 EXTRAS_docs := docs
+EXTRAS_site := onnx
 EXTRAS_lint := mlx-cpu,serve,lint
 
 $(VENV)/ready-%: $(VENV)/made pyproject.toml constraints.txt

@@ -9,7 +9,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from e2v_port.audio import SAMPLING_RATE, Waveform
 from e2v_port.prosody.frames import HOP, Numbers
 
-__all__ = ["LEAST_SAMPLES", "signal_to_noise"]
+__all__ = ["LEAST_SAMPLES", "correction", "edges", "signal_to_noise"]
 
 LEAST_SAMPLES = 1600  # 0.1 s, of which five frames are left
 
@@ -38,7 +38,7 @@ def signal_to_noise(waveform: Waveform) -> float:
         0 to 60.
     """
     bands = _band_powers(waveform)
-    noise = float(np.maximum(_quietest(bands) * _correction(), _LEAST).sum())
+    noise = float(np.maximum(_quietest(bands) * correction(), _LEAST).sum())
     powers = bands.sum(axis=1)
     levels = 10 * np.log10(np.maximum(powers, _LEAST))
     speech = float(powers[levels >= np.quantile(levels, 0.95) - _SPOKEN].mean())
@@ -49,7 +49,7 @@ def _band_powers(waveform: Waveform) -> Numbers:
     """Returns the power in each band [frames, bands], averaged over three frames."""
     frames = sliding_window_view(waveform, _WINDOW)[::HOP] * _hann()
     powers = np.abs(np.fft.rfft(frames)) ** 2 * (2 / _WINDOW / (_hann() ** 2).sum())
-    bands = np.add.reduceat(powers, _edges(), axis=1)
+    bands = np.add.reduceat(powers, edges(), axis=1)
     averaged: Numbers = sliding_window_view(bands, _SMOOTHED, axis=0).mean(axis=-1)
     return averaged
 
@@ -65,7 +65,7 @@ def _hann() -> Numbers:
 
 
 @cache
-def _edges() -> list[int]:
+def edges() -> list[int]:
     """Returns the first bin of each band: evenly spaced on the mel scale, 2595 log10(1 + f / 700)."""
     low, high = (math.log10(1 + hertz / 700) for hertz in (_LOWEST, _HIGHEST))
     hertz = 700 * (10 ** np.linspace(low, high, _BANDS + 1) - 1)
@@ -74,7 +74,7 @@ def _edges() -> list[int]:
 
 
 @cache
-def _correction() -> Numbers:
+def correction() -> Numbers:
     """Returns how far the quietest frames of steady noise lie below its mean, by band: measured on a minute of it."""
     noise = np.random.default_rng(0).normal(0, 0.1, 60 * SAMPLING_RATE).astype(np.float32)
     bands = _band_powers(noise)

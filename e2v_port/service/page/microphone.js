@@ -39,7 +39,7 @@ export async function openMicrophone(signal, onBlock, onEnd) {
   const lost = (why) => open && onEnd(why);
   signal.addEventListener("abort", stop);
   try {
-    const loaded = context.audioWorklet.addModule("/page/microphone-worklet.js").catch(() => {
+    const loaded = context.audioWorklet.addModule(new URL("microphone-worklet.js", import.meta.url)).catch(() => {
       throw new ServiceError({ kind: "gone" });
     });
     await unlessAborted(loaded, signal);

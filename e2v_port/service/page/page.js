@@ -70,8 +70,9 @@ function show(recording, answer, ...remarks) {
   player.moveTo(0);
   emotion.show(answer.emotion_enabled);
   const judged = answer.segments.filter((segment) => segment.emotion).length;
-  const { total, receive } = answer.timings; // the total includes the time that the upload took
-  const times = `in ${(total - receive).toFixed(2)} s, after ${receive.toFixed(2)} s of upload`;
+  const { total, receive } = answer.timings; // the total includes the time that the upload took, where there is one
+  const upload = receive === undefined ? "" : `, after ${receive.toFixed(2)} s of upload`;
+  const times = `in ${(total - (receive ?? 0)).toFixed(2)} s${upload}`;
   say({ status: [`${judged} of ${answer.segments.length} segments judged ${times}.`, ...remarks].filter(Boolean).join(" ") });
   $("clip").scrollIntoView({ block: "nearest" });
   drawWaveform(recording, answer);
