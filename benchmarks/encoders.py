@@ -7,6 +7,8 @@ MODEL is a converted whisper-base in float32. Attention pools the outputs of one
 that separates frames of speech from silence, so that a clip may have pauses around its voice. A logistic regression on
 the pooled mean and standard deviation is the head to begin with. Then attention, head and the last blocks that are kept
 learn together, on augmented clips. What is kept is a moving average of all steps, and of several trainings the mean.
+Clips are normalized, so that a loud voice is heard like a quiet one; the first convolution takes the change of level
+back.
 The number of epochs is fixed beforehand: the development speakers of the corpora are trained on as well, and with
 --everyone those of the test too.
 """
@@ -33,7 +35,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from e2v_port import seam
 from e2v_port.architectures.base import Readout, Transformer
 from e2v_port.architectures.config import Label, ModelConfig, Source, TrainedOn
-from e2v_port.audio import SAMPLING_RATE, Waveform, load_audio
+from e2v_port.architectures.whisper import WhisperConfig
+from e2v_port.audio import SAMPLING_RATE, Waveform, load_audio, normalize
 from e2v_port.errors import AudioError
 from e2v_port.evaluation import readers
 from e2v_port.evaluation.datasets import Utterance
@@ -50,6 +53,7 @@ CLEAN = 0.35  # share of clips without augmentation
 PAUSES = 0.4  # share of clips with pauses around the voice
 PAUSE = int(1.2 * SAMPLING_RATE)  # samples of the longest pause
 FLOOR = (-80.0, -35.0)  # dB, level of the noise in pauses below the voice's peak
+LEVEL = 0.05  # root mean square that a normalized clip has for the encoder, about that of a recording it knows
 HEADS = 4  # of attention
 LISTENED = 200  # clips whose frames give that direction
 SILENCED = 50.0  # weight of speech in attention, of that of silence, to begin with
@@ -121,10 +125,10 @@ def surrounded(waveform: Waveform, rng: Generator) -> Waveform:
 
 
 def padded(waveforms: Sequence[Waveform]) -> NDArray[np.float32]:
-    """Returns waveforms side by side, zeros after their ends."""
+    """Returns normalized waveforms side by side, zeros after their ends."""
     batch = np.zeros((len(waveforms), max(map(len, waveforms))), np.float32)
     for row, waveform in zip(batch, waveforms, strict=True):
-        row[: len(waveform)] = waveform
+        row[: len(waveform)] = normalize(waveform, WhisperConfig.waveform_eps)
     return batch
 
 
@@ -146,8 +150,11 @@ def cut(encoder: Path, work: Path) -> tuple[Any, ModelConfig]:
     """Returns the runtime of the first blocks, which attends to all frames equally, and its configuration."""
     config = ModelConfig.read(encoder)
     assert isinstance(config.architecture, Transformer)
-    config = replace(config, architecture=config.architecture.read(Readout((BLOCK,), "attention", HEADS)), labels=())
+    architecture = replace(config.architecture.read(Readout((BLOCK,), "attention", HEADS)), normalize=True)
+    config = replace(config, architecture=architecture, labels=())
     stored = load_file(encoder / "model.safetensors")
+    # A gain of g adds log10(g) / 2 to Whisper's spectrogram.
+    stored["conv_layers.0.bias"] += np.log10(LEVEL) / 2 * stored["conv_layers.0.weight"].sum((1, 2))
     shapes = config.architecture.tensors()
     tensors = {name: stored.get(name, np.zeros(shape, np.float32)) for name, shape in shapes.items()}
     seam.store(work, config, lambda: iter(tensors.items()))
@@ -164,7 +171,7 @@ def attentive(runtime: Any, waveforms: Sequence[Waveform], hop: int) -> Tensor:
     states, voiced = [], []
     for waveform in waveforms:
         clip = waveform[: len(waveform) // hop * hop]
-        [layers] = runtime.layers(clip[None], [len(clip)])
+        [layers] = runtime.layers(padded([clip]), [len(clip)])
         level = 10 * np.log10(np.square(clip).reshape(-1, hop).mean(1) + 1e-12)
         level = level[: layers.shape[1]] - level.max()
         clear = (level > -30) | (level < -45)

@@ -2,11 +2,11 @@
 
     python benchmarks/packing.py WORK --corpus emodb=FOLDER --corpus ravdess=FOLDER --corpus nemo=FOLDER
 
-WORK holds a folder for each model, by its name in the package, as `e2v train` or `e2v convert` wrote it. Each is
-evaluated on every corpus and under conditions, by benchmarks/cross_corpus.py: on the test speakers if the model was
-trained on others of that corpus, or else on all speakers. What config.json and these figures say of it becomes its row
-in weights/manifest.json, the tables of facts and figures in its card, and a row in README.md. Without WORK, only these
-are written again, from what weights/ holds.
+WORK holds a folder for each model, by its name in the package, as `e2v train` or benchmarks/encoders.py wrote it, with
+a temperature. Encoders are packed into 8 bits. Each model is evaluated on every corpus and under conditions, by
+benchmarks/cross_corpus.py: on the test speakers if the model was trained on others of that corpus, or else on all
+speakers. What config.json and these figures say of it becomes its row in weights/manifest.json, the tables of facts and
+figures in its card, and a row in README.md. Without WORK, only these are written again, from what weights/ holds.
 
 The text of a card, weights/NAME/README.md, and the license, weights/NAME/LICENSE, are written by hand beforehand;
 tests/test_packaging.py checks them against the training data.
@@ -16,6 +16,7 @@ import argparse
 import json
 import re
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,8 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from cross_corpus import TEST, accuracy, conditions_table, confidence, confusion, groups, measure, table, title
+from safetensors.numpy import load_file
 
-from e2v_port import load
+from e2v_port import load, seam
 from e2v_port.architectures import tensors
 from e2v_port.architectures.config import ModelConfig, Source
 from e2v_port.evaluation import datasets, readers
@@ -142,15 +144,27 @@ def documents() -> dict[Path, str]:
 # ---- files
 
 
+def packed(folder: Path, out: Path) -> Path:
+    """Writes a model as the package has it, and returns its folder."""
+    config = ModelConfig.read(folder)
+    config = replace(
+        config,
+        dtype="q8" if tensors.packed(config.architecture) else config.dtype,
+        licence=config.licence.partition(";")[0],  # means of labels come from corpora that it was trained on anyway
+        # Without a hash: it was trained, so that `e2v verify` and `e2v bench` look for no checkpoint that it came from.
+        source=Source(out.name, "local", "", "", ""),
+    )
+    stored = load_file(folder / "model.safetensors")
+    seam.store(out, config, lambda: iter(stored.items()))
+    return out
+
+
 def put_in_place(name: str, folder: Path, measured: Mapping[str, Any]) -> None:
     """Copies a model into weights/, under its name there."""
     place = WEIGHTS / name
     place.mkdir(exist_ok=True)
-    config = ModelConfig.read(folder)
-    # Without a hash: it was trained, so that `e2v verify` and `e2v bench` look for no checkpoint that it came from.
-    config = replace(config, source=Source(name, "local", "", "", ""))
-    shutil.copyfile(folder / "model.safetensors", place / "model.safetensors")
-    (place / "config.json").write_text(config.to_json(), "utf-8")
+    for file in ("model.safetensors", "config.json"):
+        shutil.copyfile(folder / file, place / file)
     (place / "evaluation.json").write_text(json.dumps(measured, indent=1) + "\n", "utf-8")
     for path in place.iterdir():
         path.chmod(0o644)
@@ -187,9 +201,12 @@ def main() -> None:
     if options.work:
         corpora = [readers.read(spec) for spec in options.corpus]
         for config in sorted(options.work.glob("bundled*/config.json")):
-            print(config.parent.name, flush=True)
-            measured = measure(load(config.parent, runtime="cpu"), corpora, conditions=True)
-            put_in_place(config.parent.name, config.parent, {"corpora": measured})
+            name = config.parent.name
+            print(name, flush=True)
+            with tempfile.TemporaryDirectory() as work:
+                folder = packed(config.parent, Path(work) / name)
+                measured = measure(load(folder, runtime="cpu"), corpora, conditions=True)
+                put_in_place(name, folder, {"corpora": measured})
     MANIFEST.write_text(manifest(), "utf-8")
     for path, text in documents().items():
         with replacing(path) as partial:

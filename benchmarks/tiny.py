@@ -1,15 +1,17 @@
 """Trains and calibrates the tiny models; `python benchmarks/packing.py WORK` puts them into the package.
 
     python benchmarks/tiny.py bundled-tiny --corpus emodb=FOLDER --teacher WORK/bundled \\
-        --unlabelled FOLDER --unlabelled FOLDER --work WORK
+        --unlabelled FOLDER --unlabelled FOLDER --calibrate ravdess=FOLDER --calibrate nemo=FOLDER --work WORK
     python benchmarks/tiny.py bundled-tiny-nc --corpus ravdess=FOLDER --corpus nemo=FOLDER --teacher WORK/bundled-nc \\
-        --unlabelled FOLDER --unlabelled FOLDER --work WORK
+        --unlabelled FOLDER --unlabelled FOLDER --calibrate emodb=FOLDER --work WORK
 
 Equivalent to these commands, with the settings below:
 
     e2v train --corpus ... --teacher ... --unlabelled ... --threads 1 --licence "..." --out WORK/NAME
     (the floor of its spectrogram raised in config.json)
-    e2v evaluate --model WORK/NAME --corpus ... --calibrate
+    e2v evaluate --model WORK/NAME --corpus ... --split dev --calibrate
+
+The last one takes corpora that the model was not trained on.
 
 An existing WORK/NAME is not trained again; an interrupted training is resumed.
 """
@@ -67,7 +69,7 @@ def raise_floor(folder: Path) -> None:
 
 
 def main() -> None:
-    """Trains unless there is a model already, and calibrates on the dev speakers."""
+    """Trains unless there is a model already, and calibrates on the development speakers of other corpora."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=RECIPES)
     parser.add_argument("--corpus", action="append", required=True, metavar="NAME=PATH", help="trained on")
@@ -75,21 +77,22 @@ def main() -> None:
     parser.add_argument(
         "--unlabelled", type=Path, action="append", default=[], metavar="FOLDER", help="speech without labels"
     )
+    parser.add_argument("--calibrate", action="append", required=True, metavar="NAME=PATH", help="corpus apart")
     parser.add_argument("--work", type=Path, required=True, metavar="WORK", help="working folder")
     options = parser.parse_args()
     folder = options.work / options.name
-    corpora = [readers.read(spec) for spec in options.corpus]
     if not is_converted(folder):
+        corpora = [readers.read(spec) for spec in options.corpus]
         train(options.name, corpora, options.teacher, options.unlabelled, folder)
     raise_floor(folder)
     calibration.store_temperature(folder, 1.0)
     model = load(folder, runtime="cpu")
-    clips = splits.chosen(corpora, "dev")
-    dev = [evaluate(model, some, seen=True) for some in clips.values()]
+    clips = splits.chosen([readers.read(spec) for spec in options.calibrate], "dev")
+    dev = [evaluate(model, some) for some in clips.values()]
     temperature, before, after = calibration.temperature(dev)
     speakers = {clip.speaker for some in clips.values() for clip in some}
     calibration.store_temperature(folder, temperature, speakers)
-    print(f"temperature {temperature:.3f}: negative log likelihood on dev {before:.3f} -> {after:.3f}")
+    print(f"temperature {temperature:.3f}: negative log likelihood on them {before:.3f} -> {after:.3f}")
 
 
 if __name__ == "__main__":
