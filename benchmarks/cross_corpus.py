@@ -32,7 +32,7 @@ from e2v_port.models.model import Model
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 TEST, ALL = "test speakers", "never trained on"
-MOST = 2000  # clips of a corpus that are heard under conditions; of a larger one, those of the test speakers
+MOST = 1000  # clips of a corpus that are heard under conditions; of a larger one, those of the test speakers
 
 
 def main() -> None:
