@@ -40,7 +40,7 @@ class FusionSettings:
             emotion.
         compound_confidence: Confidence below which a label has no compound.
         uncertain: Confidence below which a judgement gets the note `uncertain`: the label is more likely wrong than
-            right. With the bundled model 39 % of such labels are right, 68 % of all others (docs/taxonomy.md).
+            right. With the bundled model 41 % of such labels are right, 61 % of all others (docs/taxonomy.md).
         lead: Lead in probability of the label over the second label up to which a judgement gets that note, too.
         noisy: Signal-to-noise ratio in dB below which a judgement gets the note `noisy`: music or noise then colors
             what the models hear. docs/prosody.md shows how often it is right.
