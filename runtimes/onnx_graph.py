@@ -146,9 +146,11 @@ def _prepared(architecture: Architecture, g: Graph) -> tuple[Value, Value, Value
         centered = g.where(valid, x - total / number, 0.0)
         scale = ((centered * centered).sum(1) / number + architecture.waveform_eps).apply("Sqrt")
         x = g.where(prepared, x, centered / scale)
+    # Also where every clip is too short to be judged: the network fails on less, instead of giving NaN.
+    missing = (-waveform.size(1) + max(architecture.shortest, _fewest(architecture))).at_least(0)
+    x = x.pad(0, 0, 0, missing)
     if architecture.shortest:
-        missing = (-waveform.size(1) + architecture.shortest).at_least(0)
-        x, samples = x.pad(0, 0, 0, missing), samples.at_least(architecture.shortest)
+        samples = samples.at_least(architecture.shortest)
     return x, samples, void, (highest - lowest <= SILENCE) & ~prepared
 
 

@@ -197,7 +197,8 @@ def test_every_column_is_described(whole):
         assert field.metadata[b"description"], field.name
     assert schema.field("start").metadata[b"unit"] == b"s"
     assert schema.field("e2v_angry").metadata[b"range"] == b"0 to 1"
-    assert schema.field("embedding").type == pa.list_(pa.field("element", pa.float16()), 256)
+    size = e2v_port.load("bundled").config.architecture.embed_dim
+    assert schema.field("embedding").type == pa.list_(pa.field("element", pa.float16()), size)
 
 
 # ---- where clips come from

@@ -169,7 +169,7 @@ REFUSED = {
     "another rate": (wav(VOICE, rate=44_100), "must be mono, with 16-bit samples at 16000 Hz"),
     "two channels": (wav(VOICE, channels=2), "must be mono"),
     "24 bits": (wav(VOICE[:3000], bits=24), "must be mono, with 16-bit samples"),
-    "more than a minute": (wav(VOICE * (2 * 60 * RATE // len(VOICE) + 1)), "last at most 60 s"),
+    "too long": (wav(VOICE * (2 * 60 * RATE // len(VOICE) + 1)), "last at most 30 s"),  # as for every Whisper
     "cut off": (wav(VOICE)[:-1000], "is cut off"),
     "numbers of another kind": (wav(VOICE, form=3), "16-bit samples"),
     "only a head": (wav(VOICE)[:40], "WAV file"),

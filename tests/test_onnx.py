@@ -243,6 +243,14 @@ def test_a_clip_that_cannot_be_judged_gets_no_number(exported: dict[str, Path]) 
             assert np.isnan(found[output][1:]).all(), (name, output)
 
 
+@pytest.mark.parametrize("samples", [0, 1, 159, 399])
+def test_a_clip_below_25_ms_alone_gets_no_number(exported: dict[str, Path], samples: int) -> None:
+    for name, folder in exported.items():
+        found = run(folder, [CLIPS[0][:samples]])
+        for output in set(found) - {"lengths"}:
+            assert np.isnan(found[output]).all(), (name, output)
+
+
 def test_silence_has_no_probabilities(exported: dict[str, Path]) -> None:
     dither = np.random.default_rng(0).choice(np.float32([0, 1, -1]) / 32768, 16_000)
     clips = [CLIPS[0], np.zeros(16_000, np.float32), np.full(16_000, 0.3, np.float32), dither]
