@@ -266,8 +266,8 @@ def test_a_call_is_judged_by_channels(field: Path, model: e2v_port.Model) -> Non
     assert [segment.judgement for segment in by_channel.segments] == [each.judgement for [each] in alone]
     assert [segment.channel for segment in by_rttm.segments] == [1, 2]
     for segment in by_rttm.segments:
-        expected = model.predict(load_audio(field / "call.wav", channel=segment.channel), RATE)
-        assert segment.judgement.scores == pytest.approx(expected.scores, abs=2e-5)
+        heard = load_audio(field / "call.wav", channel=segment.channel)[: round(segment.end * RATE)]
+        assert segment.judgement.scores == pytest.approx(model.predict(heard, RATE).scores, abs=2e-5)
 
 
 # ---- the service and its client
