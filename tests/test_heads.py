@@ -292,7 +292,7 @@ def test_what_a_model_does_not_have_is_refused(backbone: Path, task: training_ta
         (backbone, HeadRecipe(layers="5"), "from 1 to 4"),
         (backbone, HeadRecipe(layers="1", pooling="max"), "pooling must be"),
         (backbone, HeadRecipe(layers="2", finetune=3), "3 blocks cannot be fine-tuned: 2 are kept"),
-        (half, HeadRecipe(layers="2", finetune=1), "convert it to float32"),
+        (half, HeadRecipe(layers="2", finetune=1), "use one in float32"),
     ):
         with pytest.raises(TrainingError, match=words):
             head.train(model, task, tmp_path / "out", recipe, runtime="cpu")
