@@ -53,7 +53,7 @@ def test_runtimes_agree_on_recordings_alone_and_in_a_batch(
     other = e2v_port.load(model.config.source.repository, runtime=runtime)
     batch = other.predict([*clips.values()], SAMPLING_RATE)
     for (name, clip), known, together in zip(clips.items(), expected, batch, strict=True):
-        # The tolerance between runtimes, for every model. Next to a pure tone, a spectrogram 80 dB deep is rounding noise.
+        # The tolerance between runtimes. Next to a pure tone, a spectrogram 80 dB deep is rounding noise in float32.
         limit = 2e-4 if "hum" in name else 5e-5
         for found in together, other.predict(clip, SAMPLING_RATE):
             assert known.label == found.label, name
