@@ -27,7 +27,7 @@ def decode(source: Source) -> Generator[Waveform]:
 
     libsndfile decodes what it stores exactly (WAV, FLAC, AIFF and the like); FFmpeg decodes everything else, and what
     libsndfile does not know. Where FFmpeg is not installed, libsndfile decodes MP3, too, to the same samples within
-    1e-6. Where the parts of joined files differ, they get the rate and channels of the first.
+    1e-5. Where the parts of joined files differ, they get the rate and channels of the first.
 
     Args:
         source: The file. Its `rate` is set before the first block; its `notes` are complete after the last.
