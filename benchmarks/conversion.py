@@ -9,13 +9,13 @@ mapped but not read: with it base has 1118 MB, and the first half takes the same
 import argparse
 import os
 import platform
-import subprocess
 import sys
 import tempfile
-import time
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+
+import cold
 
 MB = 1e6
 
@@ -53,15 +53,7 @@ def measure(converter: str, *arguments: str) -> tuple[float, int]:
 
     Pages of mapped files count, including those the system could reclaim.
     """
-    start = time.perf_counter()
-    command = [sys.executable, "-m", f"e2v_port.converters.{converter}", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    seconds = time.perf_counter() - start
-    if process.returncode:
-        sys.exit(f"error: {' '.join(command[1:])} failed")
-    return seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return cold.measure([sys.executable, "-m", f"e2v_port.converters.{converter}", *arguments])
 
 
 if __name__ == "__main__":
