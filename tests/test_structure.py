@@ -86,6 +86,7 @@ FLOORS = (
     "converters",
     "runtimes",
     "models",
+    "transcribe",
     "llm",
     "analysis",
     "live",

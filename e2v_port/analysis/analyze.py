@@ -22,6 +22,8 @@ from e2v_port.models.batches import ahead
 from e2v_port.models.model import Model
 from e2v_port.speech.segment import GivenSegment, Segment, SegmentSettings
 from e2v_port.speech.transcripts import read_segments
+from e2v_port.transcribe.whisper import WINDOW, Transcriber
+from e2v_port.transcribe.words import Transcript, Word, passages, shared_out
 
 __all__ = ["Options", "analyze", "each"]
 
@@ -43,6 +45,8 @@ class Options(TypedDict, total=False):
     boundaries: BoundarySettings | None
     adapt: bool | Adapting
     baseline: Baselines
+    words: str | Path | Transcriber | None
+    language: str | None
     offline: bool
 
 
@@ -93,6 +97,8 @@ def each(
     boundaries: BoundarySettings | None = None,
     adapt: bool | Adapting = False,
     baseline: Baselines = None,
+    words: str | Path | Transcriber | None = None,
+    language: str | None = None,
     offline: bool = False,
 ) -> Iterator[Analysis | AudioError]:
     """Analyzes any number of clips, and continues after a clip that cannot be used.
@@ -123,6 +129,10 @@ def each(
             who was adapted to, or why not: see docs/adaptation.md. Or a function that adapts the results of a clip.
         baseline: Baselines of speakers, or their files. One with an offset is used instead of learning it; the last one
             also serves for speech without a speaker.
+        words: Recognizer that reads what is said: the name of a Whisper model or its folder, as for
+            `e2v_port.transcribe.whisper.Transcriber`, or a loaded one. Only segments of speech are read, on their
+            channel, from the sound that the models hear.
+        language: Code of the language that is spoken; None to detect it in each clip.
         offline: Whether to never open a connection.
 
     Returns:
@@ -148,6 +158,7 @@ def each(
         clips = list(clips)
         given = _given(segments, len(clips), whole)
     request = Request(channel, given, whole)
+    reader = _reader(words, language, given, offline)
     if model is None and dimensional is None:
         model = _bundled()
     judge = Judge.load(model, dimensional, fusion, runtime=runtime, dtype=dtype, offline=offline)
@@ -157,7 +168,24 @@ def each(
         fusion=judge.fusion,
         boundaries=(boundaries or BoundarySettings()) if frames else None,
     )
-    return _Analyzer(judge, chosen, request, _adapting(judge, adapt, baseline)).each(clips, sampling_rate)
+    return _Analyzer(judge, chosen, request, _adapting(judge, adapt, baseline), reader).each(clips, sampling_rate)
+
+
+def _reader(
+    words: str | Path | Transcriber | None, language: str | None, given: Sequence[GivenSegment] | None, offline: bool
+) -> Transcriber | None:
+    """Returns the recognizer of words, after checking that it fits the other options."""
+    if words is None:
+        if language is not None:
+            raise ValueError("language= belongs to words=: pass both, or leave it out")
+        return None
+    if any(segment.text is not None for segment in given or ()):
+        raise SegmentError("the given segments have their words: do not read them again, or leave their texts out")
+    if not isinstance(words, Transcriber):
+        return Transcriber(words, language=language, offline=offline)
+    if language is not None:
+        raise ValueError("a loaded recognizer has its language: leave language= out")
+    return words
 
 
 def _adapting(judge: Judge, adapt: bool | Adapting, given: Baselines) -> Adapting | None:
@@ -209,7 +237,9 @@ class _Work:
     segments: list[Segment]
     notes: tuple[Note, ...]
     timings: dict[str, float]
-    judged: dict[int, JudgedWaveform] = field(default_factory=dict)  # by the number of the segment
+    transcript: Transcript | None = None
+    words: dict[int, tuple[Word, ...]] = field(default_factory=dict)  # by the number of the segment
+    judged: dict[int, JudgedWaveform] = field(default_factory=dict)  # in the same way
     error: AudioError | None = None
 
     def to_judge(self) -> list[int]:
@@ -219,9 +249,15 @@ class _Work:
 
 class _Analyzer:
     def __init__(
-        self, judge: Judge, settings: AnalysisSettings, request: Request, adapting: Adapting | None = None
+        self,
+        judge: Judge,
+        settings: AnalysisSettings,
+        request: Request,
+        adapting: Adapting | None = None,
+        reader: Transcriber | None = None,
     ) -> None:
         self.judge, self.settings, self.request, self.adapting = judge, settings, request, adapting
+        self.reader = reader
         self.models = judge.models
 
     def each(self, clips: Iterable[Clip | Sounds], sampling_rate: int | None) -> Iterator[Analysis | AudioError]:
@@ -265,8 +301,23 @@ class _Analyzer:
         decoded = time.perf_counter()
         segments, notes = self.request.segments(sounds, self.settings.segments)
         timings = {"decode": decoded - started, "speech": time.perf_counter() - decoded}
+        work = _Work(sounds, segments, (*sounds.notes, *notes), timings)
+        if self.reader:
+            started = time.perf_counter()
+            self._read_words(work, self.reader)
+            timings["words"] = time.perf_counter() - started
         timings |= dict.fromkeys([*self.models, "fusion"], 0.0)
-        return _Work(sounds, segments, (*sounds.notes, *notes), timings)
+        return work
+
+    def _read_words(self, work: _Work, reader: Transcriber) -> None:
+        """Reads the words of each channel by itself, so that nobody's words end up in another's segments."""
+        for channel, sound in work.sounds.by_channel.items():
+            numbers = [i for i, segment in enumerate(work.segments) if segment.channel == channel]
+            segments = [work.segments[i] for i in numbers]
+            words, transcript = reader.read(sound.waveform, passages(segments, WINDOW))
+            if work.transcript is None or work.transcript.language is None:
+                work.transcript = transcript
+            work.words |= {numbers[i]: own for i, own in shared_out(words, segments).items()}
 
     def _finished(self, window: list[_Work | AudioError]) -> list[Analysis | AudioError]:
         self._run([work for work in window if isinstance(work, _Work)])
@@ -303,7 +354,8 @@ class _Analyzer:
         segments = []
         for i, segment in enumerate(work.segments):
             judged = work.judged.get(i)
-            segments.append(placed(segment, judged.judgement, judged.prediction) if judged else placed(segment))
+            estimates = (judged.judgement, judged.prediction) if judged else (None, None)
+            segments.append(placed(segment, *estimates, words=work.words.get(i)))
         changes = None
         if self.settings.boundaries is not None:
             changes = tuple(part for i in sorted(work.judged) for part in self._boundaries(work, i))
@@ -318,6 +370,7 @@ class _Analyzer:
             settings=self.settings,
             timings=work.timings,
             notes=work.notes,
+            transcript=work.transcript,
         )
 
     def _boundaries(self, work: _Work, i: int) -> list[Boundary]:

@@ -51,6 +51,7 @@ def to_csv(analyses: Sequence[Analysis]) -> str:
     rows = []
     for analysis, segment in _segments(analyses):
         cells = segment.to_dict()
+        del cells["words"]  # a row has room for their text
         emotion = cells.pop("emotion") or {}
         rows.append({"file": analysis.file, **cells, **columns(emotion)})
     known = dict.fromkeys(name for row in rows for name in row)
@@ -108,6 +109,9 @@ def to_textgrid(analyses: Sequence[Analysis]) -> str:
         for kind, column in texts.items():
             if kind == "emotion" or any(column):
                 tiers[kind + name] = [(*span, text) for span, text in zip(spans, column, strict=True)]
+        words = [word for segment in segments for word in segment.words or ()]
+        if words:
+            tiers["words" + name] = [(word.start, word.end, word.text) for word in words]
         if analysis.boundaries is not None:
             parts = [part for segment in segments for part in changes.get(id(segment), ())]
             tiers["boundaries" + name] = [(part.start, part.end, part.label) for part in parts]

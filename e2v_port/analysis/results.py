@@ -14,6 +14,7 @@ from e2v_port.llm import describe
 from e2v_port.models.model import Model
 from e2v_port.seconds import seconds
 from e2v_port.speech.segment import Quality, Segment, SegmentSettings
+from e2v_port.transcribe.words import Transcript, Word
 
 if TYPE_CHECKING:
     from e2v_port.prosody.measure import Prosody
@@ -73,12 +74,13 @@ class JudgedSegment:
         end: End in seconds.
         quality: How far the judgement can be trusted, as in `e2v_port.speech.segment.Segment`.
         speaker: Name of the speaker, if given.
-        text: Words spoken, if given.
+        text: Words spoken, if given or read.
         judgement: Judgement by all models together; None for a segment that is too short or has no speech.
         prediction: Estimate of the categorical model alone, before fusion.
         prosody: Measures of the voice; None unless measured, as `EmotionDetector` does.
         reasons: Findings from these measures in words, such as `elevated pitch`.
         channel: Channel of the clip in which it was judged, from 1; None for the channels mixed.
+        words: The words of `text` with their times; None unless they were read in the clip.
     """
 
     start: float
@@ -91,6 +93,7 @@ class JudgedSegment:
     prosody: "Prosody | None" = field(default=None, repr=False)
     reasons: tuple[str, ...] = ()
     channel: int | None = None
+    words: tuple[Word, ...] | None = None
 
     @property
     def duration(self) -> float:
@@ -150,6 +153,7 @@ class JudgedSegment:
             "quality": self.quality,
             "speaker": self.speaker,
             "text": self.text,
+            "words": None if self.words is None else [word.to_dict() for word in self.words],
             "channel": self.channel,
             "emotion": self.judgement.to_dict() if self.judgement else None,
         }
@@ -169,6 +173,7 @@ class Analysis:
         settings: All thresholds of the analysis.
         timings: Seconds spent on the clip, by stage. Clips run in one batch share its time by their speech.
         notes: What the user must know about the sound of the clip, such as a silent channel.
+        transcript: How the words were read; None unless they were.
     """
 
     file: str
@@ -180,6 +185,7 @@ class Analysis:
     settings: AnalysisSettings
     timings: Mapping[str, float]
     notes: tuple[Note, ...] = ()
+    transcript: Transcript | None = None
 
     def __repr__(self) -> str:
         judged = sum(segment.judgement is not None for segment in self.segments)
@@ -198,6 +204,7 @@ class Analysis:
             "segments": [segment.to_dict() for segment in self.segments],
             "boundaries": None if self.boundaries is None else [part.to_dict() for part in self.boundaries],
             "models": [asdict(model) for model in self.models],
+            "transcript": asdict(self.transcript) if self.transcript else None,
             "settings": asdict(self.settings),
             "timings": dict(self.timings),
         }
@@ -210,12 +217,26 @@ class Analysis:
         return describe.line(self.segments, self.settings.fusion, kinds)
 
 
-def placed(segment: Segment, judgement: Judgement | None = None, prediction: Prediction | None = None) -> JudgedSegment:
-    """Returns a segment with its judgement, which gets the doubts of the segment as notes, or without one."""
+def placed(
+    segment: Segment,
+    judgement: Judgement | None = None,
+    prediction: Prediction | None = None,
+    words: tuple[Word, ...] | None = None,
+) -> JudgedSegment:
+    """Returns a segment with its judgement, which gets the doubts of the segment as notes, or without one.
+
+    Args:
+        segment: The segment.
+        judgement: Its judgement.
+        prediction: Estimate of the categorical model alone.
+        words: Words that were read in it, as in `transcribe.words.shared_out`.
+    """
     if judgement and segment.doubts:
         judgement = replace(judgement, notes=(*judgement.notes, *segment.doubts))
-    about = (segment.start, segment.end, graded(segment.quality, judgement), segment.speaker, segment.text)
-    return JudgedSegment(*about, judgement, prediction, channel=segment.channel)
+    text = segment.text if words is None else "".join(word.text for word in words).strip() or None
+    about = (segment.start, segment.end, graded(segment.quality, judgement), segment.speaker, text)
+    bare = None if words is None else tuple(replace(word, text=word.text.strip()) for word in words)
+    return JudgedSegment(*about, judgement, prediction, channel=segment.channel, words=bare)
 
 
 def graded(quality: Quality, judgement: Judgement | None) -> Quality:

@@ -54,6 +54,15 @@ FormatFile = Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", 
 Plot = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Draw a single audio file as a .png, .svg or .pdf picture.")
 ]
+Words = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL", help="Also read the words, with a Whisper model: tiny.en, base, ... large-v3, or its folder."
+    ),
+]
+Language = Annotated[
+    str | None, typer.Option(metavar="CODE", help="Language of the words, such as en; detected by default.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per file, each as soon as it is ready.")]
 
 
@@ -73,6 +82,8 @@ def analyze(
     as_json: Json = False,
     adapt: Adapt = False,
     baseline: BaselineFiles = None,
+    words: Words = None,
+    language: Language = None,
     speech_threshold: SpeechThreshold = None,
     max_gain: MaxGain = None,
     offline: Offline = False,
@@ -83,6 +94,8 @@ def analyze(
     """
     if frames and dimensional and not model:
         fail("--frames needs labels: name a model that gives them with --model")
+    if language and not words:
+        fail("--language belongs to --words: name a Whisper model with --words as well")
     settings = segment_settings(speech_threshold, max_gain)
     _check_segments(segments, whole, files)
     _check_format(form, out, as_json, files)
@@ -107,6 +120,8 @@ def analyze(
         frames=frames,
         adapt=adapt,
         baseline=baseline,
+        words=words,
+        language=language,
         settings=settings,
         offline=offline,
     )

@@ -1,0 +1,116 @@
+"""Whisper through faster-whisper (CTranslate2), on a CPU or an NVIDIA GPU."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from e2v_port.audio import SAMPLING_RATE, Waveform
+from e2v_port.checkpoints.hubs import offline_by_environment
+from e2v_port.errors import CheckpointError, DownloadError, E2VError, ModelNotFound, RuntimeUnavailable, cut, quoted
+from e2v_port.transcribe.words import Transcript, Word
+
+__all__ = ["WINDOW", "Transcriber"]
+
+WINDOW = 30.0  # seconds that Whisper reads at once
+FILES = ("model.bin", "config.json", "tokenizer.json")
+
+
+class Transcriber:
+    """A loaded recognizer.
+
+    The same clip always gets the same words: where Whisper is in doubt, faster-whisper would draw others at random, and
+    here it does not. Nor does a passage depend on the words before it, which keeps one mistake from spreading.
+
+    Attributes:
+        name: Name or folder of the model.
+
+    Args:
+        model: Name of a Whisper model, such as `tiny.en`, `base` or `large-v3`; `owner/name` on Hugging Face; or a
+            folder in the form of CTranslate2.
+        language: Code of the language, such as `en`; None to detect it in the first passage.
+        offline: Never open a connection; `E2V_OFFLINE=1` does the same.
+
+    Raises:
+        RuntimeUnavailable: faster-whisper is not installed.
+        ModelNotFound: No model has this name, or it is not on this machine while offline.
+        DownloadError: It could not be downloaded.
+        CheckpointError: The folder holds no model, or one that is damaged.
+        E2VError: The model does not know the language.
+    """
+
+    def __init__(self, model: str | Path, *, language: str | None = None, offline: bool = False) -> None:
+        try:
+            from ctranslate2 import get_cuda_device_count
+            from faster_whisper import WhisperModel
+        except ImportError as error:
+            raise RuntimeUnavailable(
+                f'words need faster-whisper, which cannot be imported ({error}): pip install "e2v-port[words]"'
+            ) from error
+        self.name = str(model)
+        folder = _folder(model, offline=offline or offline_by_environment())
+        device, numbers = ("cuda", "float16") if get_cuda_device_count() else ("cpu", "int8")
+        try:
+            self._whisper: Any = WhisperModel(str(folder), device=device, compute_type=numbers, local_files_only=True)
+        except Exception as error:  # CTranslate2's and the tokenizer's errors have no common class
+            raise CheckpointError(f"{folder} cannot be loaded as a Whisper model ({cut(str(error), 200)})") from error
+        known = self._whisper.supported_languages
+        if language is not None and language not in known:
+            raise E2VError(f"language {quoted(language)} is unknown to {self.name}: use {', '.join(sorted(known))}")
+        self._language = language
+
+    def read(self, waveform: Waveform, passages: Sequence[tuple[float, float]]) -> tuple[tuple[Word, ...], Transcript]:
+        """Reads the words in passages of a clip.
+
+        Args:
+            waveform: [samples], float32, 16 kHz, of the whole clip.
+            passages: Start and end of each part to read, in seconds, in order and apart.
+
+        Returns:
+            All words in order, with times from the start of the clip, their texts as Whisper writes them: with a space
+            in front where one belongs. And how they were read.
+        """
+        if not passages:
+            return (), Transcript(self.name, self._language, None)
+        segments, info = self._whisper.transcribe(
+            waveform,
+            language=self._language,
+            temperature=0.0,
+            condition_on_previous_text=False,
+            word_timestamps=True,
+            vad_filter=False,
+            clip_timestamps=[time for passage in passages for time in passage],
+        )
+        last = len(waveform) / SAMPLING_RATE
+        words = tuple(
+            Word(min(word.start, last), min(word.end, last), word.word, word.probability)
+            for segment in segments
+            for word in segment.words or ()
+        )
+        detected = None if self._language else float(info.language_probability)
+        return words, Transcript(self.name, info.language, detected)
+
+
+def _folder(model: str | Path, *, offline: bool) -> Path:
+    """Returns the folder of a model in the form of CTranslate2; downloads it if necessary."""
+    from faster_whisper.utils import available_models, download_model
+
+    path = Path(model)
+    if path.is_dir():
+        if missing := [name for name in FILES if not (path / name).is_file()]:
+            raise CheckpointError(f"{path}: no {', no '.join(missing)}: not a Whisper model of CTranslate2")
+        return path
+    name = str(model)
+    if name not in available_models() and name.count("/") != 1:
+        names = ", ".join(available_models())
+        raise ModelNotFound(f"{cut(name, 80)}: no Whisper model or folder; known: {names}, or owner/name of one")
+    try:
+        return Path(download_model(name, local_files_only=True))
+    except Exception as error:
+        if offline:
+            raise ModelNotFound(
+                f"{name} is not on this machine and this run is offline: pass the folder of a Whisper model"
+            ) from error
+    try:
+        return Path(download_model(name))
+    except Exception as error:  # of httpx, huggingface_hub and the file system
+        raise DownloadError(f"{name} could not be downloaded ({cut(str(error), 200)})") from error

@@ -1,0 +1,104 @@
+"""Words with their times, and the segments they belong to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from e2v_port.seconds import seconds
+from e2v_port.speech.segment import Segment
+
+__all__ = ["Transcript", "Word", "passages", "shared_out"]
+
+HEARD = {"normal", "low_confidence", "too_short"}  # qualities of segments whose words may be read
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of a transcript.
+
+    Attributes:
+        start: Start in seconds, from the start of the clip.
+        end: End in seconds.
+        text: The word with its punctuation.
+        probability: Probability that the recognizer gives it, 0 to 1.
+    """
+
+    start: float
+    end: float
+    text: str
+    probability: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the `word` object of the JSON dialect."""
+        return {
+            "start": seconds(self.start),
+            "end": seconds(self.end),
+            "text": self.text,
+            "probability": self.probability,
+        }
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """How the words of a clip were read.
+
+    Attributes:
+        model: Name or folder of the recognizer.
+        language: Code of the language, such as `en`; None where nothing was read.
+        language_probability: Probability that the recognizer gives this language, 0 to 1; None where it was asked for
+            or nothing was read.
+    """
+
+    model: str
+    language: str | None
+    language_probability: float | None
+
+
+def passages(segments: Sequence[Segment], longest: float) -> list[tuple[float, float]]:
+    """Returns the parts of a clip to read, from first to last: segments with the pauses between them.
+
+    A recognizer takes about as long for a second as for its whole window, so that neighbors share one. Where the time
+    of a speaker who is not enrolled is cut out of the segments, each is read by itself.
+
+    Args:
+        segments: Segments of one channel, by their start.
+        longest: Length of the window in seconds. A longer segment is a passage of its own.
+
+    Returns:
+        Start and end of each part in seconds.
+    """
+    barred = any(segment.quality == "not_enrolled" for segment in segments)
+    parts: list[tuple[float, float]] = []
+    for segment in segments:
+        if segment.quality not in HEARD:
+            continue
+        start, end = parts[-1] if parts else (0.0, 0.0)
+        overlaps = segment.start < end
+        if parts and (overlaps or not barred) and max(end, segment.end) - start <= longest:
+            parts[-1] = start, max(end, segment.end)
+        else:
+            parts.append((max(segment.start, end), max(segment.end, end)))
+    return [(start, end) for start, end in parts if end > start]
+
+
+def shared_out(words: Sequence[Word], segments: Sequence[Segment]) -> dict[int, tuple[Word, ...]]:
+    """Returns the words of each segment that may be read, by its number.
+
+    A word belongs to the segment that holds most of it, of two equal ones to the later; outside of all, as where speech
+    fades, to the nearest one. No word is lost, and none occurs twice.
+
+    Args:
+        words: Words of one channel in order, as the recognizer writes them, some with a space in front.
+        segments: Segments of that channel.
+    """
+    heard = [i for i, segment in enumerate(segments) if segment.quality in HEARD]
+    found: dict[int, list[Word]] = {i: [] for i in heard}
+    for word in words:
+
+        def fit(i: int, word: Word = word) -> tuple[float, float]:
+            segment = segments[i]
+            return min(word.end, segment.end) - max(word.start, segment.start), segment.start
+
+        if heard:
+            found[max(heard, key=fit)].append(word)
+    return {i: tuple(own) for i, own in found.items()}

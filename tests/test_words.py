@@ -1,0 +1,208 @@
+"""What is said: words of real Whisper weights, and the segments they belong to."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import e2v_port
+from e2v_port.analysis.formats import to_srt, to_textgrid
+from e2v_port.analysis.results import Analysis
+from e2v_port.analysis.schema import schema
+from e2v_port.audio import SAMPLING_RATE, load_audio
+from e2v_port.errors import CheckpointError, E2VError, ModelNotFound, SegmentError
+from e2v_port.speech.segment import GivenSegment, Segment
+from e2v_port.transcribe.whisper import Transcriber
+from e2v_port.transcribe.words import Word, passages, shared_out
+
+JFK = "And so my fellow Americans, ask not what your country can do for you, ask what you can do for your country."
+
+
+def segments(*spans: tuple[float, float], quality: Any = "normal") -> list[Segment]:
+    return [Segment(start, end, quality) for start, end in spans]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 90), st.integers(1, 40)), max_size=12),
+    st.lists(st.tuples(st.integers(0, 150), st.integers(0, 30)), max_size=12),
+)
+def test_every_word_belongs_to_one_segment(parts: list[tuple[int, int]], said: list[tuple[int, int]]) -> None:
+    known = segments(*sorted((start, start + length) for start, length in parts))
+    words = [Word(start, start + length, f" {i}", 1.0) for i, (start, length) in enumerate(sorted(said))]
+    found = shared_out(words, known)
+    assert sorted(word.text for own in found.values() for word in own) == (
+        sorted(word.text for word in words) if known else []
+    )
+    for i, own in found.items():
+        for word in own:
+            shared = [min(word.end, each.end) - max(word.start, each.start) for each in known]
+            assert shared[i] == max(shared), "the segment that holds most of it, or the nearest"
+
+
+@given(st.lists(st.tuples(st.integers(0, 200), st.integers(1, 40)), min_size=1, max_size=12))
+def test_all_speech_is_read_once_and_neighbors_share_a_window(parts: list[tuple[int, int]]) -> None:
+    known = segments(*sorted((start, start + length) for start, length in parts))
+    found = passages(known, 30)
+    read = np.zeros(300, int)
+    for start, end in found:
+        read[int(start) : int(end)] += 1
+    assert read.max() == 1
+    assert all(read[int(each.start) : int(each.end)].all() for each in known)
+    longest = max(each.duration for each in known)
+    assert all(end - start <= max(30, longest) for start, end in found)
+
+
+def test_a_stranger_is_not_read() -> None:
+    known = segments((0, 2), (5, 7))
+    stranger = segments((2.5, 4.5), quality="not_enrolled")
+    silence = segments((8, 9), quality="no_speech")
+    assert passages([*known, *silence], 30) == [(0, 7)]
+    assert passages([known[0], *stranger, known[1]], 30) == [(0, 2), (5, 7)]
+    assert shared_out([Word(3, 4, " secret", 1.0)], stranger) == {}
+
+
+def test_what_cannot_be_read_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "empty"))
+    silence = np.zeros(SAMPLING_RATE, np.float32)
+    with pytest.raises(ModelNotFound, match="bose: no Whisper model or folder; known: .*base.*large-v3"):
+        e2v_port.analyze(silence, sampling_rate=SAMPLING_RATE, words="bose")
+    with pytest.raises(ModelNotFound, match="base is not on this machine and this run is offline"):
+        Transcriber("base", offline=True)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(CheckpointError, match=r"no model\.bin, no config\.json, no tokenizer\.json"):
+        Transcriber(tmp_path / "folder")
+    with pytest.raises(ValueError, match="belongs to words="):
+        e2v_port.analyze(silence, sampling_rate=SAMPLING_RATE, language="en")
+    spoken = [GivenSegment(0, 1, text="hello")]
+    with pytest.raises(SegmentError, match="have their words"):
+        e2v_port.analyze(silence, sampling_rate=SAMPLING_RATE, segments=spoken, words="base")
+    done = subprocess.run(
+        [sys.executable, "-m", "e2v_port", "analyze", "none.wav", "--language", "en"], capture_output=True, text=True
+    )
+    assert done.stderr == "error: --language belongs to --words: name a Whisper model with --words as well\n"
+
+
+@pytest.fixture(scope="module")
+def reader(whisper_base: Path) -> Transcriber:
+    return Transcriber(whisper_base, language="en")
+
+
+@pytest.fixture(scope="module")
+def speech(recordings: Path, reader: Transcriber) -> Analysis:
+    return e2v_port.analyze(recordings / "jfk.flac", words=reader)
+
+
+def test_the_words_of_a_speech(speech: Analysis) -> None:
+    import jsonschema
+
+    assert " ".join(segment.text or "" for segment in speech.segments) == JFK
+    words = [word for segment in speech.segments for word in segment.words or ()]
+    assert [word.text for word in words] == JFK.split()
+    assert all(0 <= a.start <= a.end <= b.end <= speech.duration for a, b in zip(words, words[1:], strict=False))
+    assert speech.transcript is not None
+    assert (speech.transcript.language, speech.transcript.language_probability) == ("en", None)
+    document = speech.to_dict()
+    jsonschema.validate(document, schema())
+    assert document["segments"][0]["words"][0]["text"] == "And"
+    assert "words" in speech.timings
+
+
+def test_the_emotions_do_not_depend_on_words(recordings: Path, speech: Analysis) -> None:
+    plain = e2v_port.analyze(recordings / "jfk.flac")
+    assert plain.transcript is None
+    assert [each.judgement for each in plain.segments] == [each.judgement for each in speech.segments]
+    assert [each.prediction for each in plain.segments] == [each.prediction for each in speech.segments]
+
+
+def test_words_come_out_in_every_form(speech: Analysis) -> None:
+    from praatio.utilities.textgrid_io import parseTextgridStr
+
+    tiers = {tier["name"]: tier["entries"] for tier in parseTextgridStr(to_textgrid([speech]))["tiers"]}
+    assert [entry[2] for entry in tiers["words"] if entry[2]] == JFK.split()
+    assert re.search(r"\[.*\] And so my fellow Americans,", to_srt([speech]))
+
+
+def test_the_language_is_detected(recordings: Path, whisper_base: Path) -> None:
+    reader = Transcriber(whisper_base)
+    for name, language in (("jfk.flac", "en"), ("emodb_timeline.flac", "de")):
+        found = e2v_port.analyze(recordings / name, words=reader).transcript
+        assert found is not None
+        assert found.language == language
+        assert found.language_probability is not None
+        assert found.language_probability > 0.5
+
+
+def test_each_channel_has_its_own_words(recordings: Path, reader: Transcriber) -> None:
+    one = load_audio(recordings / "jfk.flac")
+    other = load_audio(recordings / "librivox_idle_hour_john_clare.flac")
+    call = np.zeros((len(one) + len(other), 2), np.float32)
+    call[: len(one), 0] = one
+    call[len(one) :, 1] = other
+    result = e2v_port.analyze(call, sampling_rate=SAMPLING_RATE, channel="each", words=reader)
+    said = {
+        name: " ".join(each.text or "" for each in result.segments if each.speaker == name)
+        for name in ("left", "right")
+    }
+    assert said["left"] == JFK
+    alone = e2v_port.analyze(recordings / "librivox_idle_hour_john_clare.flac", words=reader)
+    assert said["right"].split()[:5] == " ".join(each.text or "" for each in alone.segments).split()[:5]
+
+
+def test_silence_has_no_words(reader: Transcriber) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.01, 5 * SAMPLING_RATE).astype(np.float32)
+    found = e2v_port.analyze(noise, sampling_rate=SAMPLING_RATE, words=reader)
+    assert (found.segments, found.reason) == ((), "no speech found")
+    assert found.transcript is not None
+
+
+@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed: apt-get install espeak-ng")
+def test_words_begin_where_they_are_said(reader: Transcriber, tmp_path: Path) -> None:
+    """Numbers of a synthesizer at known places; docs/analysis.md gives the measured median."""
+    places, at = [], 0.5
+    numbers = ["one", "two", "three", "four", "five", "six", "seven", "eight"]
+    clip = np.zeros(12 * SAMPLING_RATE, np.float32)
+    for number in numbers:
+        file = tmp_path / f"{number}.wav"
+        subprocess.run(["espeak-ng", "-v", "en-us", "-s", "140", "-w", file, number], check=True)
+        word = load_audio(file)
+        loud = np.flatnonzero(np.abs(word) > 0.02)
+        word = word[loud[0] : loud[-1]]
+        start = round(at * SAMPLING_RATE)
+        clip[start : start + len(word)] = word
+        places.append(at)
+        at += len(word) / SAMPLING_RATE + 0.35
+    words, _ = reader.read(clip, [(0.3, at)])
+    found = [re.sub(r"\W", "", word.text).lower() for word in words]
+    digits = {str(i): name for i, name in enumerate(numbers, 1)}
+    starts = {digits.get(text, text): word.start for text, word in zip(found, words, strict=True)}
+    late = [abs(starts[number] - place) for number, place in zip(numbers, places, strict=True) if number in starts]
+    assert len(late) >= 6
+    assert np.median(late) <= 0.2
+
+
+def test_a_folder_that_is_no_whisper_is_refused(whisper_base: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(whisper_base, broken)
+    (broken / "model.bin").write_bytes(b"no model")
+    with pytest.raises(CheckpointError, match="cannot be loaded as a Whisper model"):
+        Transcriber(broken)
+    with pytest.raises(E2VError, match="language 'klingon' is unknown"):
+        Transcriber(whisper_base, language="klingon")
+
+
+def test_the_command_prints_the_text(recordings: Path, whisper_base: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "e2v_port", "analyze", recordings / "jfk.flac", "--words", whisper_base, "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout)["segments"][0]["text"] == JFK
