@@ -51,7 +51,7 @@ def to_csv(analyses: Sequence[Analysis]) -> str:
     rows = []
     for analysis, segment in _segments(analyses):
         cells = segment.to_dict()
-        del cells["words"]  # a row has room for their text
+        cells.pop("words", None)  # a row has room for their text
         emotion = cells.pop("emotion") or {}
         rows.append({"file": analysis.file, **cells, **columns(emotion)})
     known = dict.fromkeys(name for row in rows for name in row)

@@ -153,9 +153,9 @@ class JudgedSegment:
             "quality": self.quality,
             "speaker": self.speaker,
             "text": self.text,
-            "words": None if self.words is None else [word.to_dict() for word in self.words],
             "channel": self.channel,
             "emotion": self.judgement.to_dict() if self.judgement else None,
+            **({} if self.words is None else {"words": [word.to_dict() for word in self.words]}),
         }
 
 
@@ -204,9 +204,9 @@ class Analysis:
             "segments": [segment.to_dict() for segment in self.segments],
             "boundaries": None if self.boundaries is None else [part.to_dict() for part in self.boundaries],
             "models": [asdict(model) for model in self.models],
-            "transcript": asdict(self.transcript) if self.transcript else None,
             "settings": asdict(self.settings),
             "timings": dict(self.timings),
+            **({"transcript": asdict(self.transcript)} if self.transcript else {}),
         }
 
     def to_context(self, *, long: bool = False) -> str:
