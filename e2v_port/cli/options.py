@@ -42,7 +42,8 @@ CORPUS_OPTION = typer.Option(
     "--corpus",
     "-c",
     metavar="NAME=PATH",
-    help="Labeled corpus: ravdess, emodb, nemo, crema-d, emogator or csv, and where it is. Repeatable.",
+    help="Labeled corpus and where it is: ravdess, emodb, nemo, crema-d, emogator, iemocap, msp-podcast, meld, "
+    "emo-emilia, emobox or csv. Repeatable.",
 )
 ModelName = Annotated[str | None, MODEL_OPTION]
 DimensionalName = Annotated[

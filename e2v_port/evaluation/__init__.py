@@ -1,7 +1,7 @@
 """Evaluation: corpora of labeled speech, and how often a model is right on them.
 
     datasets.py     corpora and their clips; labels under emotion2vec's names
-    readers.py      the clips of a corpus, from its files or a csv
+    readers/        the clips of a corpus, from its files or a csv
     splits.py       train, dev and test, by speaker
     sounds.py       copies of a recording, and clips known from a training
     metrics.py      recall, F1, calibration error, risk and coverage, concordance
