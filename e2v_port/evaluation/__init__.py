@@ -9,6 +9,7 @@
     results.py      the figures of a model on a corpus
     calibration.py  temperature scaling, on corpora left out
     evaluate.py     a model and a corpus to results
+    comparison/     several models on the same clips
     conditions.py   excerpts, a telephone, a room, noise, other voices
     probe.py        which layer of a model carries the labels
     report.py, plots.py

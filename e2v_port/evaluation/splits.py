@@ -51,11 +51,11 @@ def split(
         replaced = {*listed.values()}
         part_of = {} if {"dev", "test"} <= replaced else _parts(corpus, speakers[corpus.name], seed)
         for utterance in corpus.utterances:
-            part = listed.get(utterance.speaker) or part_of.get(utterance, "train")
-            if part in replaced and utterance.speaker not in listed:
-                part = "train"
-            if part:
-                parts[part].append(utterance)
+            mine = listed.get(utterance.speaker) or part_of.get(utterance, "train")
+            if mine in replaced and utterance.speaker not in listed:
+                mine = "train"
+            if mine:
+                parts[mine].append(utterance)
     return parts
 
 
