@@ -10,18 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from e2v_port.cli import (
-    adaptation,
-    analysis,
-    bench,
-    corpus,
-    evaluation,
-    models,
-    probing,
-    service,
-    training,
-    voice,
-)
+from e2v_port.cli import adaptation, analysis, bench, corpus, evaluation, models, probing, service, training, voice
 from e2v_port.cli.messages import showing_messages
 from e2v_port.cli.output import BAD_INPUT, PARTIAL_FAILURE, fail
 from e2v_port.errors import E2VError
