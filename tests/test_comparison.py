@@ -191,6 +191,15 @@ def test_a_model_does_not_differ_from_itself(table: Path) -> None:
     assert (other.difference.only_first, other.difference.only_this, other.difference.p) == (0, 0, 1)
 
 
+def test_labels_to_compare_on(table: Path) -> None:
+    found = e2v_port.compare(["bundled-tiny", "bundled-nc"], [f"csv={table}"], labels="anger, sad,neutral")["own"]
+    assert found.labels == ("angry", "neutral", "sad")
+    assert found.clips + sum(found.left_out.values()) == 18
+    assert found.left_out["happy"] == 2
+    with pytest.raises(NoLabels, match="surprised: not all models have this label: choose among angry, "):
+        e2v_port.compare(["bundled-tiny", "bundled-nc"], [f"csv={table}"], labels=["surprise", "sad"])
+
+
 def test_a_comparison_is_one_table_everywhere(comparison: e2v_port.Comparison, tmp_path: Path) -> None:
     header, *rows = report.table({"own": comparison})
     assert [row[1] for row in rows] == ["bundled", "bundled-tiny", "bundled-nc"]
@@ -200,7 +209,7 @@ def test_a_comparison_is_one_table_everywhere(comparison: e2v_port.Comparison, t
     assert [[cell.strip() for cell in row] for row in cells[2:]] == rows
     assert len(cells[1]) == len(header)
     lines = "\n".join(report.lines({"own": comparison}))
-    assert "clips left out, since not all models have their label: 2 surprised, 2 boredom" in lines
+    assert "clips left out, with other labels: 2 surprised, 2 boredom" in lines
     assert "1 clips left out, since a model could not use them" in lines
     assert "answers of bundled-nc that do not count: surprised" in lines
     back = json.loads(json.dumps(comparison.to_dict(), allow_nan=False))
@@ -247,7 +256,7 @@ def test_labels_that_have_nothing_in_common(tmp_path: Path, table: Path) -> None
     lines = [line for line in table.read_text("utf-8").splitlines() if ",surprised," in line or ",sad," in line]
     few = table.with_name("few.csv")
     few.write_text("\n".join(["file,label,speaker,split", *lines]) + "\n", "utf-8")
-    with pytest.raises(CorpusError, match="fewer than two of its labels are among those that all models have"):
+    with pytest.raises(CorpusError, match="fewer than two of its labels are among those that count"):
         e2v_port.compare(["bundled", "bundled-nc"], [f"csv={few}"])
 
 

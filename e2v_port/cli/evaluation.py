@@ -302,6 +302,15 @@ Models = Annotated[
     ),
 ]
 SplitCompared = Annotated[Literal["train", "dev", "test", "all"], typer.Option(help="Speakers to compare on.")]
+LabelsCompared = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        metavar="NAMES",
+        help="Labels to compare on, such as angry,happy,neutral,sad. Default: all that the models have in common.",
+        show_default=False,
+    ),
+]
 SeenByAny = Annotated[bool, typer.Option("--seen", help="Allow clips that a model was trained on or chosen by.")]
 ComparisonOut = Annotated[
     Path | None,
@@ -315,6 +324,7 @@ def compare(
     model: Models,
     corpus: Annotated[list[str], CORPUS_OPTION],
     split: SplitCompared = "test",
+    labels: LabelsCompared = None,
     channel: ChannelName = "mix",
     runtime: RuntimeName = "auto",
     dtype: DtypeName = None,
@@ -342,6 +352,7 @@ def compare(
             model,
             corpora,
             split=split,
+            labels=labels,
             seen=seen or split in {"train", "dev"},  # asked for by name; the report says so
             channel=channel,
             runtime=runtime,

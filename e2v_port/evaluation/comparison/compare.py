@@ -38,7 +38,7 @@ class Contender:
         difference: Difference to the first model; None for the first itself.
         seconds: Seconds of computing per second of audio, from file to label, in batches, on the machine at hand.
         size: Size of the weights on disk, in bytes.
-        ignored: Labels of the model that do not count, since not all models or no clips have them.
+        ignored: Labels of the model that do not count.
         seen: Clips known from the training of the model, as in `Evaluation`.
     """
 
@@ -63,8 +63,8 @@ class Comparison:
         clips: Number of clips that are compared.
         speakers: Number of their speakers.
         resampled: Unit of the bootstrap, `speakers` or `clips`.
-        labels: Labels under emotion2vec's names that all models and some clips have; no other answer counts.
-        left_out: Number of clips by label, for labels that not all models have (an empty string means no label).
+        labels: Labels under emotion2vec's names that count: those that all models and some clips have.
+        left_out: Number of clips by label, for other labels (an empty string means no label).
         errors: Reasons why clips could not be used, by at least one model.
         audio: Duration of the clips in seconds.
         contenders: The models, in the order given.
@@ -92,6 +92,7 @@ def compare(
     corpora: Sequence[str | Corpus],
     *,
     split: str = "test",
+    labels: str | Sequence[str] | None = None,
     seen: bool = False,
     channel: int | str = "mix",
     runtime: str = "auto",
@@ -109,6 +110,8 @@ def compare(
         models: Two models or more, as for `e2v_port.load`.
         corpora: Corpora, or what `readers.read` takes, e.g. `ravdess=FOLDER`.
         split: Speakers to compare on: `train`, `dev`, `test` or `all`.
+        labels: Labels to compare on, two or more that all models have, in the words of any label set; as one text, they
+            are separated by commas. By default all that the models have in common.
         seen: Whether clips may be among those that a model was trained on, or that its best epoch was chosen by.
         channel: Channel of the clips, as for `Model.predict`.
         runtime: Runtime of all models, as for `e2v_port.load`.
@@ -122,7 +125,7 @@ def compare(
 
     Raises:
         ValueError: Fewer than two models.
-        NoLabels: A model has no labels.
+        NoLabels: A model has no labels, or not those in `labels`.
         CorpusError: A corpus cannot be read, has no two labels that all models have, or has clips that a model was
             trained on, unless `seen`; no clip can be used by all models.
         ModelNotFound, DownloadError, CheckpointError, RuntimeUnavailable: See `e2v_port.load`.
@@ -134,14 +137,14 @@ def compare(
     weights = [weights_of(model, devices.choose(runtime, dtype), offline=offline) for model in models]
     # Whatever can be wrong is found before the first model runs.
     outputs = [_outputs(ModelConfig.read(path.parent), str(model)) for path, model in zip(weights, models, strict=True)]
-    common = set.intersection(*({*each.values()} for each in outputs))
+    common = _common(outputs, labels.split(",") if isinstance(labels, str) else labels)
     kept = {name: [clip for clip in clips if clip.label in common] for name, clips in chosen.items()}
     known = {}
     for name, clips in kept.items():
         if len({clip.label for clip in clips}) < 2:
             raise CorpusError(
-                f"{name}: nothing to compare: fewer than two of its labels are among those that all models have "
-                f"({', '.join(sorted(common)) or 'none'})"
+                f"{name}: nothing to compare: fewer than two of its labels are among those that count, as all models "
+                f"have them ({', '.join(sorted(common)) or 'none'})"
             )
         known[name] = [_seen(path, model, clips, seen) for path, model in zip(weights, models, strict=True)]
     runs: dict[str, list[_Run]] = {name: [] for name in kept}
@@ -194,6 +197,18 @@ def _outputs(config: ModelConfig, model: str) -> dict[str, str]:
     if config.dimensional or not labels:
         raise NoLabels(f"{model} has no labels to compare: pass models with labels")
     return {name: label_of(name) or name for name in labels}
+
+
+def _common(outputs: Sequence[Mapping[str, str]], wanted: Sequence[str] | None) -> set[str]:
+    """Returns the labels that count, under emotion2vec's names."""
+    common = set.intersection(*({*each.values()} for each in outputs))
+    if wanted is None:
+        return common
+    chosen = {label_of(name.strip()) or name.strip() for name in wanted}
+    if lacking := sorted(chosen - common):
+        have = ", ".join(sorted(common)) or "none"
+        raise NoLabels(f"{', '.join(lacking)}: not all models have this label: choose among {have}")
+    return chosen
 
 
 def _seen(weights: Path, model: str | Path, clips: Sequence[Utterance], allowed: bool) -> dict[str, Seen] | None:

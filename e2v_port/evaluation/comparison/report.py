@@ -51,12 +51,12 @@ def lines(comparisons: Mapping[str, Comparison]) -> list[str]:
     for name, comparison in comparisons.items():
         people = f"{comparison.speakers} speaker{'' if comparison.speakers == 1 else 's'}"
         found.append(
-            f"{name}: {comparison.clips} clips by {people}, with the labels that all models have: "
+            f"{name}: {comparison.clips} clips by {people}; labels that count, as all models have them: "
             f"{', '.join(comparison.labels)}"
         )
         if comparison.left_out:
             counts = ", ".join(f"{count} {label or 'without label'}" for label, count in comparison.left_out.items())
-            found.append(f"{name}: clips left out, since not all models have their label: {counts}")
+            found.append(f"{name}: clips left out, with other labels: {counts}")
         if comparison.errors:
             found.append(f"{name}: {len(comparison.errors)} clips left out, since a model could not use them")
         for each in comparison.contenders:
