@@ -1,5 +1,6 @@
 """Two models that answered for the same clips: the difference of their figures, and whether it is chance."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,7 +8,7 @@ from numpy.typing import NDArray
 
 from e2v_port.evaluation import metrics
 from e2v_port.evaluation.bootstrap import Bootstrap
-from e2v_port.evaluation.metrics import Integers
+from e2v_port.evaluation.metrics import Array, Integers
 from e2v_port.evaluation.results import Figure
 
 __all__ = ["Difference", "difference", "mcnemar"]
@@ -47,13 +48,16 @@ def difference(truth: Integers, first: Integers, other: Integers, labels: int, b
     # One drawing of both: a resample has the same speakers for the two models.
     each = np.stack([metrics.each_confusion(truth, answers, labels) for answers in (first, other)], axis=1)
     whole, draws = each.sum(0), bootstrap.draws(each)
-    figures = []
-    for metric in (metrics.uar, metrics.macro_f1):
+
+    def paired(metric: Callable[[Array], Array]) -> Figure:
         value, drawn = metric(whole), metric(draws)
-        figures.append(bootstrap.interval(float(value[1] - value[0]), drawn[:, 1] - drawn[:, 0]))
+        return bootstrap.interval(float(value[1] - value[0]), drawn[:, 1] - drawn[:, 0])
+
     right: list[NDArray[np.bool_]] = [answers == truth for answers in (first, other)]
     only_first, only_this = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
-    return Difference(*figures, only_first, only_this, mcnemar(only_first, only_this))
+    return Difference(
+        paired(metrics.uar), paired(metrics.macro_f1), only_first, only_this, mcnemar(only_first, only_this)
+    )
 
 
 def mcnemar(only_first: int, only_other: int) -> float:
@@ -74,4 +78,4 @@ def mcnemar(only_first: int, only_other: int) -> float:
     for i in range(fewer):  # integers: exact for any number of clips
         term = term * (total - i) // (i + 1)
         ways += term
-    return min(1.0, 2 * ways / 2**total)
+    return float(min(1.0, 2 * ways / 2**total))
