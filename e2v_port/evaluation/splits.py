@@ -83,7 +83,7 @@ def _parts(corpus: Corpus, speakers: list[str], seed: int) -> dict[Utterance, st
     if corpus.kind == "csv":
         by_speaker = _csv_split(corpus, speakers, seed)
     else:
-        fixed = published()["corpora"][corpus.kind]["split"]
+        fixed = published()["corpora"][corpus.kind].get("split", {})
         if "test" not in fixed:
             return {utterance: utterance.split for utterance in corpus.utterances}
         by_speaker = {f"{corpus.kind}/{speaker}": part for part in ("dev", "test") for speaker in fixed[part]}
