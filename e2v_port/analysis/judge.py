@@ -10,11 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from e2v_port.architectures.runtime import Output
 from e2v_port.audio import SAMPLING_RATE, Waveform
 from e2v_port.emotions import taxonomy
 from e2v_port.emotions.adaptation import Offset, adapted, adapted_scores
-from e2v_port.emotions.estimates import Dimensions, Prediction, softmax
+from e2v_port.emotions.estimates import Dimensions, Prediction
 from e2v_port.emotions.fusion import FusionSettings, fuse
 from e2v_port.emotions.judgement import ADAPTED, Judgement
 from e2v_port.errors import AudioError, need
@@ -247,7 +246,7 @@ class Judge:
             elif model.labels:
                 estimate = estimate._replace(prediction=model.judge(result))
             if frames:
-                estimate = estimate._replace(frame_scores=_frame_scores(model, output))
+                estimate = estimate._replace(frame_scores=model.frame_scores(output))
             yield estimate
 
     def _joined(
@@ -267,10 +266,3 @@ class Judge:
             snr = signal_to_noise(waveform)
         judgement = self.fuse(prediction, dimensions, duration, snr) if prediction or dimensions else None
         return JudgedWaveform(duration, prediction, dimensions, judgement, embedding, found[0].frame_scores, snr)
-
-
-def _frame_scores(model: Model, output: Output) -> NDArray[np.float64]:
-    """Returns the probabilities of the labels in use for each frame: [frames, labels]."""
-    assert output.frame_logits is not None
-    used = [not label.unused for label in model.config.labels]
-    return softmax(output.frame_logits[:, used], model.config.temperature)

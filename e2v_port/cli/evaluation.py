@@ -77,7 +77,7 @@ def evaluate(
     seen: SeenToo = False,
     offline: Offline = False,
 ) -> None:
-    """Measure how often a model is right on labeled speech.
+    """Measure how often a model is right on labeled speech, or for how long (EDER, with zed).
 
     Without --model, the bundled model is used.
     """
@@ -123,6 +123,8 @@ def _evaluate_model(
     from e2v_port.models.load import load
 
     corpora = [readers.read(spec) for spec in corpus]
+    if (conditions or calibrate) and any(corpus.kind == "zed" for corpus in corpora):
+        fail(f"--{'calibrate' if calibrate else 'conditions'} needs clips with one label each: leave out zed")
     clips = splits.chosen(corpora, part)
     model = model_or_bundled(named)
     folder = _to_calibrate(model, offline) if calibrate else None

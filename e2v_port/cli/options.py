@@ -42,7 +42,7 @@ CORPUS_OPTION = typer.Option(
     "--corpus",
     "-c",
     metavar="NAME=PATH",
-    help="Labeled corpus: ravdess, emodb, nemo, crema-d, emogator or csv, and where it is. Repeatable.",
+    help="Labeled corpus: ravdess, emodb, nemo, crema-d, emogator, zed or csv, and where it is. Repeatable.",
 )
 ModelName = Annotated[str | None, MODEL_OPTION]
 DimensionalName = Annotated[

@@ -10,6 +10,7 @@
     calibration.py  temperature scaling, on corpora left out
     evaluate.py     a model and a corpus to results
     conditions.py   excerpts, a telephone, a room, noise, other voices
+    diarization/    which emotion appears when, and the error rate of that
     probe.py        which layer of a model carries the labels
     report.py, plots.py
 

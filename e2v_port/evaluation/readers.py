@@ -15,6 +15,7 @@ from e2v_port.emotions import taxonomy
 from e2v_port.emotions.estimates import DIMENSIONS, Dimensions
 from e2v_port.errors import CorpusError
 from e2v_port.evaluation.datasets import NAMES, SPLITS, Corpus, Utterance, label_of, published
+from e2v_port.evaluation.diarization.zed import read_zed
 
 __all__ = ["AUDIO", "read"]
 
@@ -50,6 +51,7 @@ def read(spec: str) -> Corpus:
     * `crema-d=FOLDER`: files named `1001_DFA_ANG_XX.wav`, in any subfolder. The actors' sexes are read from the
       corpus' `VideoDemographics.csv`, in this folder or its parent.
     * `emogator=FOLDER`: bursts named `000001-03-1.mp3`, without words. Five of the 30 categories have a counterpart.
+    * `zed=FOLDER`: the folder that holds `ZED.json`, which says which emotion appears when; see `diarization.zed`.
     * `csv=FILE`: a table in UTF-8 with a header. Required columns: `file` (relative to the table), `label`, `speaker`.
       Optional columns: `sex` (female, male), `language`, `split` (train, dev, test), and `arousal`, `dominance` and
       `valence` (0 to 1); others are ignored. Labels are emotion2vec's, or any that `label_of` knows; a row may have
@@ -74,6 +76,8 @@ def read(spec: str) -> Corpus:
         raise CorpusError(f"{spec}: {path} is not a folder: pass the folder with the unpacked {kind}")
     if kind == "nemo":
         utterances, notes = _read_nemo(path)
+    elif kind == "zed":
+        utterances, notes = read_zed(path), []
     elif kind == "ravdess":
         utterances, notes = _read_names(kind, path, lambda actor: "male" if int(actor) % 2 else "female")
     elif kind == "emodb":

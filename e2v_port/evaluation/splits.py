@@ -48,7 +48,7 @@ def split(
         listed = {speaker: given[speaker] for speaker in speakers[corpus.name] if speaker in given}
         if {"dev", "test"} <= {*listed.values()}:
             part_of = dict.fromkeys(speakers[corpus.name], "train")
-        elif corpus.kind == "csv":
+        elif corpus.kind == "csv" or any(utterance.split for utterance in corpus.utterances):
             part_of = _csv_split(corpus, speakers[corpus.name], seed)
         else:
             fixed = published()["corpora"][corpus.kind]["split"]

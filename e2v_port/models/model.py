@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from e2v_port.architectures.config import ModelConfig
 from e2v_port.architectures.runtime import Output, Runtime
 from e2v_port.architectures.tensors import read_means
-from e2v_port.audio import Clip, load_audio
+from e2v_port.audio import SAMPLING_RATE, Clip, load_audio
 from e2v_port.emotions.adaptation import Centers
+from e2v_port.emotions.changes import DIARIZATION, Boundary, BoundarySettings, boundaries
 from e2v_port.emotions.estimates import Dimensions, Prediction, softmax
 from e2v_port.errors import AudioError, E2VError, NoLabels, quoted
 from e2v_port.files import identity
@@ -202,6 +203,69 @@ class Model(Batched):
         if not isinstance(clips, (list, tuple)):
             return self.layers([clips], sampling_rate, channel=channel)[0]
         return [layers for _, layers in map(_ok, self.each_layers(clips, sampling_rate, channel=channel))]
+
+    @overload
+    def diarize(
+        self,
+        clips: Clip,
+        sampling_rate: int | None = None,
+        *,
+        settings: BoundarySettings = DIARIZATION,
+        channel: int | str = "mix",
+    ) -> tuple[Boundary, ...]: ...
+    @overload
+    def diarize(
+        self,
+        clips: list[Clip] | tuple[Clip, ...],
+        sampling_rate: int | None = None,
+        *,
+        settings: BoundarySettings = DIARIZATION,
+        channel: int | str = "mix",
+    ) -> list[tuple[Boundary, ...]]: ...
+    def diarize(
+        self,
+        clips: Clip | list[Clip] | tuple[Clip, ...],
+        sampling_rate: int | None = None,
+        *,
+        settings: BoundarySettings = DIARIZATION,
+        channel: int | str = "mix",
+    ) -> tuple[Boundary, ...] | list[tuple[Boundary, ...]]:
+        """Returns which emotion appears when in one clip, or in each clip of a list.
+
+        Silence is labeled like speech: `e2v_port.analyze` finds the segments of speech first.
+
+        Args:
+            clips: Clips, as for `predict`.
+            sampling_rate: Sampling rate of arrays, as for `predict`.
+            settings: How frames become spans. By default each frame has its most probable label and equal neighbors
+                are merged (arXiv 2306.12991); `BoundarySettings()` smooths them first.
+            channel: Channel, as for `predict`.
+
+        Returns:
+            Spans in seconds that cover the clip without gap or overlap, each with its label and the mean probability
+            of that label; for a list, one such tuple per clip in the same order.
+
+        Raises:
+            AudioError: A clip cannot be used, or is silent, as for `predict`.
+            NoLabels: The model has no labels.
+        """
+        self.need_labels()
+        if not isinstance(clips, (list, tuple)):
+            return self.diarize([clips], sampling_rate, settings=settings, channel=channel)[0]
+        results = self.each(clips, sampling_rate, frames=True, channel=channel, refuse_silence=True)
+        return [self.spans(_ok(result), settings) for result in results]
+
+    def spans(self, result: tuple[float, Output], settings: BoundarySettings = DIARIZATION) -> tuple[Boundary, ...]:
+        """Turns a clip's duration and output, as `each` yields them with frames, into spans: see `diarize`."""
+        duration, output = result
+        hop = self.config.architecture.hop / SAMPLING_RATE
+        return tuple(boundaries(self.frame_scores(output), self.labels, (0.0, duration), hop, settings))
+
+    def frame_scores(self, output: Output) -> NDArray[np.float64]:
+        """Returns the probabilities of the labels for each frame of an output with frames: [frames, labels]."""
+        assert output.frame_logits is not None
+        used = [not label.unused for label in self.config.labels]
+        return softmax(output.frame_logits[:, used], self.config.temperature)
 
     def judge(self, result: tuple[float, Output]) -> Prediction:
         """Turns a clip's duration and output, as `each` yields them, into a Prediction.
