@@ -51,8 +51,6 @@ RULES: tuple[Rule, ...] = (
             (f"{LAYER}.feed_forward.intermediate_dense", "blocks.{i}.mlp.fc1"),
             (f"{LAYER}.feed_forward.output_dense", "blocks.{i}.mlp.fc2"),
             (f"{LAYER}.final_layer_norm", "blocks.{i}.norm2"),
-            ("classifier.dense", "head.dense"),
-            ("classifier.out_proj", "head.out"),
         )
     ),
     Rule("[wav2vec2.]masked_spec_embed", why="stands in for masked frames in training"),
@@ -70,7 +68,6 @@ REQUIRED = {
     "feat_extract_activation": "gelu",
     "add_adapter": False,
     "adapter_attn_dim": None,
-    "use_weighted_layer_sum": False,
 }
 
 
@@ -83,15 +80,14 @@ def describe(
     config: Mapping[str, Any] | None,
     _tokens: Sequence[str],
     preprocessor: Mapping[str, Any] | None,
-    targets: Mapping[str, Shape],
+    _targets: Mapping[str, Shape],
     note: Callable[[str], None],
 ) -> tuple[Wav2vec2Config, tuple[Label, ...]]:
-    """Returns the sizes and outputs of a checkpoint.
+    """Returns the sizes of an encoder, without a head: see `heads.find`.
 
     Args:
         config: Parsed config.json.
         preprocessor: Parsed preprocessor_config.json.
-        targets: Name and shape of the tensors, in the target layout.
         note: Called with a line for each setting that was inferred rather than read.
 
     Raises:
@@ -105,10 +101,7 @@ def describe(
             raise CheckpointError(f"config.json: {key} is {value!r}; only {wanted!r} is supported")
     if preprocessor is None:
         note("no preprocessor_config.json: the waveform norm is taken from the published models")
-    head = targets.get("head.out.weight")
     try:
-        names = {int(index): str(name) for index, name in config.get("id2label", {}).items()}
-        labels = tuple(Label(names[i], names[i], unused=False) for i in range(head[0])) if head else ()
         sizes = Wav2vec2Config(
             conv_layers=tuple(
                 (int(dim), int(kernel), int(stride))
@@ -117,7 +110,7 @@ def describe(
                 )
             ),
             embed_dim=int(config["hidden_size"]),
-            head_dim=int(config["hidden_size"]) if head else 0,
+            head_dim=0,
             num_heads=int(config["num_attention_heads"]),
             depth=int(config["num_hidden_layers"]),
             ffn_dim=int(config["intermediate_size"]),
@@ -125,7 +118,7 @@ def describe(
             conv_pos_groups=int(config["num_conv_pos_embedding_groups"]),
             normalize=(preprocessor or {}).get("do_normalize", True),
             norm_eps=float(config["layer_norm_eps"]),
-            num_labels=len(labels),
+            num_labels=0,
             conv_bias=config["conv_bias"],
             conv_norm=str(config["feat_extract_norm"]),
             pre_norm=config["do_stable_layer_norm"],
@@ -134,7 +127,7 @@ def describe(
         raise CheckpointError(f"config.json: {error}") from error
     except (AttributeError, KeyError, TypeError) as error:
         raise CheckpointError(f"config.json is not the one of a wav2vec2 model ({error!r})") from error
-    return sizes, labels
+    return sizes, ()
 
 
 AUDEERING = Wav2vec2Config(
