@@ -137,6 +137,8 @@ def find(
         head = Head(*_two_layers("classifier", out, "head", shapes))
     elif _last_of_two(shapes, "age", "gender") == "out_proj":
         head = _age_and_sex(shapes)
+    elif "output_norm" in config and shapes.keys() - {"output_mlp.w.bias"} == {"output_mlp.w.weight"}:
+        head = _speechbrain(shapes, config)
     else:
         raise CheckpointError(f"no known head has the tensors {_listed(shapes)}: {DESCRIBE}")
     pooling = config.get("pooling_mode", "mean")
@@ -204,6 +206,16 @@ def _age_and_sex(shapes: Mapping[str, Shape]) -> Head:
         rules=ages + sexes,
         branches=(Branch("age", age), Branch("sex", sex)),
         rows={"age": ("years",), "sex": ("female", "male", "child")},
+    )
+
+
+def _speechbrain(shapes: Mapping[str, Shape], config: Mapping[str, Any]) -> Head:
+    """Returns the head of speechbrain's emotion models: a linear layer on frames that are scaled as one clip."""
+    kinds = [kind for kind in KINDS if f"output_mlp.w.{kind}" in shapes]
+    return Head(
+        rules=tuple(Rule(f"output_mlp.w.{kind}", (f"head.{kind}",)) for kind in kinds),
+        steps=(Step("linear", width=shapes["output_mlp.w.weight"][0], bias="bias" in kinds),),
+        frames=(Step("clip_norm"),) if config["output_norm"] else (),
     )
 
 

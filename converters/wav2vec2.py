@@ -167,6 +167,7 @@ def encoder_sizes(
         "conv_norm": str(config["feat_extract_norm"]),
         "pre_norm": config["do_stable_layer_norm"],
         "projection_norm": config.get("feat_proj_layer_norm", True),  # of HuBERT alone
+        "waveform_eps": float(config.get("waveform_eps", 1e-7)),  # of speechbrain alone
     }
 
 
