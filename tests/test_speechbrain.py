@@ -52,7 +52,7 @@ def clips() -> list[np.ndarray]:
     """Clips of several lengths; one is so quiet that the epsilon of the waveform norm counts."""
     draw = np.random.default_rng(0)
     waves = [0.1 * draw.standard_normal(count).astype(np.float32) for count in (16_000, 41_234, 9_999, 24_000)]
-    waves[3] *= np.float32(0.03)
+    waves[3] *= np.float32(0.003)
     return waves
 
 
