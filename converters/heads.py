@@ -181,8 +181,8 @@ def _sequence_classification(shapes: Mapping[str, Shape], config: Mapping[str, A
         )
     if summed and config.get("do_stable_layer_norm") and str(config.get("transformers_version", "")) >= "5":
         note(
-            "the last of the summed layers is taken after the final norm, as by transformers before version 5: describe "
-            'the head with --head and "final": false if version 5 trained it'
+            "the last of the summed layers is taken after the final norm, as by transformers before version 5: if "
+            'version 5 trained this model, describe its head with --head and "final": false'
         )
     fold = Rule(
         "classifier.weight",

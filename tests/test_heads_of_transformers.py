@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_model
 from torch import Tensor, nn
 from toys import RUNTIMES
 
 import e2v_port
-from e2v_port.architectures.config import ModelConfig
-from e2v_port.checkpoints import catalog
-from e2v_port.cli import app
+from e2v_port.architectures.whisper import positions
 from e2v_port.converters.random_weights import trained_like
 from e2v_port.parity import verify
 
@@ -149,12 +148,13 @@ def train(model: nn.Module) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             values = draw.standard_normal(parameter.shape, dtype=np.float32)
-            if name.endswith("original0"):
+            if name.endswith("embed_positions.weight"):  # never trained
+                values = positions(*parameter.shape)
+            elif name.endswith("original0"):
                 values = np.abs(4 + values)
-            elif name != "layer_weights" and not name.endswith(("embed_positions.weight", "gru_rel_pos_const")):
+            elif name != "layer_weights" and not name.endswith("gru_rel_pos_const"):
                 values = trained_like(name, values)
-            if not name.endswith("embed_positions.weight"):
-                parameter.copy_(torch.from_numpy(values))
+            parameter.copy_(torch.from_numpy(values))
     model.eval()
 
 
@@ -176,8 +176,6 @@ def save(model: nn.Module, folder: Path, case: Case) -> Path:
         model.save_pretrained(folder)
         (folder / "config.json").write_text(json.dumps(settings))
     else:
-        from safetensors.torch import save_model
-
         save_model(model, str(folder / "model.safetensors"))
     return folder
 
@@ -208,7 +206,7 @@ def prepared(clip: np.ndarray) -> Tensor:
     return values
 
 
-CLIPS = [verify.test_clip(), verify.test_clip()[: RATE // 2], verify.test_clip()[RATE // 3 : 2 * RATE]]
+CLIPS = [verify.test_clip()[:RATE], verify.test_clip()[RATE : 8 * RATE // 5]]
 
 
 @pytest.fixture(scope="module")
@@ -260,3 +258,131 @@ def test_a_batch_of_mixed_lengths_equals_single_clips(name, runtime, made):
         found = outputs(model, together)
         for key, values in outputs(model, alone).items():
             np.testing.assert_allclose(found[key], values, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_verify_compares_every_stage(name, made):
+    """From the file, with the forward pass that is written out in `parity.heads`."""
+    folder = made(name)[2]
+    rows, _ = verify.verify([e2v_port.load(folder, runtime="cpu")])
+    checks = [check for row in rows for check in row]
+    assert all(check.passed for check in checks), checks
+    names = {check.name for check in checks}
+    assert "pooled" in names
+    assert ("dimensions" in names or "logits" in names) == bool(CASES[name].labels)
+
+
+class Stack(nn.Module):
+    """A head whose operations do not show in the names of its tensors, on a weighted sum of the layers."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+        self.hubert = transformers.HubertModel(config)
+        self.mix = nn.Parameter(torch.zeros(config.num_hidden_layers + 1, 1))
+        self.before = nn.Sequential(nn.Conv1d(WIDTH, 30, 1), nn.ReLU(), nn.Conv1d(30, 24, 1, bias=False))
+        self.classifier = nn.Sequential(nn.LayerNorm(24), nn.GELU(), nn.Linear(24, 4))
+        self.valence = nn.Sequential(nn.Linear(24, 1), nn.Sigmoid())
+        self.center = nn.Linear(7, 7)  # of a loss
+
+    def forward(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        states = torch.stack(self.hubert(values, output_hidden_states=True).hidden_states)
+        frames = (states * torch.softmax(self.mix, 0)[:, :, None, None]).sum(0)
+        pooled = self.before(frames.mT).mean(2)
+        return self.classifier(pooled)[0], self.valence(pooled)[0]
+
+
+STACK = {
+    "labels": ["neutral", "happy", "angry", "sad"],
+    "layers": "all",
+    "weights": "mix",
+    "frames": [{"op": "linear", "tensors": "before.0"}, {"op": "relu"}, {"op": "linear", "tensors": "before.2"}],
+    "pooling": "mean",
+    "head": [{"op": "norm", "tensors": "classifier.0"}, {"op": "gelu"}, {"op": "linear", "tensors": "classifier.2"}],
+    "others": {
+        "pleasure": {"rows": ["valence"], "steps": [{"op": "linear", "tensors": "valence.0"}, {"op": "sigmoid"}]}
+    },
+    "ignore": {"center.weight": "a loss of training", "center.bias": "a loss of training"},
+}
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path]:
+    torch.manual_seed(0)
+    model = Stack(transformers.HubertConfig(**BASE))
+    train(model)
+    return model, save(model, tmp_path_factory.mktemp("stack") / "checkpoint", Case(lambda: model))
+
+
+def described(tmp_path: Path, **changes: Any) -> Path:
+    content = {key: value for key, value in (STACK | changes).items() if value is not None}
+    (tmp_path / "head.json").write_text(json.dumps(content))
+    return tmp_path / "head.json"
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_described_head_equals_the_original(runtime, stack, tmp_path):
+    original, checkpoint = stack
+    folder = e2v_port.convert(checkpoint, head=described(tmp_path), out=tmp_path / "model")
+    model = e2v_port.load(folder, runtime=runtime)
+    assert model.labels == tuple(STACK["labels"])
+    for together, clip in zip(model.each(CLIPS, RATE), CLIPS, strict=True):
+        with torch.inference_mode():
+            logits, valence = original(prepared(clip))
+        np.testing.assert_allclose(together[1].logits, logits, rtol=0, atol=verify.LOGIT_TOLERANCES[runtime])
+        assert model.outputs(together)["pleasure"]["valence"] == pytest.approx(float(valence), abs=2e-5)
+
+
+def test_a_head_that_is_not_known_is_refused_with_all_of_its_tensors(stack, tmp_path):
+    with pytest.raises(e2v_port.CheckpointError) as caught:
+        e2v_port.convert(stack[1], out=tmp_path / "model")
+    message = str(caught.value)
+    for name, parameter in stack[0].named_parameters():
+        if not name.startswith("hubert."):
+            assert f"{name} {list(parameter.shape)}" in message
+    assert "--head" in message
+    assert "\n" not in message
+    assert not (tmp_path / "model").exists()
+
+
+WRONG = {
+    "a tensor left out": ({"ignore": None}, r"center\.weight \[7, 7\] matches no rule.*center\.bias"),
+    "a tensor that is not there": ({"head": [{"op": "linear", "tensors": "fc"}]}, r"no fc\.weight; the tensors .*mix"),
+    "a tensor used twice": (
+        {"head": [{"op": "linear", "tensors": "before.0"}, {"op": "linear", "tensors": "classifier.2"}]},
+        "before.0.weight .*matches .* and ",
+    ),
+    "widths that do not follow": ({"frames": STACK["frames"][:1]}, "before.2|missing|unexpected|shape"),
+    "an operation": ({"head": [{"op": "swish"}]}, "'swish'; known: linear, norm"),
+    "a key of a step": ({"head": [{"op": "relu", "slope": 1}]}, "step 1 of head has unknown keys: slope"),
+    "no tensors": ({"head": [{"op": "linear"}]}, "step 1 of head, linear, needs tensors"),
+    "tensors of an activation": ({"head": [{"op": "relu", "tensors": "x"}]}, "step 1 of head, relu, has no tensors"),
+    "pooling": ({"pooling": "max"}, "pooling is 'max'; only 'mean' is supported"),
+    "no outputs": ({"head": None, "others": None, "labels": None}, "neither head nor others"),
+    "labels": ({"labels": ["a", "b"]}, "2 labels for 4 rows"),
+    "labels twice": ({"labels": ["a", "b", "c", "a"]}, "labels share a name"),
+    "rows": ({"others": {"age": {"rows": ["a", "b"], "steps": STACK["others"]["pleasure"]["steps"]}}}, "2 names for 1"),
+    "no rows": ({"others": {"age": {"steps": []}}}, "lacks 'rows'"),
+    "no weights": ({"weights": None}, "lacks 'weights'"),
+    "layers": ({"layers": [0, 1, 2, 3, 4]}, "layers|readout"),
+    "a key": ({"poling": "mean"}, "unknown keys poling; known: labels"),
+    "a list": ({"frames": 3}, "the description of the head is wrong"),
+    "a pattern": ({"ignore": {"center.{*}": "all"}}, "no tensor is called"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_description_is_refused(name, stack, tmp_path):
+    changes, message = WRONG[name]
+    with pytest.raises(e2v_port.CheckpointError, match=message) as caught:
+        e2v_port.convert(stack[1], head=described(tmp_path, **changes), out=tmp_path / "model")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_description_that_is_no_json(stack, tmp_path):
+    (tmp_path / "head.json").write_text("labels: a")
+    with pytest.raises(e2v_port.CheckpointError, match=r"head\.json is not readable as JSON"):
+        e2v_port.convert(stack[1], head=tmp_path / "head.json", out=tmp_path / "model")
+    with pytest.raises(e2v_port.CheckpointError, match=r"missing\.json: no such file"):
+        e2v_port.convert(stack[1], head=tmp_path / "missing.json")
