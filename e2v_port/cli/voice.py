@@ -331,7 +331,7 @@ def _answer(reply: "tuple[Waveform, int]", tone: str, heard: "VoiceSegment | Non
     elif heard and heard.shade:
         response = respond(heard.shade.name, heard.confidence or 0.0, tone)
         emotion, parameters = response.emotion, response.parameters
-        shade = f", shade {heard.shade.name}" if heard.shade.name != heard.emotion else ""
+        shade = f", shade {heard.shade.name}" if heard.shade.name != str(heard.emotion).casefold() else ""
         why = f"{tone} of {heard.emotion} {heard.confidence:.2f}{shade}"
     else:
         complain(f"--speak-as {tone}: no emotion was heard to answer: {out} was not written")
