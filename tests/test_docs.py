@@ -105,11 +105,7 @@ def label_lists() -> str:
             meaning if [*map(str.casefold, labels)] == [meaning] else f"{meaning} ({', '.join(labels)})"
             for meaning, labels in groups.items()
         )
-        item = (
-            f"- `{name}`: {meanings}. Source: {found['source']}.".replace("<|", "`<|`")
-            .replace("|>", "`|>`")
-            .replace("_", "\\_")
-        )
+        item = f"- `{name}`: {meanings}. Source: {found['source']}."
         lines.append(textwrap.fill(item, 120, subsequent_indent="  ", break_on_hyphens=False))
     return "\n".join(lines) + "\n\n"
 

@@ -115,7 +115,7 @@ LABEL_SETS = {  # the classes of each corpus and classifier, in the spelling of 
     "msp-podcast": "A S H U F D C N O X",
     "superb": "neu hap ang sad",
     "meld": "neutral joy surprise anger sadness disgust fear",
-    "emobox": "Angry Disgust Fear Happy Neutral Sad Surprise Contempt Other No-agreement Boredom Calm Excited Sarcastic",
+    "emobox": "Angry Disgust Fear Happy Neutral Sad Surprise Contempt Other No-agreement Calm Sarcastic",
     "dpngtm": "angry calm disgust fearful happy neutral sad surprised",
     "firdhokk": "angry disgust fearful happy neutral sad surprised",
     "odyssey": "Angry Sad Happy Surprise Fear Disgust Contempt Neutral",

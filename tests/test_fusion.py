@@ -275,9 +275,8 @@ def test_each_label_of_each_set(label_set: str, dimensions: Dimensions | None) -
         assert (judgement.shade is None) == (not taxonomy.names_emotion(name))
         assert judgement.dimensions is not None
         if dimensions:
-            assert judgement.agreement == {"positive": "agree", "negative": "disagree"}.get(
-                str(means.polarity), "neutral"
-            )
+            agreement = {"positive": "agree", "negative": "disagree"}.get(str(means.polarity), "neutral")
+            assert judgement.agreement == agreement
             assert judgement.compound in (compounds if means.compound else {None})
 
 
