@@ -34,7 +34,7 @@ def table(analysis: Analysis, *, ascii_only: bool = False) -> Text:
         analysis: Analysis of one clip.
         ascii_only: Whether the terminal shows only ASCII.
     """
-    models = ", ".join(f"{model.name} on {model.runtime}" for model in analysis.models)
+    models = ", ".join(map(str, analysis.models))
     text = Text.assemble((printable(analysis.file), "bold"), f"  {analysis.duration:.2f} s  {models}\n")
     if analysis.reason:
         text.append(f"{analysis.reason}\n")
