@@ -16,7 +16,7 @@ from e2v_port.emotions.adaptation import Offset, adapted, adapted_scores
 from e2v_port.emotions.estimates import Dimensions, Prediction
 from e2v_port.emotions.fusion import FusionSettings, fuse
 from e2v_port.emotions.judgement import ADAPTED, Judgement
-from e2v_port.errors import AudioError, need
+from e2v_port.errors import AudioError, NoLabels, need
 from e2v_port.models.load import load
 from e2v_port.models.model import Model
 from e2v_port.prosody.noise import LEAST_SAMPLES, signal_to_noise
@@ -101,6 +101,7 @@ class Judge:
         *,
         runtime: str = "auto",
         dtype: str | None = None,
+        labels: str | Iterable[str] | None = None,
         offline: bool = False,
     ) -> "Judge":
         """Loads the models that are not loaded yet, and checks that each is of the kind it is used as.
@@ -111,10 +112,11 @@ class Judge:
             fusion: Settings of the fusion.
             runtime: Runtime of the models to load, as for `load`.
             dtype: Type of their arithmetic, as for `load`.
+            labels: Labels that the answers of `model` are limited to, as for `Model.limited`; by default all of them.
             offline: Whether to never open a connection.
 
         Raises:
-            NoLabels: A model is of another kind.
+            NoLabels: A model is of another kind, or `model` does not have the `labels`.
             TypeError: A model is neither a name, a path nor a loaded model.
             E2VError: See `load`.
         """
@@ -124,6 +126,10 @@ class Judge:
             model = load(model, runtime=runtime, dtype=dtype, offline=offline)
         if model:
             model.need_labels()  # before the other one is downloaded
+        if labels is not None:
+            if model is None:
+                raise NoLabels("no model that gives labels is named, so that there are none to choose among")
+            model = model.limited(labels)
         if isinstance(dimensional, str | Path):
             dimensional = load(dimensional, runtime=runtime, dtype=dtype, offline=offline)
         return cls(model, dimensional, fusion)

@@ -14,6 +14,7 @@ from e2v_port.cli.options import (
     ChannelOrEach,
     DimensionalName,
     DtypeName,
+    LabelNames,
     MaxGain,
     ModelName,
     Offline,
@@ -70,6 +71,7 @@ def analyze(
     dimensional: DimensionalName = None,
     runtime: RuntimeName = "auto",
     dtype: DtypeName = None,
+    labels: LabelNames = None,
     segments: SegmentsFile = None,
     channel: ChannelOrEach = "mix",
     whole: Whole = False,
@@ -114,6 +116,7 @@ def analyze(
         dimensional=dimensional,
         runtime=runtime,
         dtype=dtype,
+        labels=labels,
         segments=request.given,
         whole=whole,
         frames=frames or diarize,
@@ -217,6 +220,9 @@ def _print_scores(analysis: "Analysis") -> None:
     for segment in analysis.segments:
         name = f"{printable(analysis.file)} ({segment.speaker})" if segment.speaker else printable(analysis.file)
         print(f"{name}: {_scores(segment)}", flush=True)
+    for model in analysis.models:
+        if model.limited_to:
+            print(f"note: probabilities among {', '.join(model.limited_to)} alone", flush=True)
     for note in analysis.notes:
         print(f"note: {note.text}", flush=True)
 

@@ -20,6 +20,7 @@ __all__ = [
     "ChannelOrEach",
     "DimensionalName",
     "DtypeName",
+    "LabelNames",
     "MaxGain",
     "ModelName",
     "Offline",
@@ -62,6 +63,16 @@ DtypeName = Annotated[
         metavar="NAME",
         help="Precision of the computation: float32, bfloat16, float16, or auto for the fastest on this machine. "
         "Default: as stored.",
+        show_default=False,
+    ),
+]
+LabelNames = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        metavar="NAMES",
+        help="Labels to choose among, such as angry,happy,neutral,sad: they share the probability. Default: all of the "
+        "model.",
         show_default=False,
     ),
 ]

@@ -1,6 +1,9 @@
 """A loaded model: predictions, dimensions and embeddings of clips, one or many."""
 
+import copy
 import hashlib
+from collections.abc import Iterable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeVar, overload
@@ -12,6 +15,7 @@ from e2v_port.architectures.config import ModelConfig
 from e2v_port.architectures.runtime import Output, Runtime
 from e2v_port.architectures.tensors import read_means
 from e2v_port.audio import SAMPLING_RATE, Clip, load_audio
+from e2v_port.emotions import taxonomy
 from e2v_port.emotions.adaptation import Centers
 from e2v_port.emotions.changes import DIARIZATION, Boundary, BoundarySettings, boundaries
 from e2v_port.emotions.estimates import Dimensions, Prediction, softmax
@@ -34,6 +38,7 @@ class Model(Batched):
         runtime: `cuda`, `cpu`, `mps`, `mlx`, `numpy` or one of `devices.PROVIDERS`.
         dtype: Type of the arithmetic between waveform norm and pooling: `float32`, `float16` or `bfloat16`.
         labels: Names of its labels, in order; empty for a model without a head.
+        limited_to: The labels that it was limited to, see `limited`; None for all of them.
         embed_dim: Length of an embedding.
         window_seconds: Approximate amount of audio that `each` sorts at a time, in seconds.
         readers: Number of clips that are read at the same time, ahead of the batches; 0 to read them one by one.
@@ -44,6 +49,7 @@ class Model(Batched):
     ) -> None:
         super().__init__(config, runtime, dtype, runner)
         self.labels = tuple(label.name for label in config.labels if not label.unused)
+        self.limited_to: tuple[str, ...] | None = None
         self.embed_dim = config.architecture.embed_dim
         self._weights = weights
         self._identity = identity(weights) if weights else None
@@ -309,6 +315,46 @@ class Model(Batched):
             name: dict(zip(rows, self._runner.score(output.embedding, name).tolist(), strict=True))
             for name, rows in self.config.others.items()
         }
+
+    def limited(self, labels: str | Iterable[str]) -> "Model":
+        """Returns the same model limited to some of its labels, which share the probability among themselves.
+
+        The probabilities are the softmax over the logits of these labels, so they answer "which of these is it", and
+        say nothing about whether it is one of them. Logits, embeddings and temperature stay those of the model.
+
+        Args:
+            labels: Labels as the model spells them, in any case; or other words for them, as in the taxonomy: `anger`
+                stands for every label that means `angry`, unless the model has a label of that name. As one text, they
+                are separated by commas. To leave `other` and `unknown` out, name the rest.
+
+        Raises:
+            NoLabels: The model has no labels, or none of such a name, or fewer than two are left.
+        """
+        self.need_labels()
+        names = labels.split(",") if isinstance(labels, str) else labels
+        chosen = {found for name in names for found in self._named(name)}
+        if len(chosen) < 2:
+            raise NoLabels(f"{len(chosen)} label is no choice: name two or more of {', '.join(self.labels)}")
+        limited = copy.copy(self)
+        limited.__dict__.pop("centers", None)  # of all labels
+        limited.labels = limited.limited_to = tuple(name for name in self.labels if name in chosen)
+        kept = (replace(label, unused=label.name not in chosen) for label in self.config.labels)
+        limited.config = replace(self.config, labels=tuple(kept))
+        return limited
+
+    def _named(self, name: str) -> list[str]:
+        """Returns the labels that a user's name for them stands for."""
+        name = name.strip()
+        found = [label for label in self.labels if label.casefold() == name.casefold()]
+        own, theirs = taxonomy.label_set_of(self.labels), taxonomy.label_set_of((name,))
+        if not found and own and theirs:
+            wanted = taxonomy.meaning(name, theirs).name
+            found = [label for label in self.labels if taxonomy.meaning(label, own).name == wanted]
+        if not found:
+            raise NoLabels(
+                f"{self.config.source.repository} has no label {quoted(name)}: its labels are {', '.join(self.labels)}"
+            )
+        return found
 
     @cached_property
     def centers(self) -> Centers:
