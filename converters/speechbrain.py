@@ -28,8 +28,8 @@ LONGEST_PATH = 20  # references from one to the next
 # their preprocessor. Both are those of the repository of this name.
 ENCODERS: dict[str, Wav2vec2Config] = {"facebook/wav2vec2-base": wav2vec2.BASE, "microsoft/wavlm-large": wavlm.LARGE}
 
-# Classes by the last part of their names, whose modules have moved, and the values that each argument may have. Ellipsis
-# allows any value. An argument in NEEDED must be given, since its default is another one or has changed.
+# Classes by the last part of their names, whose modules have moved, and the values that each argument may have: `...`
+# stands for any. An argument in NEEDED must be given, since its default is another one or has changed.
 _SSL = {
     "source": ...,
     "output_norm": (True, False),

@@ -286,6 +286,16 @@ def test_rttm_of_several_files() -> None:
     assert rows[1][7:9] == ["<NA>", "<NA>"]
 
 
+def test_rttm_of_changes() -> None:
+    parts = (Boundary(0.0, 1.5, "angry", 0.9), Boundary(1.5, 2.5, "sad", 0.6))
+    rows = [line.split() for line in FORMATS["rttm"]([replace(PLAIN, boundaries=parts)]).splitlines()]
+    assert [(row[3], row[4], row[7], row[8]) for row in rows[:2]] == [
+        ("0.000000", "1.500000", "angry", "0.900"),
+        ("1.500000", "1.000000", "sad", "0.600"),
+    ]
+    assert [row[7] for row in rows[2:]] == ["<NA>", "sad", "happy"]
+
+
 def test_dimensions_alone_are_named_by_their_octant(tmp_path: Path) -> None:
     case = analysis(segment(0, 5, None))
     octant = case.segments[0].judgement.octant

@@ -15,9 +15,24 @@ from e2v_port.architectures.config import ModelConfig
 from e2v_port.architectures.heads import Step
 from e2v_port.converters import speechbrain
 from e2v_port.errors import CheckpointError
+from e2v_port.evaluation.datasets import label_of
+from e2v_port.export.onnx_folder import export_onnx
+from e2v_port.parity import speechbrain as parity
+from e2v_port.parity import verify
 
 RATE = 16_000
 TOY = {"embed_dim": 48, "num_heads": 6, "depth": 3, "ffn_dim": 96, "conv_pos_kernel": 16, "conv_pos_groups": 4}
+SETTINGS = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "conv_dim",
+    "feat_extract_norm",
+    "do_stable_layer_norm",
+    "num_conv_pos_embeddings",
+    "num_conv_pos_embedding_groups",
+)
 CONVOLUTIONS = ((32, 10, 5), *[(32, 3, 2)] * 4, *[(32, 2, 2)] * 2)
 # A toy of each published encoder, which takes its place in the table of known ones.
 ENCODERS = {"recognition": "facebook/wav2vec2-base", "diarization": "microsoft/wavlm-large"}
@@ -84,7 +99,21 @@ def test_labels_and_description(made, name: str) -> None:
     architecture = config.architecture
     assert (architecture.normalize, architecture.waveform_eps) == (True, 1e-5)
     assert architecture.head == (Step("linear", width=4, bias=False),)
-    assert architecture.readout and architecture.readout.steps == (Step("clip_norm"),)
+    assert architecture.readout
+    assert architecture.readout.steps == (Step("clip_norm"),)
+
+
+def test_a_conversion_can_be_verified(made, monkeypatch) -> None:
+    """`e2v verify` runs the published forward pass, stage by stage, from the checkpoint's own files."""
+    for name in KINDS:
+        reference, checkpoint, folder = made(name)
+        settings = {key: getattr(reference.model.config, key) for key in SETTINGS}
+        monkeypatch.setitem(parity.ENCODERS, ENCODERS[name], (KINDS[name].encoder, settings))
+        rows, notes = verify.verify([e2v_port.load(folder, runtime="cpu")], checkpoint=checkpoint)
+        stages = [check.name for (check,) in rows]
+        assert {"waveform", "blocks.2", "refined", "logits", "probabilities"} <= {*stages}
+        assert [check for (check,) in rows if not check.passed] == []
+        assert len(notes) == 1  # no published outputs
 
 
 def test_spans_are_those_of_the_authors(made) -> None:
@@ -101,8 +130,28 @@ def test_spans_are_those_of_the_authors(made) -> None:
             else:
                 expected.append([start, round(start + 0.02, 2), label])
         expected[-1][1] = len(wave) / RATE  # where theirs ends with the last frame
-        assert [[round(span.start, 2), span.label] for span in spans] == [[start, label] for start, _, label in expected]
+        assert [[round(span.start, 2), span.label] for span in spans] == [
+            [start, label] for start, _, label in expected
+        ]
         assert [span.end for span in spans] == pytest.approx([end for _, end, _ in expected])
+
+
+def test_labels_of_both_models_mean_the_same(made) -> None:
+    """So that EDER compares them with the words of an annotation."""
+    meanings = {"neu": "neutral", "ang": "angry", "hap": "happy", "sad": "sad"}
+    meanings |= {"n": "neutral", "a": "angry", "h": "happy", "s": "sad"}
+    for kind in KINDS.values():
+        assert [label_of(label) for label in kind.labels] == [meanings[label] for label in kind.labels]
+
+
+def test_an_export_gives_the_same(made, tmp_path: Path) -> None:
+    reference, _, folder = made("recognition")
+    export_onnx(folder, tmp_path / "onnx")
+    model = e2v_port.load(tmp_path / "onnx", runtime="onnx")
+    for wave, result in zip(clips(), model.each(clips(), RATE, frames=True), strict=True):
+        assert not isinstance(result, e2v_port.AudioError)
+        np.testing.assert_allclose(result[1].logits, reference.recognize(wave), atol=1e-4)
+        np.testing.assert_allclose(result[1].frame_logits, reference.diarize(wave), atol=1e-4)
 
 
 # ---- hyperparams.yaml is data
@@ -132,7 +181,12 @@ def changed(source: Path, folder: Path, old: str, new: str) -> Path:
         ("recognition", "speechbrain.nnet.linear.Linear", "speechbrain.nnet.RNN.GRU", "output_mlp is 'new:speech"),
         ("recognition", "!new:speechbrain.nnet.linear.Linear", "!name:speechbrain.nnet.linear.Linear", "'name:speech"),
         ("recognition", "    avg_pool: !ref <avg_pool>\n", "    gate: !ref <softmax>\n", "the module gate is"),
-        ("recognition", "output_mlp: !ref <output_mlp>\n", "output_mlp: !ref <nothing>\n", "!ref <nothing> leads nowhere"),
+        (
+            "recognition",
+            "output_mlp: !ref <output_mlp>\n",
+            "output_mlp: !ref <nothing>\n",
+            "!ref <nothing> leads nowhere",
+        ),
         ("recognition", "encoder_dim: 48", "encoder_dim: !ref <encoder_dim>", "references lead in a circle"),
         ("recognition", "modules:", "parts:", "it has no table of modules"),
         ("diarization", "window_length: 1", "window_length: 5", "kernel_size of Pooling1d is 5"),

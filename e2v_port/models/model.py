@@ -253,7 +253,7 @@ class Model(Batched):
 
         Raises:
             AudioError: A clip cannot be used, or is silent, as for `predict`.
-            NoLabels: The model has no labels.
+            NoLabels: The model has no labels, or they belong to whole clips alone.
         """
         self.need_labels()
         if not isinstance(clips, (list, tuple)):
@@ -268,8 +268,13 @@ class Model(Batched):
         return tuple(boundaries(self.frame_scores(output), self.labels, (0.0, duration), hop, settings))
 
     def frame_scores(self, output: Output) -> NDArray[np.float64]:
-        """Returns the probabilities of the labels for each frame of an output with frames: [frames, labels]."""
-        assert output.frame_logits is not None
+        """Returns the probabilities of the labels for each frame of an output with frames: [frames, labels].
+
+        Raises:
+            NoLabels: The labels of the model belong to whole clips alone.
+        """
+        if output.frame_logits is None:
+            raise NoLabels(f"{self.config.source.repository} judges whole clips, not the frames in them")
         used = [not label.unused for label in self.config.labels]
         return softmax(output.frame_logits[:, used], self.config.temperature)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from e2v_port.audio import SAMPLING_RATE, Waveform
 from e2v_port.checkpoints.checkpoint import Checkpoint
 from e2v_port.errors import CheckpointError, RuntimeUnavailable
+from e2v_port.parity import speechbrain
 from e2v_port.parity.heads import Heads
 from e2v_port.parity.references import Hooks, Peer, Tolerances, Vector, tensors
 from e2v_port.quiet import quiet
@@ -34,7 +35,8 @@ PROGRAM = """if True:
 class Transformers:
     """transformers' own class from an unconverted checkpoint's folder, and the head of its class or model card.
 
-    The class is the one that config.json names: Wav2Vec2Model, HubertModel or WavLMModel.
+    The class is the one that config.json names: Wav2Vec2Model, HubertModel or WavLMModel. The forward pass of
+    speechbrain's models is in speechbrain.py.
 
     Raises:
         CheckpointError: The checkpoint has no config.json, which transformers cannot do without; or transformers did
@@ -44,6 +46,9 @@ class Transformers:
 
     library: ClassVar[str] = "transformers"
     tolerances: ClassVar[Tolerances] = Tolerances()
+
+    prepare: Callable[..., Mapping[str, Any]]
+    heads: Heads | speechbrain.Head
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         if checkpoint.config is None:
@@ -57,6 +62,10 @@ class Transformers:
                     f"transformers cannot be imported ({error}): pip install --upgrade transformers"
                 ) from error
 
+            if checkpoint.head_weights:
+                self.model, self.prepare = speechbrain.encoder(checkpoint).eval().float(), speechbrain.prepare
+                self.heads = speechbrain.Head(checkpoint)
+                return
             from_pretrained: Any = AutoModel.from_pretrained
             self.model = from_pretrained(folder, local_files_only=True)
             self.prepare = Wav2Vec2FeatureExtractor.from_pretrained(folder, local_files_only=True)
