@@ -125,13 +125,11 @@ REQUIRED = {
     "max_source_positions": MAX_FRAMES,
 }
 PREPROCESSOR = {
-    "sampling_rate": 16_000,
     "n_fft": WINDOW,
     "hop_length": COLUMN,
     "chunk_length": 30,
     "padding_value": 0.0,
     "dither": 0.0,
-    "do_normalize": False,
 }
 
 
@@ -183,7 +181,7 @@ def describe(
     targets: Mapping[str, Shape],
     note: Callable[[str], None],
 ) -> tuple[WhisperConfig, tuple[Label, ...]]:
-    """Returns the sizes of a checkpoint, which has no outputs but embeddings.
+    """Returns the sizes of an encoder, without a head: see `heads.find`.
 
     Args:
         config: Parsed config.json, or the sizes that openai-whisper and CTranslate2 store with the weights.

@@ -735,6 +735,15 @@ def test_settings_of_speech_detection(call: Call, toy: Toys, clips: list[str]) -
     assert given == usual | {"max_gain": 0.0, "speech_threshold": 0.7}
 
 
+def test_which_emotion_appears_when(call: Call, shipped: str) -> None:
+    rows = [line.split() for line in call("analyze", shipped, "--diarize", "-f", "rttm").lines]
+    spans = e2v_port.load("bundled").diarize(shipped)
+    assert [(float(row[3]), row[7]) for row in rows] == [(pytest.approx(s.start, abs=1e-6), s.label) for s in spans]
+    assert call("analyze", shipped, "--diarize", "--frames").error == (
+        "error: --diarize is about each frame of the whole file: leave out --frames"
+    )
+
+
 def test_frames_of_a_model_without_labels(call: Call, both: list[str]) -> None:
     assert (
         call("analyze", "a.wav", *both[2:], "--frames").error

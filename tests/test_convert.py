@@ -44,6 +44,7 @@ from e2v_port.converters import emotion2vec as emotion2vec_converter
 from e2v_port.converters import folder as converters_folder
 from e2v_port.converters import wav2small as wav2small_converter
 from e2v_port.converters import wav2vec2 as wav2vec2_converter
+from e2v_port.converters import wavlm as wavlm_converter
 from e2v_port.converters import whisper as whisper_converter
 from e2v_port.errors import CheckpointError
 from e2v_port.models.load import load
@@ -312,7 +313,9 @@ def test_known_models_have_their_published_sizes(model: catalog.KnownModel) -> N
     known: dict[tuple[str, int], Architecture] = {
         ("emotion2vec", 768): emotion2vec_converter.BASE,
         ("emotion2vec", 1024): emotion2vec_converter.LARGE,
+        ("wav2vec2", 768): wav2vec2_converter.BASE,
         ("wav2vec2", 1024): wav2vec2_converter.AUDEERING,
+        ("wavlm", 1024): wavlm_converter.LARGE,
         ("wav2small", 338): wav2small_converter.PUBLISHED,
         **{("whisper", config.width): config for config in whisper_converter.CONVERTER.sizes.values()},
     }

@@ -18,15 +18,18 @@ import typer
 import e2v_port
 from e2v_port import cli
 from e2v_port.converters import emotion2vec, wav2vec2
+from e2v_port.emotions import taxonomy
 from e2v_port.parity.verify import PROBABILITY_TOLERANCE
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 COMMANDS = ROOT / "docs" / "cli.md"
 JSON = ROOT / "docs" / "json.md"
+TAXONOMY = ROOT / "docs" / "taxonomy.md"
 SCHEMA = ROOT / "e2v_port" / "analysis" / "schema.json"
 HELP = re.compile(r"(<!-- help.*?-->\n).*?(<!-- /help -->)", re.S)
 FIELDS = re.compile(r"(<!-- schema.*?-->\n).*?(<!-- /schema -->)", re.S)
+LABELS = re.compile(r"(<!-- labels.*?-->\n).*?(<!-- /labels -->)", re.S)
 FOLDERS = (ROOT, *(ROOT / name for name in ("docs", "examples", "benchmarks/speech")), *ROOT.glob("weights/*/"))
 DOCUMENTS = sorted(str(path.relative_to(ROOT)) for folder in FOLDERS for path in folder.glob("*.md"))
 
@@ -86,6 +89,27 @@ def field_lists() -> str:
     return "".join(parts) + "\n"
 
 
+def label_lists() -> str:
+    """Returns the classes of labels as a Markdown table, then each label set with the class of each label."""
+    table = taxonomy.table("labels")
+    lines = ["| class | polarity | compound | main emotions of the 26 |", "|---|---|---|---|"]
+    for name, row in table["classes"].items():
+        main = ", ".join(f"{emotion} {weight:.2f}" for emotion, weight in [*row["weights"].items()][:3])
+        lines.append(f"| `{name}` | {row['polarity'] or 'either'} | {row['compound'] or '-'} | {main} |")
+    lines.append("")
+    for name, found in table["label_sets"].items():
+        groups: dict[str, list[str]] = {}
+        for label, meaning in found["labels"].items():
+            groups.setdefault(meaning, []).append(label)
+        meanings = ", ".join(
+            meaning if [*map(str.casefold, labels)] == [meaning] else f"{meaning} ({', '.join(labels)})"
+            for meaning, labels in groups.items()
+        )
+        item = f"- `{name}`: {meanings}. Source: {found['source']}."
+        lines.append(textwrap.fill(item, 120, subsequent_indent="  ", break_on_hyphens=False))
+    return "\n".join(lines) + "\n\n"
+
+
 def _type(about: dict[str, Any]) -> str:
     """Returns the type of a field: names, values or a link to the object."""
     if "const" in about:
@@ -115,6 +139,13 @@ def test_the_fields_of_the_json_are_those_of_the_schema() -> None:
     block = FIELDS.search(JSON.read_text("utf-8"))
     assert block
     assert block[0] == block[1] + field_lists() + block[2]
+
+
+def test_the_label_sets_are_those_of_the_taxonomy() -> None:
+    """Run this file as a program to rewrite them."""
+    block = LABELS.search(TAXONOMY.read_text("utf-8"))
+    assert block
+    assert block[0] == block[1] + label_lists() + block[2]
 
 
 def test_the_command_reference_shows_the_help_of_the_program() -> None:
@@ -224,3 +255,5 @@ if __name__ == "__main__":
     COMMANDS.write_text(HELP.sub(lambda block: block[1] + reference() + block[2], text), "utf-8")
     text = JSON.read_text("utf-8")
     JSON.write_text(FIELDS.sub(lambda block: block[1] + field_lists() + block[2], text), "utf-8")
+    text = TAXONOMY.read_text("utf-8")
+    TAXONOMY.write_text(LABELS.sub(lambda block: block[1] + label_lists() + block[2], text), "utf-8")

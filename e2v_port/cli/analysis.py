@@ -14,6 +14,7 @@ from e2v_port.cli.options import (
     ChannelOrEach,
     DimensionalName,
     DtypeName,
+    LabelNames,
     MaxGain,
     ModelName,
     Offline,
@@ -44,6 +45,13 @@ SegmentsFile = Annotated[
 ]
 Whole = Annotated[bool, typer.Option("--whole", help="Judge each file as one segment; print one line with all scores.")]
 Frames = Annotated[bool, typer.Option("--frames", help="Also show where the emotion changes within a segment.")]
+Diarize = Annotated[
+    bool,
+    typer.Option(
+        "--diarize",
+        help="Show which emotion appears when in the whole file: the most probable label of each frame, unsmoothed.",
+    ),
+]
 Format = Annotated[
     str | None,
     typer.Option(
@@ -63,10 +71,12 @@ def analyze(
     dimensional: DimensionalName = None,
     runtime: RuntimeName = "auto",
     dtype: DtypeName = None,
+    labels: LabelNames = None,
     segments: SegmentsFile = None,
     channel: ChannelOrEach = "mix",
     whole: Whole = False,
     frames: Frames = False,
+    diarize: Diarize = False,
     form: Format = None,
     out: FormatFile = None,
     plot: Plot = None,
@@ -81,8 +91,11 @@ def analyze(
 
     Without --model or --dimensional, the bundled model is used.
     """
-    if frames and dimensional and not model:
-        fail("--frames needs labels: name a model that gives them with --model")
+    if (frames or diarize) and dimensional and not model:
+        fail(f"--{'diarize' if diarize else 'frames'} needs labels: name a model that gives them with --model")
+    if diarize and (frames or segments):
+        fail(f"--diarize is about each frame of the whole file: leave out --{'frames' if frames else 'segments'}")
+    whole = whole or diarize
     settings = segment_settings(speech_threshold, max_gain)
     _check_segments(segments, whole, files)
     _check_format(form, out, as_json, files)
@@ -90,6 +103,7 @@ def analyze(
 
     from e2v_port.analysis.analyze import each
     from e2v_port.analysis.sounds import Request
+    from e2v_port.emotions.changes import DIARIZATION
     from e2v_port.speech.transcripts import read_segments
 
     request = Request(channel, read_segments(segments) if segments else None, whole)
@@ -102,15 +116,17 @@ def analyze(
         dimensional=dimensional,
         runtime=runtime,
         dtype=dtype,
+        labels=labels,
         segments=request.given,
         whole=whole,
-        frames=frames,
+        frames=frames or diarize,
         adapt=adapt,
         baseline=baseline,
         settings=settings,
+        boundaries=DIARIZATION if diarize else None,
         offline=offline,
     )
-    scores_only = whole and not (form or plot or frames)
+    scores_only = whole and not (form or plot or frames or diarize)
     output = _Output(as_json, form, plot, sounds, scores_only, spaced=len(files) > 1)
     with progress_bar(len(files)) as advance:
         for file, result in zip(files, results, strict=True):
@@ -204,6 +220,9 @@ def _print_scores(analysis: "Analysis") -> None:
     for segment in analysis.segments:
         name = f"{printable(analysis.file)} ({segment.speaker})" if segment.speaker else printable(analysis.file)
         print(f"{name}: {_scores(segment)}", flush=True)
+    for model in analysis.models:
+        if model.limited_to:
+            print(f"note: probabilities among {', '.join(model.limited_to)} alone", flush=True)
     for note in analysis.notes:
         print(f"note: {note.text}", flush=True)
 

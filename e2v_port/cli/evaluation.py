@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from e2v_port.cli.options import CORPUS_OPTION, ChannelName, DtypeName, ModelName, Offline, RuntimeName
+from e2v_port.cli.options import CORPUS_OPTION, ChannelName, DtypeName, LabelNames, ModelName, Offline, RuntimeName
 from e2v_port.cli.output import complain, fail, finish, model_or_bundled, need_folder, print_table, progress_bar
 from e2v_port.files import packaged, printable, replacing
 
@@ -73,12 +73,13 @@ def evaluate(
     channel: ChannelName = "mix",
     runtime: RuntimeName = "auto",
     dtype: DtypeName = None,
+    labels: LabelNames = None,
     out: Out = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the content of evaluation.json.")] = False,
     seen: SeenToo = False,
     offline: Offline = False,
 ) -> None:
-    """Measure how often a model is right on labeled speech.
+    """Measure how often a model is right on labeled speech, or for how long (EDER, with zed).
 
     Without --model, the bundled model is used.
     """
@@ -97,9 +98,11 @@ def evaluate(
         fail("--corpus is missing: pass it, or pass --rows written by `e2v corpus`")
     if adapt and (calibrate or conditions):
         fail("--adapt changes the answers that --calibrate and --conditions are about: leave one of them out")
+    if labels and calibrate:
+        fail("--calibrate fits the temperature of all labels: leave --labels out")
     seen = seen or part in {"train", "dev"}  # asked for by name; the report says so
     _evaluate_model(
-        model, corpus, part, conditions, calibrate, adapt, seen, channel, runtime, dtype, out, as_json, offline
+        model, corpus, part, conditions, calibrate, adapt, seen, channel, runtime, dtype, labels, out, as_json, offline
     )
 
 
@@ -114,6 +117,7 @@ def _evaluate_model(
     channel: str,
     runtime: str,
     dtype: str | None,
+    labels: str | None,
     out: Path | None,
     as_json: bool,
     offline: bool,
@@ -124,10 +128,12 @@ def _evaluate_model(
     from e2v_port.models.load import load
 
     corpora = [readers.read(spec) for spec in corpus]
+    if (conditions or calibrate) and any(corpus.kind == "zed" for corpus in corpora):
+        fail(f"--{'calibrate' if calibrate else 'conditions'} needs clips with one label each: leave out zed")
     clips = splits.chosen(corpora, part)
     model = model_or_bundled(named)
     folder = _to_calibrate(model, offline) if calibrate else None
-    loaded = load(model, runtime=runtime, dtype=dtype, offline=offline)
+    loaded = load(model, runtime=runtime, dtype=dtype, labels=labels, offline=offline)
     if calibrate or conditions:
         loaded.need_labels()
     evaluations: dict[str, Evaluation] = {}
@@ -142,7 +148,14 @@ def _evaluate_model(
             if conditions:
                 evaluation = under_conditions(loaded, utterances, evaluation, channel=channel, advance=advance)
             evaluations[name] = evaluation
-    result: dict[str, Any] = {"model": model, "split": part, "corpora": {}, "mean": None, "calibration": None}
+    result: dict[str, Any] = {
+        "model": model,
+        "limited_to": loaded.limited_to,
+        "split": part,
+        "corpora": {},
+        "mean": None,
+        "calibration": None,
+    }
     for each in corpora:
         about = {"path": str(each.path), "licence": each.licence, "notes": list(each.notes)}
         result["corpora"][each.name] = about | evaluations[each.name].to_dict()
@@ -193,7 +206,14 @@ def _evaluate_rows(rows: Path, out: Path | None, as_json: bool) -> None:
 
     corpus, evaluation = evaluate_(rows)
     corpora = {corpus.name: {"path": str(rows), "licence": "", "notes": list(corpus.notes)} | evaluation.to_dict()}
-    result = {"model": evaluation.model, "split": "all", "corpora": corpora, "mean": None, "calibration": None}
+    result = {
+        "model": evaluation.model,
+        "limited_to": None,
+        "split": "all",
+        "corpora": corpora,
+        "mean": None,
+        "calibration": None,
+    }
     evaluations = {corpus.name: evaluation}
     _show(result, _sections(result, [corpus], evaluations), evaluations, out, as_json)
 
@@ -207,7 +227,10 @@ def _sections(
     sections: dict[str, list[Part]] = {}
     for corpus in corpora:
         heading = f"{corpus.name}, {result['split']}: {result['model']} on {evaluations[corpus.name].runtime}"
-        sections[heading] = [*(f"note: {note}" for note in corpus.notes), *report(evaluations[corpus.name])]
+        notes = list(corpus.notes)
+        if result["limited_to"]:
+            notes.append(f"answers limited to {', '.join(result['limited_to'])}")
+        sections[heading] = [*(f"note: {note}" for note in notes), *report(evaluations[corpus.name])]
     if result["mean"]:
         rows = [[name.replace("_", " "), f"{value:.3f}"] for name, value in result["mean"].items()]
         sections[f"mean of {len(corpora)} corpora"] = [[["figure", "mean"], *rows]]

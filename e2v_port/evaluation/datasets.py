@@ -15,7 +15,7 @@ from typing import Any
 from e2v_port.emotions import taxonomy
 from e2v_port.emotions.estimates import Dimensions
 
-__all__ = ["NAMES", "SPLITS", "Corpus", "Utterance", "label_of", "published"]
+__all__ = ["NAMES", "SPLITS", "Corpus", "Event", "Utterance", "label_of", "published"]
 
 NAMES = (
     "ravdess",
@@ -28,9 +28,25 @@ NAMES = (
     "meld",
     "emo-emilia",
     "emobox",
+    "zed",
     "csv",
 )
 SPLITS = ("train", "dev", "test")
+
+
+@dataclass(frozen=True)
+class Event:
+    """An emotion with its place in a clip; the rest of the clip is neutral.
+
+    Attributes:
+        start: Start in seconds, from the start of the clip.
+        end: End in seconds.
+        label: Label under emotion2vec's names.
+    """
+
+    start: float
+    end: float
+    label: str
 
 
 @dataclass(frozen=True)
@@ -49,6 +65,8 @@ class Utterance:
         language: Language spoken, such as `German`; None if unknown.
         known_as: Speaker of a published corpus that the file's name names, such as `emodb/03` for `03a01Fa.wav`; None
             if it names none. A copy of a corpus is recognized by it, whatever was done to its sound.
+        events: Which emotion appears when, in order and without overlap; None for a corpus that only labels whole
+            clips.
     """
 
     file: Path
@@ -61,6 +79,7 @@ class Utterance:
     split: str | None
     language: str | None = None
     known_as: str | None = None
+    events: tuple[Event, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ body { max-width: 72rem; } figure { background: #ffffff; } img { width: 100%; he
 """
 _ALT = "confusion matrix, confidence against accuracy, and share of wrong answers against share of answers, by corpus"
 
+_RULES = {"frames": "each frame by itself, as its authors do it", "smoothed": "smoothed, as --frames does it"}
+
 COVERAGES = (1.0, 0.8, 0.6, 0.4, 0.2)
 
 
@@ -61,6 +63,10 @@ def report(evaluation: Evaluation) -> list[Part]:
                 f"UAR would be {evaluation.uar_with_impossible:.3f}"
             )
         parts += ["", _table_of_figures(evaluation)]
+    elif evaluation.diarization:
+        header = ["share of the clip with the wrong emotion", "EDER", "false alarm", "missed", "confusion"]
+        rows = [[_RULES[rule], *map(str, rates.values())] for rule, rates in evaluation.diarization.items()]
+        parts += ["", [header, *rows]]
     else:
         header = ["", "CCC", "Pearson", "MAE"]
         rows = [[name, *map(str, figures.values())] for name, figures in evaluation.dimensions.items()]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from e2v_port.errors import CorpusError
 from e2v_port.evaluation.datasets import NAMES, Corpus, Utterance, published
+from e2v_port.evaluation.diarization.zed import read_zed
 from e2v_port.evaluation.readers.emo_emilia import read_emo_emilia
 from e2v_port.evaluation.readers.emobox import name_of_fold, read_emobox
 from e2v_port.evaluation.readers.file_names import AUDIO, read_crema_d, read_emodb, read_emogator, read_ravdess
@@ -38,6 +39,7 @@ _READERS: dict[str, Callable[[Path], tuple[list[Utterance], list[str]]]] = {
     "meld": read_meld,
     "emo-emilia": read_emo_emilia,
     "emobox": read_emobox,
+    "zed": lambda folder: (read_zed(folder), []),
     "csv": read_csv,
 }
 
@@ -57,6 +59,7 @@ def read(spec: str) -> Corpus:
     * `meld=FOLDER`: the folder `MELD.Raw`, with videos or with the sound taken out of them.
     * `emo-emilia=FOLDER`: the folder that holds `Emo-Emilia-ALL.jsonl` and `wav`.
     * `emobox=FOLDER`: a fold of EmoBox, such as `EmoBox/data/iemocap/fold_1`, with the corpus in `EmoBox/downloads`.
+    * `zed=FOLDER`: the folder that holds `ZED.json`, which says which emotion appears when; see `diarization.zed`.
     * `csv=FILE`: a table in UTF-8 with a header. Required columns: `file` (relative to the table), `label`, `speaker`.
       Optional columns: `sex` (female, male), `language`, `split` (train, dev, test), and `arousal`, `dominance` and
       `valence` (0 to 1); others are ignored. Labels are emotion2vec's, or any that `label_of` knows; a row may have

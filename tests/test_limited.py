@@ -1,0 +1,111 @@
+"""Models limited to chosen labels: the shares among these, what they may be called, and where results say so."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import e2v_port
+from e2v_port.analysis.judge import Judge
+from e2v_port.analysis.schema import schema
+from e2v_port.analysis.terminal import table
+from e2v_port.analysis.voices import Voices
+from e2v_port.audio import load_audio
+from e2v_port.cli import app
+from e2v_port.emotions.adaptation import Offset
+from e2v_port.emotions.estimates import softmax
+from e2v_port.errors import NoLabels
+from e2v_port.models.model import Model
+from e2v_port.prosody.baseline import Baseline
+
+CLIP = str(Path(__file__).parents[1] / "benchmarks" / "speech" / "calm.flac")
+CHOSEN = ("angry", "neutral", "sad")
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return e2v_port.load("bundled-tiny", runtime="numpy")
+
+
+@pytest.fixture(scope="module")
+def limited(model: Model) -> Model:
+    return model.limited(CHOSEN)
+
+
+def spelled(model: Model, *names: str) -> Model:
+    """Returns the model with its first labels renamed."""
+    renamed = (replace(label, name=name) for label, name in zip(model.config.labels, names, strict=False))
+    labels = (*renamed, *model.config.labels[len(names) :])
+    return Model(replace(model.config, labels=labels), model.runtime, model.dtype, model._runner)
+
+
+def test_the_chosen_labels_share_the_probability(model: Model, limited: Model) -> None:
+    whole, found = model.predict(CLIP), limited.predict(CLIP)
+    logits = np.array([whole.logits[name] for name in CHOSEN])
+    np.testing.assert_allclose([*found.scores.values()], softmax(logits, model.config.temperature), atol=1e-12)
+    assert tuple(found.scores) == tuple(found.logits) == limited.labels == limited.limited_to == CHOSEN
+    assert found.label == max(CHOSEN, key=whole.scores.__getitem__)
+    np.testing.assert_array_equal(limited.embed(CLIP), model.embed(CLIP))
+    assert model.limited_to is None
+    assert len(model.predict(CLIP).scores) == len(model.labels) > 3
+
+
+def test_labels_by_other_names(model: Model) -> None:
+    assert model.limited(" Anger, SADNESS,neutral").labels == CHOSEN
+    assert model.limited(["sad", "angry"]).labels == ("angry", "sad")
+    assert model.limited(CHOSEN).limited(["sad", "angry"]).labels == ("angry", "sad")
+    shortened = spelled(model, "ang", "dis", "fea", "hap", "neu", "sad")
+    assert shortened.limited("happy,disgust,neu").labels == ("dis", "hap", "neu")
+    both = spelled(model, "happiness", "joy", "calm", "grateful")
+    assert both.limited("happy,neutral").labels == ("happiness", "joy", "neutral")  # calm is a label of its own
+    assert both.limited("joy,calm").labels == ("joy", "calm")
+    assert spelled(model, "grumpy").limited("Grumpy,sad").labels == ("grumpy", "sad")
+
+
+def test_names_that_are_no_labels(model: Model, tmp_path: Path) -> None:
+    with pytest.raises(NoLabels, match=r"has no label 'bored': its labels are angry, disgusted, fearful"):
+        model.limited("angry,bored")
+    with pytest.raises(NoLabels, match=r"^1 label is no choice: name two or more of angry, "):
+        model.limited(["angry", "Anger"])
+    with pytest.raises(NoLabels, match="no label 'surprise'"):
+        e2v_port.load("bundled-tiny", runtime="numpy", labels="sad,surprise")
+    with pytest.raises(NoLabels, match="no model that gives labels is named"):
+        Judge.load(None, model, labels="sad,angry")
+    done = CliRunner().invoke(app, ["analyze", CLIP, "--model", "bundled-tiny", "--labels", "sad,surprise"])
+    assert isinstance(done.exception, NoLabels)
+
+
+def test_an_analysis_says_so(limited: Model) -> None:
+    found = e2v_port.analyze(CLIP, model="bundled-tiny", runtime="numpy", labels=",".join(CHOSEN), frames=True)
+    [segment] = found.segments
+    assert segment.prediction is not None
+    part = load_audio(CLIP)[round(segment.start * 16_000) : round(segment.end * 16_000)]
+    assert segment.prediction.scores == pytest.approx(limited.predict(part, 16_000).scores, abs=1e-5)
+    assert {part.label for part in found.boundaries or ()} <= set(CHOSEN)
+    row = json.loads(json.dumps(found.to_dict()))
+    jsonschema.Draft202012Validator(schema()).validate(row)
+    assert row["models"][0]["limited_to"] == [*CHOSEN]
+    assert row["segments"][0]["emotion"]["e2v_scores"].keys() == set(CHOSEN)
+    assert "bundled-tiny on numpy, limited to angry, neutral, sad" in table(found).plain
+    done = CliRunner().invoke(
+        app, ["analyze", CLIP, "--whole", "--model", "bundled-tiny", "--runtime", "numpy", "--labels", "angry,sad"]
+    )
+    assert "note: probabilities among angry, sad alone" in done.stdout
+
+
+def test_a_voice_known_with_all_labels_is_known_with_some(model: Model, limited: Model) -> None:
+    moved = dict(zip(model.labels, (1.0, -1.0, 0.5, -0.5, 0.0, 0.0), strict=True))
+    offset = Offset(moved, 9, 3.0, None, model.centers.model)
+    assert limited.centers.labels == CHOSEN
+    judge = Judge(limited)
+    voices = Voices(judge, {None: Baseline(None, 0, 0.0, {}, {}, offset)}, learn=False)
+    result = judge.one(load_audio(CLIP))
+    adapted = voices.adapted(None, result)
+    assert result.prediction is not None
+    assert adapted.prediction is not None
+    logits = np.array([result.prediction.logits[name] - moved[name] for name in CHOSEN])
+    np.testing.assert_allclose([*adapted.prediction.scores.values()], softmax(logits, model.config.temperature))
