@@ -291,6 +291,14 @@ def test_speakers_of_emobox_are_those_of_the_corpus(tmp_path: Path) -> None:
     assert (utterance.speaker, utterance.known_as) == ("emobox-iemocap/Ses01M", "iemocap/Ses01M")
 
 
+def test_a_fold_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = fold(tmp_path, "savee", {"a": "Angry"}, {"test": [clip("savee", "DC_a01", "a")]})
+    for folder, spec in ((place, "."), (place.parent, "fold_2"), (tmp_path, "data/savee/fold_2/")):
+        monkeypatch.chdir(folder)
+        corpus = read(f"emobox={spec}")
+        assert (corpus.name, len(corpus.utterances)) == ("emobox-savee-2", 1)
+
+
 def test_parts_of_files_are_left_out_of_emobox(tmp_path: Path) -> None:
     cut = clip("pavoque", "pavoque", "angry") | {"start_time": 1.0, "end_time": 2.5}
     place = fold(tmp_path, "pavoque", {"angry": "Angry"}, {"test": [cut]})
