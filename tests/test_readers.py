@@ -291,6 +291,25 @@ def test_speakers_of_emobox_are_those_of_the_corpus(tmp_path: Path) -> None:
     assert (utterance.speaker, utterance.known_as) == ("emobox-iemocap/Ses01M", "iemocap/Ses01M")
 
 
+def test_a_fold_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = fold(tmp_path, "savee", {"a": "Angry"}, {"test": [clip("savee", "DC_a01", "a")]})
+    for folder, spec in ((place, "."), (place.parent, "fold_2"), (tmp_path, "data/savee/fold_2/")):
+        monkeypatch.chdir(folder)
+        corpus = read(f"emobox={spec}")
+        assert (corpus.name, len(corpus.utterances)) == ("emobox-savee-2", 1)
+
+
+def test_a_published_test_keeps_listedthat_the_training_has_too(tmp_path: Path) -> None:
+    names = ["DC_a01", "DC_a02", "DC_a03"]
+    listed = [clip("savee", name, "a") for name in names]
+    place = fold(tmp_path, "savee", {"a": "Angry"}, {"train": listed[:1], "test": listed[1:]})
+    for each in listed[1:]:
+        (tmp_path / each["wav"]).write_bytes((tmp_path / listed[0]["wav"]).read_bytes())
+    corpus = read(f"emobox={place}")
+    assert [(u.file.stem, u.split) for u in corpus.utterances] == [("DC_a01", "train"), ("DC_a02", "test")]
+    assert "1 file left out as byte-identical copies: DC_a03.wav = DC_a02.wav" in corpus.notes
+
+
 def test_parts_of_files_are_left_out_of_emobox(tmp_path: Path) -> None:
     cut = clip("pavoque", "pavoque", "angry") | {"start_time": 1.0, "end_time": 2.5}
     place = fold(tmp_path, "pavoque", {"angry": "Angry"}, {"test": [cut]})

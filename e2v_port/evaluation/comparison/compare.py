@@ -134,9 +134,11 @@ def compare(
         raise ValueError(f"{len(models)} model to compare: pass two or more")
     read = [each if isinstance(each, Corpus) else readers.read(each) for each in corpora]
     chosen = splits.chosen(read, split)
-    weights = [weights_of(model, devices.choose(runtime, dtype), offline=offline) for model in models]
     # Whatever can be wrong is found before the first model runs.
-    outputs = [_outputs(ModelConfig.read(path.parent), str(model)) for path, model in zip(weights, models, strict=True)]
+    on = devices.choose(runtime, dtype)
+    weights = [weights_of(model, on, offline=offline) for model in models]
+    configs = [ModelConfig.read(path.parent) for path in weights]
+    outputs = [_outputs(config, str(model)) for config, model in zip(configs, models, strict=True)]
     common = _common(outputs, labels.split(",") if isinstance(labels, str) else labels)
     kept = {name: [clip for clip in clips if clip.label in common] for name, clips in chosen.items()}
     known = {}
@@ -146,7 +148,7 @@ def compare(
                 f"{name}: nothing to compare: fewer than two of its labels are among those that count, as all models "
                 f"have them ({', '.join(sorted(common)) or 'none'})"
             )
-        known[name] = [_seen(path, model, clips, seen) for path, model in zip(weights, models, strict=True)]
+        known[name] = [_seen(config, str(model), clips, seen) for config, model in zip(configs, models, strict=True)]
     runs: dict[str, list[_Run]] = {name: [] for name in kept}
     for model in models:
         loaded = load(model, runtime=runtime, dtype=dtype, offline=offline)
@@ -211,11 +213,11 @@ def _common(outputs: Sequence[Mapping[str, str]], wanted: Sequence[str] | None) 
     return chosen
 
 
-def _seen(weights: Path, model: str | Path, clips: Sequence[Utterance], allowed: bool) -> dict[str, Seen] | None:
-    config = ModelConfig.read(weights.parent)
+def _seen(config: ModelConfig, model: str, clips: Sequence[Utterance], allowed: bool) -> dict[str, Seen] | None:
+    """Returns which clips are known from the training of a model; an error if they are not allowed."""
     known = sounds.seen_in_training(config.trained_on, config.calibrated_on, clips)
     if not allowed:
-        check_unseen(str(model), known, len(clips))
+        check_unseen(model, known, len(clips))
     return known
 
 

@@ -65,7 +65,8 @@ def read(spec: str) -> Corpus:
       `valence` (0 to 1); others are ignored. Labels are emotion2vec's, or any that `label_of` knows; a row may have
       dimensions instead of a label.
 
-    Only the first of several byte-identical files is kept, so that no clip is in both training and test.
+    Only the first of several byte-identical files is kept, so that no clip is in both training and test. Where the
+    corpus is split, this is done for each part, so that the test is as published; training leaves out copies of it.
 
     Args:
         spec: Kind and path, as above.
@@ -93,16 +94,16 @@ def read(spec: str) -> Corpus:
 
 
 def _once(utterances: list[Utterance]) -> tuple[list[Utterance], list[tuple[Path, Path]]]:
-    """Returns the clips without copies of earlier files, and each copy with its original."""
+    """Returns the clips without copies of earlier files in the same part, and each copy with its original."""
     sizes = {utterance.file: _size(utterance.file) for utterance in utterances}
     common = {size for size, count in Counter(sizes.values()).items() if count > 1 and size is not None}
-    firsts: dict[tuple[int | None, bytes], Path] = {}
+    firsts: dict[tuple[str | None, bytes], Path] = {}
     kept: list[Utterance] = []
     copies: list[tuple[Path, Path]] = []
     for utterance in utterances:
         size = sizes[utterance.file]
         if size in common and (data := _digest(utterance.file)):
-            first = firsts.setdefault((size, data), utterance.file)
+            first = firsts.setdefault((utterance.split, data), utterance.file)
             if first is not utterance.file:
                 copies.append((utterance.file, first))
                 continue

@@ -8,6 +8,7 @@ Layout as in the repository emo-box/EmoBox, where `EmoBox/EmoDataset.py` reads i
     downloads/iemocap/...                              the corpus, as unpacked
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -26,6 +27,7 @@ _SPEAKER = re.compile(r"<id=(?P<key>.*),lang=[^,>]*,spk=(?P<speaker>.*),emotion=
 
 def name_of_fold(folder: Path) -> str:
     """Returns the name of a corpus and a fold, e.g. `emobox-iemocap-1` for `data/iemocap/fold_1`."""
+    folder = Path(os.path.abspath(folder))  # of `fold_1`, too, where the corpus is the folder above
     fold = _FOLD.fullmatch(folder.name)
     return f"emobox-{folder.parent.name}-{fold['number']}" if fold else f"emobox-{folder.name}"
 
@@ -41,11 +43,12 @@ def read_emobox(folder: Path) -> tuple[list[Utterance], list[str]]:
     Raises:
         CorpusError: The folder is no fold, or none of its clips is there.
     """
+    folder = Path(os.path.abspath(folder))
     fold = _FOLD.fullmatch(folder.name)
     if not fold:
         folds = sorted(path.name for path in folder.glob("fold_*")) or ["fold_1"]
         raise CorpusError(f"emobox={folder}: no fold: pass one, such as {folder / folds[0]}; there: {', '.join(folds)}")
-    corpus, number, root = folder.parent.name, fold["number"], folder.absolute().parents[2]
+    corpus, number, root = folder.parent.name, fold["number"], folder.parents[2]
     findings = Findings(name_of_fold(folder), speakers=f"emobox-{corpus}")
     labels = _label_map(folder.parent / "label_map.json", findings)
     speakers = _speakers(folder.parent / "data.seg.wrd.stm")
