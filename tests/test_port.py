@@ -26,6 +26,7 @@ CONFIGS: dict[str, list[Architecture]] = {
         toys.DIMENSIONAL,
         replace(toys.DIMENSIONAL, conv_norm="group", pre_norm=False, conv_bias=False, head_dim=0),
     ],
+    "wavlm": [toys.WAVLM, replace(toys.WAVLM, num_labels=3), replace(toys.WAVLM, num_labels=3, head_dim=9)],
     "wav2small": [toys.DEVIATION, toys.GRAM, replace(toys.GRAM, head_dim=0)],
     "whisper": [toys.WHISPER, replace(toys.WHISPER, num_labels=3), replace(toys.WHISPER, num_labels=3, head_dim=9)],
 }
