@@ -132,7 +132,17 @@ def expected(folders: dict[str, Path], clips: list[np.ndarray]) -> dict[str, lis
 
 @every_host
 @pytest.mark.parametrize(
-    "name", ["emotion2vec", "emotion2vec in bfloat16", "wav2vec2", "wavlm", "wav2small", "wav2small gram", "whisper", "bundled"]
+    "name",
+    [
+        "emotion2vec",
+        "emotion2vec in bfloat16",
+        "wav2vec2",
+        "wavlm",
+        "wav2small",
+        "wav2small gram",
+        "whisper",
+        "bundled",
+    ],
 )
 def test_a_model_gives_the_same_bits(
     folders: dict[str, Path], clips: list[np.ndarray], expected: dict[str, list[np.ndarray]], name: str, host: Any
