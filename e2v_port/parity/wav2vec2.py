@@ -73,17 +73,14 @@ class Transformers:
         import torch
         from torch.nn import functional
 
-        def first(output: Any) -> Any:  # modules of some of the classes, and versions, return more than one value
-            return output if isinstance(output, torch.Tensor) else output[0]
-
         model, head = self.model, self.head
         hooks = Hooks()
         for i, layer in enumerate(model.feature_extractor.conv_layers):
             hooks.keep(f"conv_layers.{i}", layer, lambda output: output.mT)
-        hooks.keep("projection", model.feature_projection, first)
+        hooks.keep("projection", model.feature_projection, _first)
         hooks.keep("positions", model.encoder.pos_conv_embed)
         for i, block in enumerate(model.encoder.layers):
-            hooks.keep(f"blocks.{i}", block, first)
+            hooks.keep(f"blocks.{i}", block, _first)
         found = hooks.found
         try:
             with torch.inference_mode():
@@ -103,17 +100,20 @@ class Transformers:
         return found
 
 
+def _first(output: Any) -> Any:
+    """Returns what a module computes, which some versions and classes return with other values after it."""
+    return output[0] if isinstance(output, tuple) else output
+
+
 def _missed(model: Any, state: Mapping[str, Any]) -> Iterator[str]:
     """Yields the parameters that do not have the values of the file: transformers fills them with random ones."""
     import torch
 
-    def own(name: str) -> str:
-        name = re.sub(r"^(wav2vec2|hubert|wavlm)\.", "", name)
-        for i, old in enumerate(("weight_g", "weight_v")):
-            name = name.replace(old, f"parametrizations.weight.original{i}")
-        return name
-
-    stored = {own(name): tensor for name, tensor in state.items()}
+    stored = {}
+    for name, tensor in state.items():
+        bare = re.sub(r"^(wav2vec2|hubert|wavlm)\.", "", name)
+        bare = bare.replace("weight_g", "parametrizations.weight.original0")
+        stored[bare.replace("weight_v", "parametrizations.weight.original1")] = tensor
     for name, value in model.state_dict().items():
         used = name != "masked_spec_embed"  # in training alone
         if used and not (name in stored and torch.equal(value, stored[name].float())):
