@@ -133,7 +133,7 @@ CASES = {
     "superb/hubert-base": Case(classifier("Hubert", BASE | SUM, SUPERB), SUPERB, old=True),
     "superb/hubert-large": Case(classifier("Hubert", LARGE | SUM, SUPERB), SUPERB, old=True),
     "wavlm": Case(classifier("WavLM", LARGE | SUM, SUPERB), SUPERB),
-    "dpngtm": Case(classifier("Wav2Vec2", BASE, RAVDESS), RAVDESS),
+    "wav2vec2-base": Case(classifier("Wav2Vec2", BASE, RAVDESS), RAVDESS),
     "large": Case(classifier("Wav2Vec2", LARGE, DIMENSIONS), DIMENSIONS, {"problem_type": "regression"}),
     "firdhokk": Case(classifier("Whisper", WHISPER, SUPERB), SUPERB),
     "whisper, layers summed": Case(classifier("Whisper", WHISPER | SUM, SUPERB), SUPERB),
@@ -404,19 +404,27 @@ def changed(source: Path, tmp_path: Path, *, processor: dict[str, Any] | None = 
 
 
 REFUSED = {
-    "another rate": ("dpngtm", {"processor": {"sampling_rate": 8000}}, "sampling_rate is 8000; only 16000"),
+    "another rate": ("wav2vec2-base", {"processor": {"sampling_rate": 8000}}, "sampling_rate is 8000; only 16000"),
     "maximum over time": ("soxan", {"pooling_mode": "max"}, "pooling_mode is 'max'; only 'mean' is supported"),
     "sum over time": ("ehcalabres", {"pooling_mode": "sum"}, "pooling_mode is 'sum'"),
-    "a sum without weights": ("dpngtm", SUM, "use_weighted_layer_sum is True, but there is no layer_weights"),
+    "a sum without weights": ("wav2vec2-base", SUM, "use_weighted_layer_sum is True, but there is no layer_weights"),
     "weights without a sum": (
         "superb/hubert-base",
         {"use_weighted_layer_sum": False},
         "use_weighted_layer_sum is False, but there is a layer_weights",
     ),
     "a missing layer": ("superb/hubert-base", {"num_hidden_layers": 2}, "layers"),
-    "regression to names of no dimensions": ("dpngtm", {"problem_type": "regression"}, "problem_type is 'regression'"),
-    "several labels at once": ("dpngtm", {"problem_type": "multi_label_classification"}, "problem_type is 'multi"),
-    "fewer names": ("dpngtm", {"id2label": {"0": "angry", "1": "sad"}}, "2 labels for 8 rows"),
+    "regression to names of no dimensions": (
+        "wav2vec2-base",
+        {"problem_type": "regression"},
+        "problem_type is 'regression'",
+    ),
+    "several labels at once": (
+        "wav2vec2-base",
+        {"problem_type": "multi_label_classification"},
+        "problem_type is 'multi",
+    ),
+    "fewer names": ("wav2vec2-base", {"id2label": {"0": "angry", "1": "sad"}}, "2 labels for 8 rows"),
     "more names": ("soxan", {"id2label": dict(enumerate(RAVDESS))}, "8 labels for 4 rows"),
     "names from one": ("soxan", {"id2label": {i + 1: name for i, name in enumerate(SUPERB)}}, "4 labels for 4 rows"),
     "a name twice": ("soxan", {"id2label": dict(enumerate(["a", "b", "c", "a"]))}, "labels share a name"),
@@ -444,7 +452,7 @@ def test_half_a_head_is_refused(missing, made, tmp_path):
 
 def test_labels_without_names(made, tmp_path):
     """They are converted as they are, and a line says how to name them; a file with names alone keeps the head."""
-    source = changed(made("dpngtm")[1], tmp_path, id2label=None, label2id=None)
+    source = changed(made("wav2vec2-base")[1], tmp_path, id2label=None, label2id=None)
     notes: list[str] = []
     folder = e2v_port.convert(source, out=tmp_path / "model", note=notes.append)
     assert e2v_port.load(folder, runtime="numpy").labels == tuple(f"LABEL_{i}" for i in range(8))
@@ -454,7 +462,7 @@ def test_labels_without_names(made, tmp_path):
     model = e2v_port.load(named, runtime="numpy")
     logits = model.predict(CLIPS[0], RATE).logits
     assert list(logits) == RAVDESS
-    np.testing.assert_allclose([*logits.values()], wanted(made("dpngtm")[0], CLIPS[0])["logits"], atol=2e-5)
+    np.testing.assert_allclose([*logits.values()], wanted(made("wav2vec2-base")[0], CLIPS[0])["logits"], atol=2e-5)
 
 
 def test_dimensions_in_capitals(made, tmp_path):
