@@ -26,9 +26,10 @@ from toys import RUNTIMES
 import e2v_port
 from e2v_port.architectures.whisper import positions
 from e2v_port.converters.random_weights import trained_like
+from e2v_port.export.onnx_folder import export_onnx
 from e2v_port.parity import verify
 
-transformers = pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install transformers")
 
 RATE = 16_000
 WIDTH = 48
@@ -261,6 +262,18 @@ def test_a_batch_of_mixed_lengths_equals_single_clips(name, runtime, made):
         found = outputs(model, together)
         for key, values in outputs(model, alone).items():
             np.testing.assert_allclose(found[key], values, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["superb/hubert-large", "superb/wav2vec2-base", "firdhokk", "age and gender"])
+def test_onnx_runtime_gives_the_same(name, made, tmp_path):
+    pytest.importorskip("onnxruntime", reason='onnxruntime is not installed: pip install "e2v-port[onnx]"')
+    original, _, folder = made(name)
+    export_onnx(str(folder), tmp_path / "onnx")
+    model = e2v_port.load(tmp_path / "onnx", runtime="onnx")
+    for together, clip in zip(model.each(CLIPS, RATE), CLIPS, strict=True):
+        found = outputs(model, together)
+        for key, values in wanted(original, clip).items():
+            np.testing.assert_allclose(found[key], values, rtol=0, atol=verify.LOGIT_TOLERANCES["cpu"])
 
 
 @pytest.mark.parametrize("name", CASES)
