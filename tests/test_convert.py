@@ -45,6 +45,7 @@ from e2v_port.converters import emotion2vec as emotion2vec_converter
 from e2v_port.converters import folder as converters_folder
 from e2v_port.converters import wav2small as wav2small_converter
 from e2v_port.converters import wav2vec2 as wav2vec2_converter
+from e2v_port.converters import wavlm as wavlm_converter
 from e2v_port.converters import whisper as whisper_converter
 from e2v_port.errors import CheckpointError
 from e2v_port.models.load import load
@@ -254,6 +255,8 @@ CONFIGS: dict[str, Architecture] = {
     for name, config in {
         "emotion2vec": toys.TOY,
         "wav2vec2": toys.DIMENSIONAL,
+        "wav2vec2 without a norm before the projection": replace(toys.DIMENSIONAL, projection_norm=False),
+        "wavlm": replace(toys.WAVLM, num_labels=3),
         "wav2small deviation": toys.DEVIATION,
         "wav2small gram": toys.GRAM,
         "whisper": toys.WHISPER,
@@ -262,6 +265,7 @@ CONFIGS: dict[str, Architecture] = {
 } | {
     "base": emotion2vec_converter.BASE,
     "audeering": wav2vec2_converter.AUDEERING,
+    "wavlm-large": wavlm_converter.LARGE,
     "wav2small": wav2small_converter.PUBLISHED,
     "whisper-base": whisper_converter.BASE,
 }
