@@ -264,6 +264,23 @@ def test_a_batch_of_mixed_lengths_equals_single_clips(name, runtime, made):
             np.testing.assert_allclose(found[key], values, rtol=0, atol=2e-5)
 
 
+def test_a_generic_loader_makes_up_a_head(made):
+    """What docs/models.md says of transformers' pipeline: another answer each time, none of them the model's own."""
+    original, source, folder = made("ehcalabres")
+    clip = {"raw": CLIPS[0], "sampling_rate": RATE}
+    answers = []
+    for _ in range(2):
+        pipe = transformers.pipeline("audio-classification", model=str(source), feature_extractor=str(source))
+        scores = {entry["label"]: entry["score"] for entry in pipe(dict(clip), top_k=None)}
+        answers.append([scores[label] for label in RAVDESS])
+    own = torch.softmax(torch.from_numpy(wanted(original, CLIPS[0])["logits"]), 0).numpy()
+    found = [*e2v_port.load(folder, runtime="cpu").predict(CLIPS[0], RATE).scores.values()]
+    np.testing.assert_allclose(found, own, atol=2e-5)
+    assert np.abs(np.subtract(*answers)).max() > 1e-4
+    for answer in answers:
+        assert np.abs(np.subtract(answer, own)).max() > 0.05
+
+
 @pytest.mark.parametrize("name", ["superb/hubert-large", "superb/wav2vec2-base", "firdhokk", "age and gender"])
 def test_onnx_runtime_gives_the_same(name, made, tmp_path):
     pytest.importorskip("onnxruntime", reason='onnxruntime is not installed: pip install "e2v-port[onnx]"')
@@ -488,11 +505,17 @@ def test_dimensions_in_capitals(made, tmp_path):
 
 def test_what_was_assumed_is_reported(made, tmp_path):
     """An activation does not show in the tensors, nor does the version of transformers that trained a sum of layers."""
+    quiet: list[str] = []
+    e2v_port.convert(made("superb/hubert-base")[1], out=tmp_path / "quiet", note=quiet.append)
+    assert not quiet
     notes: list[str] = []
     e2v_port.convert(made("soxan")[1], out=tmp_path / "soxan", note=notes.append)
     assert any("tanh" in note and "--head" in note for note in notes)
     e2v_port.convert(made("superb/hubert-large")[1], out=tmp_path / "hubert", note=notes.append)
     assert any("final norm" in note and "--head" in note for note in notes)
+    normalized = changed(made("firdhokk")[1], tmp_path, processor={"do_normalize": True})
+    e2v_port.convert(normalized, out=tmp_path / "whisper", note=notes.append)
+    assert any("do_normalize" in note for note in notes)
 
 
 def test_the_last_layer_of_a_sum_without_the_final_norm(made, tmp_path):
