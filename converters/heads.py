@@ -241,6 +241,7 @@ def _labels(
     if all(re.fullmatch(r"LABEL_\d+", token) for token in tokens):
         if known is not None and len(known) == rows:
             names = list(known)
+            note(f"the checkpoint does not name its labels: they get the names on its page, {', '.join(names)}")
         else:
             note(
                 f"the checkpoint calls its labels {tokens[0]} to {tokens[-1]}: name them in a JSON file as "

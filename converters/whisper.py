@@ -197,6 +197,11 @@ def describe(
         raise CheckpointError("Whisper without a config.json: put that file next to the weights")
     if preprocessor is None:
         note("no preprocessor_config.json: the spectrogram is taken from the published models")
+    elif preprocessor.get("do_normalize"):
+        note(
+            "preprocessor_config.json: do_normalize is true, but transformers normalizes for Whisper only where a call "
+            "asks for it: the waveform is taken as it is"
+        )
     origin = next((file for key, file in ORIGINS.items() if key in config), "config.json")
     try:
         config = _settings(config, targets)

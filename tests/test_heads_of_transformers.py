@@ -7,6 +7,9 @@ ones: newer versions of transformers initialize some weights again when they loa
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -23,9 +26,10 @@ from toys import RUNTIMES
 import e2v_port
 from e2v_port.architectures.whisper import positions
 from e2v_port.converters.random_weights import trained_like
+from e2v_port.export.onnx_folder import export_onnx
 from e2v_port.parity import verify
 
-transformers = pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install transformers")
 
 RATE = 16_000
 WIDTH = 48
@@ -130,7 +134,7 @@ CASES = {
     "superb/hubert-base": Case(classifier("Hubert", BASE | SUM, SUPERB), SUPERB, old=True),
     "superb/hubert-large": Case(classifier("Hubert", LARGE | SUM, SUPERB), SUPERB, old=True),
     "wavlm": Case(classifier("WavLM", LARGE | SUM, SUPERB), SUPERB),
-    "dpngtm": Case(classifier("Wav2Vec2", BASE, RAVDESS), RAVDESS),
+    "wav2vec2-base": Case(classifier("Wav2Vec2", BASE, RAVDESS), RAVDESS),
     "large": Case(classifier("Wav2Vec2", LARGE, DIMENSIONS), DIMENSIONS, {"problem_type": "regression"}),
     "firdhokk": Case(classifier("Whisper", WHISPER, SUPERB), SUPERB),
     "whisper, layers summed": Case(classifier("Whisper", WHISPER | SUM, SUPERB), SUPERB),
@@ -260,6 +264,35 @@ def test_a_batch_of_mixed_lengths_equals_single_clips(name, runtime, made):
             np.testing.assert_allclose(found[key], values, rtol=0, atol=2e-5)
 
 
+def test_a_generic_loader_makes_up_a_head(made):
+    """What docs/models.md says of transformers' pipeline: another answer each time, none of them the model's own."""
+    original, source, folder = made("ehcalabres")
+    clip = {"raw": CLIPS[0], "sampling_rate": RATE}
+    answers = []
+    for _ in range(2):
+        pipe = transformers.pipeline("audio-classification", model=str(source), feature_extractor=str(source))
+        scores = {entry["label"]: entry["score"] for entry in pipe(dict(clip), top_k=None)}
+        answers.append([scores[label] for label in RAVDESS])
+    own = torch.softmax(torch.from_numpy(wanted(original, CLIPS[0])["logits"]), 0).numpy()
+    found = [*e2v_port.load(folder, runtime="cpu").predict(CLIPS[0], RATE).scores.values()]
+    np.testing.assert_allclose(found, own, atol=2e-5)
+    assert np.abs(np.subtract(*answers)).max() > 1e-4
+    for answer in answers:
+        assert np.abs(np.subtract(answer, own)).max() > 0.05
+
+
+@pytest.mark.parametrize("name", ["superb/hubert-large", "superb/wav2vec2-base", "firdhokk", "age and gender"])
+def test_onnx_runtime_gives_the_same(name, made, tmp_path):
+    pytest.importorskip("onnxruntime", reason='onnxruntime is not installed: pip install "e2v-port[onnx]"')
+    original, _, folder = made(name)
+    export_onnx(str(folder), tmp_path / "onnx")
+    model = e2v_port.load(tmp_path / "onnx", runtime="onnx")
+    for together, clip in zip(model.each(CLIPS, RATE), CLIPS, strict=True):
+        found = outputs(model, together)
+        for key, values in wanted(original, clip).items():
+            np.testing.assert_allclose(found[key], values, rtol=0, atol=verify.LOGIT_TOLERANCES["cpu"])
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_verify_compares_every_stage(name, made):
     """From the file, with the forward pass that is written out in `parity.heads`."""
@@ -346,7 +379,10 @@ def test_a_head_that_is_not_known_is_refused_with_all_of_its_tensors(stack, tmp_
 
 
 WRONG = {
-    "a tensor left out": ({"ignore": None}, r"center\.weight \[7, 7\] matches no rule.*center\.bias"),
+    "a tensor left out": (
+        {"ignore": None},
+        r"center\.bias \[7\] matches no rule; center\.weight \[7, 7\] matches no rule",
+    ),
     "a tensor that is not there": ({"head": [{"op": "linear", "tensors": "fc"}]}, r"no fc\.weight; the tensors .*mix"),
     "a tensor used twice": (
         {"head": [{"op": "linear", "tensors": "before.0"}, {"op": "linear", "tensors": "classifier.2"}]},
@@ -362,7 +398,7 @@ WRONG = {
     "labels": ({"labels": ["a", "b"]}, "2 labels for 4 rows"),
     "labels twice": ({"labels": ["a", "b", "c", "a"]}, "labels share a name"),
     "rows": ({"others": {"age": {"rows": ["a", "b"], "steps": STACK["others"]["pleasure"]["steps"]}}}, "2 names for 1"),
-    "no rows": ({"others": {"age": {"steps": []}}}, "lacks 'rows'"),
+    "no rows": ({"others": {"age": {"steps": STACK["others"]["pleasure"]["steps"]}}}, "lacks 'rows'"),
     "no weights": ({"weights": None}, "lacks 'weights'"),
     "layers": ({"layers": [0, 1, 2, 3, 4]}, "layers|readout"),
     "a key": ({"poling": "mean"}, "unknown keys poling; known: labels"),
@@ -386,3 +422,130 @@ def test_a_description_that_is_no_json(stack, tmp_path):
         e2v_port.convert(stack[1], head=tmp_path / "head.json", out=tmp_path / "model")
     with pytest.raises(e2v_port.CheckpointError, match=r"missing\.json: no such file"):
         e2v_port.convert(stack[1], head=tmp_path / "missing.json")
+
+
+def changed(source: Path, tmp_path: Path, *, processor: dict[str, Any] | None = None, **settings: Any) -> Path:
+    """A copy of a checkpoint with other settings in its config.json; None takes one away."""
+    copy = Path(shutil.copytree(source, tmp_path / "changed"))
+    for file, changes in (("config.json", settings), ("preprocessor_config.json", processor or {})):
+        content = json.loads((copy / file).read_text()) | changes
+        (copy / file).write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+    return copy
+
+
+REFUSED = {
+    "another rate": ("wav2vec2-base", {"processor": {"sampling_rate": 8000}}, "sampling_rate is 8000; only 16000"),
+    "maximum over time": ("soxan", {"pooling_mode": "max"}, "pooling_mode is 'max'; only 'mean' is supported"),
+    "sum over time": ("ehcalabres", {"pooling_mode": "sum"}, "pooling_mode is 'sum'"),
+    "a sum without weights": ("wav2vec2-base", SUM, "use_weighted_layer_sum is True, but there is no layer_weights"),
+    "weights without a sum": (
+        "superb/hubert-base",
+        {"use_weighted_layer_sum": False},
+        "use_weighted_layer_sum is False, but there is a layer_weights",
+    ),
+    "a missing layer": ("superb/hubert-base", {"num_hidden_layers": 2}, "layers"),
+    "regression to names of no dimensions": (
+        "wav2vec2-base",
+        {"problem_type": "regression"},
+        "problem_type is 'regression'",
+    ),
+    "several labels at once": (
+        "wav2vec2-base",
+        {"problem_type": "multi_label_classification"},
+        "problem_type is 'multi",
+    ),
+    "fewer names": ("wav2vec2-base", {"id2label": {"0": "angry", "1": "sad"}}, "2 labels for 8 rows"),
+    "more names": ("soxan", {"id2label": dict(enumerate(RAVDESS))}, "8 labels for 4 rows"),
+    "names from one": ("soxan", {"id2label": {i + 1: name for i, name in enumerate(SUPERB)}}, "4 labels for 4 rows"),
+    "a name twice": ("soxan", {"id2label": dict(enumerate(["a", "b", "c", "a"]))}, "labels share a name"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_settings_that_contradict_the_head_are_refused(name, made, tmp_path):
+    case, settings, message = REFUSED[name]
+    with pytest.raises(e2v_port.CheckpointError, match=message) as caught:
+        e2v_port.convert(changed(made(case)[1], tmp_path, **settings), out=tmp_path / "model")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("missing", ["projector.bias", "classifier.weight", "layer_weights", "classifier.bias"])
+def test_half_a_head_is_refused(missing, made, tmp_path):
+    source = changed(made("superb/hubert-base")[1], tmp_path)
+    state = torch.load(source / "pytorch_model.bin", weights_only=True)
+    del state[missing]
+    torch.save(state, source / "pytorch_model.bin")
+    with pytest.raises(e2v_port.CheckpointError, match=r"no known head has|there is no layer_weights"):
+        e2v_port.convert(source, out=tmp_path / "model")
+
+
+def test_labels_without_names(made, tmp_path):
+    """They are converted as they are, and a line says how to name them; a file with names alone keeps the head."""
+    source = changed(made("wav2vec2-base")[1], tmp_path, id2label=None, label2id=None)
+    notes: list[str] = []
+    folder = e2v_port.convert(source, out=tmp_path / "model", note=notes.append)
+    assert e2v_port.load(folder, runtime="numpy").labels == tuple(f"LABEL_{i}" for i in range(8))
+    assert [note for note in notes if "LABEL_0 to LABEL_7" in note and "--head" in note]
+    (tmp_path / "head.json").write_text(json.dumps({"labels": RAVDESS}))
+    named = e2v_port.convert(source, head=tmp_path / "head.json", out=tmp_path / "named", note=notes.append)
+    model = e2v_port.load(named, runtime="numpy")
+    logits = model.predict(CLIPS[0], RATE).logits
+    assert list(logits) == RAVDESS
+    np.testing.assert_allclose([*logits.values()], wanted(made("wav2vec2-base")[0], CLIPS[0])["logits"], atol=2e-5)
+
+
+def test_dimensions_in_capitals(made, tmp_path):
+    source = changed(made("large")[1], tmp_path, id2label=dict(enumerate(["Arousal", "Dominance", "Valence"])))
+    model = e2v_port.load(e2v_port.convert(source, out=tmp_path / "model"), runtime="numpy")
+    found = model.dimensions(CLIPS[0], RATE)
+    expected = wanted(made("large")[0], CLIPS[0])["logits"]
+    np.testing.assert_allclose([found.arousal, found.dominance, found.valence], expected, atol=2e-5)
+
+
+def test_what_was_assumed_is_reported(made, tmp_path):
+    """An activation does not show in the tensors, nor does the version of transformers that trained a sum of layers."""
+    quiet: list[str] = []
+    e2v_port.convert(made("superb/hubert-base")[1], out=tmp_path / "quiet", note=quiet.append)
+    assert not quiet
+    notes: list[str] = []
+    e2v_port.convert(made("soxan")[1], out=tmp_path / "soxan", note=notes.append)
+    assert any("tanh" in note and "--head" in note for note in notes)
+    e2v_port.convert(made("superb/hubert-large")[1], out=tmp_path / "hubert", note=notes.append)
+    assert any("final norm" in note and "--head" in note for note in notes)
+    normalized = changed(made("firdhokk")[1], tmp_path, processor={"do_normalize": True})
+    e2v_port.convert(normalized, out=tmp_path / "whisper", note=notes.append)
+    assert any("do_normalize" in note for note in notes)
+
+
+def test_the_last_layer_of_a_sum_without_the_final_norm(made, tmp_path):
+    """As version 5 of transformers sums."""
+    original, source, _ = made("superb/hubert-large")
+    head = {
+        "layers": "all",
+        "weights": "layer_weights",
+        "final": False,
+        "frames": [{"op": "linear", "tensors": "projector"}],
+        "head": [{"op": "linear", "tensors": "classifier"}],
+    }
+    (tmp_path / "head.json").write_text(json.dumps(head))
+    model = e2v_port.load(e2v_port.convert(source, head=tmp_path / "head.json", out=tmp_path / "model"), runtime="cpu")
+    with torch.inference_mode():
+        encoder = getattr(original, original.base_model_prefix)
+        blocks: list[Tensor] = []
+        for block in encoder.encoder.layers:
+            block.register_forward_hook(lambda *values: blocks.append(values[2]))
+        states = torch.stack([encoder(prepared(CLIPS[0]), output_hidden_states=True).hidden_states[0], *blocks])
+        frames = (states * torch.softmax(original.layer_weights, 0)[:, None, None, None]).sum(0)
+        expected = original.classifier(original.projector(frames).mean(1))[0]
+    np.testing.assert_allclose([*model.predict(CLIPS[0], RATE).logits.values()], expected, rtol=0, atol=2e-5)
+
+
+def test_on_the_command_line(stack, tmp_path):
+    command = [sys.executable, "-m", "e2v_port", "convert", "--model", stack[1], "--out", tmp_path / "model"]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "mix [4, 1]" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    done = subprocess.run([*command, "--head", described(tmp_path)], capture_output=True, text=True, check=True)
+    assert "4 labels" in done.stdout

@@ -1,12 +1,15 @@
 """Models limited to chosen labels: the shares among these, what they may be called, and where results say so."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
 import numpy as np
 import pytest
+from pyarrow import parquet
+from served import Served
 from typer.testing import CliRunner
 
 import e2v_port
@@ -16,9 +19,11 @@ from e2v_port.analysis.terminal import table
 from e2v_port.analysis.voices import Voices
 from e2v_port.audio import load_audio
 from e2v_port.cli import app
+from e2v_port.client import Client
+from e2v_port.corpus.run import run
 from e2v_port.emotions.adaptation import Offset
 from e2v_port.emotions.estimates import softmax
-from e2v_port.errors import NoLabels
+from e2v_port.errors import CorpusError, NoLabels
 from e2v_port.models.model import Model
 from e2v_port.prosody.baseline import Baseline
 
@@ -109,3 +114,52 @@ def test_a_voice_known_with_all_labels_is_known_with_some(model: Model, limited:
     assert adapted.prediction is not None
     logits = np.array([result.prediction.logits[name] - moved[name] for name in CHOSEN])
     np.testing.assert_allclose([*adapted.prediction.scores.values()], softmax(logits, model.config.temperature))
+
+
+def test_a_corpus_has_columns_of_the_chosen_labels_alone(tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    shutil.copy(CLIP, tmp_path / "clips" / "a.flac")
+    options = {"model": "bundled-tiny", "runtime": "numpy", "whole": True, "offline": True, "workers": 1}
+    run(str(tmp_path / "clips"), tmp_path / "rows", labels="sad,anger", **options)
+    columns = parquet.read_table(tmp_path / "rows" / "rows")
+    assert [name for name in columns.column_names if name.startswith("e2v_")] == ["e2v_angry", "e2v_sad"]
+    [row] = columns.to_pylist()
+    assert row["e2v_angry"] + row["e2v_sad"] == pytest.approx(1)
+    with pytest.raises(CorpusError, match="--update"):
+        run(str(tmp_path / "clips"), tmp_path / "rows", **options)
+    with pytest.raises(NoLabels, match="no label 'bored'"):
+        run(str(tmp_path / "clips"), tmp_path / "other", labels="sad,bored", **options)
+
+
+def test_an_evaluation_among_the_chosen_labels(tmp_path: Path) -> None:
+    rows = ["file,label,speaker", *(f"{CLIP},{label},{label}" for label in ("sad", "neutral", "happy"))]
+    (tmp_path / "mine.csv").write_text("\n".join(rows), "utf-8")
+    command = ["evaluate", "--model", "bundled-tiny", "--runtime", "numpy", "--corpus", f"csv={tmp_path / 'mine.csv'}"]
+    done = CliRunner().invoke(app, [*command, "--split", "all", "--labels", "sad,neutral"])
+    assert done.exit_code == 0, done.output
+    assert "note: answers limited to neutral, sad" in done.stdout
+    assert (
+        "--calibrate fits the temperature of all labels"
+        in CliRunner().invoke(app, [*command, "--calibrate", "--labels", "sad,neutral"]).output
+    )
+
+
+def test_a_voice_that_is_followed() -> None:
+    detector = e2v_port.EmotionDetector("bundled-tiny", runtime="numpy", labels=CHOSEN)
+    assert detector.models[0].limited_to == CHOSEN
+    judgement = detector.analyze(CLIP).segments[0].judgement
+    assert judgement is not None
+    assert (judgement.scores or {}).keys() == {*CHOSEN}
+    with pytest.raises(ValueError, match="the backend prosodic gives no labels to choose among"):
+        e2v_port.EmotionDetector(backend="prosodic", labels=CHOSEN)
+
+
+def test_the_service() -> None:
+    with Served("--model", "bundled-tiny", "--labels", "sad,angry") as served:
+        client = Client(served.url, timeout=60, strict=True)
+        [model] = client.models()
+        assert model.labels == model.limited_to == ("angry", "sad")
+        answer = client.analyze(CLIP)
+        assert answer.models[0].limited_to == ("angry", "sad")
+        assert answer.segments[0].emotion is not None
+        assert set(answer.segments[0].emotion.e2v_scores or ()) == {"angry", "sad"}

@@ -33,7 +33,8 @@ class JudgedWaveform:
     Attributes:
         duration: Length of the waveform, in seconds.
         prediction: Label and scores of the categorical model; None without a model that has labels.
-        dimensions: Arousal, dominance and valence measured by the dimensional model; None without one.
+        dimensions: Arousal, dominance and valence measured by the dimensional model, or by the categorical one if it
+            measures them as well; None without either.
         judgement: Prediction and dimensions, fused; None if there are neither.
         embedding: Utterance embedding of the categorical model, or else of the dimensional one: [dim], float32.
         frame_scores: Probabilities of the labels for each frame, [frames, labels]; None unless requested.
@@ -63,7 +64,8 @@ class Judge:
     """Judges waveforms with one model or two. Safe to use from several threads.
 
     Args:
-        categorical: Model that gives labels; one without a head gives embeddings alone.
+        categorical: Model that gives labels; one without a head gives embeddings alone. One that measures arousal,
+            dominance and valence as well is used for both in one pass, unless `dimensional` is given.
         dimensional: Model that measures arousal, dominance and valence. At least one of the two is needed.
         fusion: Settings of the fusion; the default ones if None.
 
@@ -251,6 +253,8 @@ class Judge:
                 estimate = estimate._replace(dimensions=model.measure(result))
             elif model.labels:
                 estimate = estimate._replace(prediction=model.judge(result))
+                if model.config.measures and DIMENSIONAL not in self.models:
+                    estimate = estimate._replace(dimensions=model.measure(result))
             if frames:
                 estimate = estimate._replace(frame_scores=model.frame_scores(output))
             yield estimate

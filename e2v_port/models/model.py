@@ -24,7 +24,13 @@ from e2v_port.files import identity
 from e2v_port.models.batches import Batched
 from e2v_port.models.long_clips import prepared
 
-__all__ = ["Model"]
+__all__ = ["CLASSES", "SENSITIVE", "Model"]
+
+SENSITIVE = ("age", "sex")
+"""Further outputs about the person rather than the moment: given only where they are named."""
+
+CLASSES = ("sex", "events", "language")
+"""Further outputs whose numbers are logits of classes, so that a softmax makes probabilities of them."""
 
 Vector = NDArray[np.float32]
 _Found = TypeVar("_Found")
@@ -303,22 +309,31 @@ class Model(Batched):
         _, output = result
         self.need_dimensions()
         if not self.config.dimensional:
-            return Dimensions(**self.outputs(result)["dimensions"])
+            return Dimensions(**self.outputs(result, ["dimensions"])["dimensions"])
         assert output.logits is not None
         names = (label.name for label in self.config.labels)
         return Dimensions(**dict(zip(names, output.logits.tolist(), strict=True)))
 
-    def outputs(self, result: tuple[float, Output]) -> dict[str, dict[str, float]]:
-        """Returns every further output of a clip, from its duration and output as `each` yields them.
+    def outputs(self, result: tuple[float, Output], names: Iterable[str] | None = None) -> dict[str, dict[str, float]]:
+        """Returns further outputs of a clip, from its duration and output as `each` yields them.
+
+        Args:
+            result: Duration and output of the clip.
+            names: Names of the outputs. By default all but age and sex (`SENSITIVE`), which are only given where they
+                are named: they are estimates about a person, and wrong for some groups more often than for others.
 
         Returns:
-            The numbers of each output by their names, raw, such as `{"age": {"years": 31.4}}`; an empty dict for a
-            model without further outputs.
+            The numbers of each output by their names, raw, such as `{"age": {"years": 31.4}}`: logits for those of
+            `CLASSES`. An empty dict for a model without further outputs.
+
+        Raises:
+            NoLabels: The model has no further output of a name.
         """
         _, output = result
+        others = self.config.others
         return {
-            name: dict(zip(rows, self._runner.score(output.embedding, name).tolist(), strict=True))
-            for name, rows in self.config.others.items()
+            name: dict(zip(others[name], self._runner.score(output.embedding, name).tolist(), strict=True))
+            for name in self.need_outputs(names)
         }
 
     def limited(self, labels: str | Iterable[str]) -> "Model":
@@ -415,6 +430,21 @@ class Model(Batched):
                 f"{self.config.source.repository} has no classification head: it returns embeddings, not labels: "
                 f"use embed, or a model with labels such as iic/emotion2vec_plus_base"
             )
+
+    def need_outputs(self, names: Iterable[str] | None = None) -> list[str]:
+        """Returns the names of the further outputs that `outputs` gives for `names`. Call it before long work.
+
+        Raises:
+            NoLabels: The model has no further output of a name.
+        """
+        known = self.config.others
+        if names is None:
+            return [name for name in known if name not in SENSITIVE]
+        chosen = list(dict.fromkeys(names))
+        if unknown := [name for name in chosen if name not in known]:
+            has = f"its further outputs are {', '.join(known)}" if known else "it has no further outputs"
+            raise NoLabels(f"{self.config.source.repository} has no output {quoted(unknown[0])}: {has}")
+        return chosen
 
     def need_dimensions(self) -> None:
         """Raises NoLabels for a model without dimensions. Call it before long work."""
