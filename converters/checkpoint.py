@@ -31,7 +31,7 @@ from e2v_port.unpickling.machine import Placeholder
 from e2v_port.unpickling.tensors import NoTensor, Tensor
 from e2v_port.unpickling.torch_save import UnsafeFile
 
-from . import ctranslate2, old_checkpoint, safetensors_file
+from . import ctranslate2, old_checkpoint, safetensors_file, speechbrain
 
 __all__ = ["ABOUT", "extract"]
 
@@ -174,6 +174,26 @@ def _read_tokens(path: Path | None) -> list[str]:
     return [str(token) for token in tokens]
 
 
+def _settings(checkpoint: Checkpoint, inside: Mapping[str, int | str]) -> dict[str, Any]:
+    """Returns config, tokens and preprocessor of a checkpoint; `inside` are the settings among its weights."""
+    if checkpoint.head_weights:
+        assert checkpoint.config
+        assert checkpoint.tokens
+        config, preprocessor = speechbrain.read_settings(checkpoint.config)
+        labels = speechbrain.read_labels(checkpoint.tokens)
+        return {
+            "config": config | {"id2label": dict(enumerate(labels))},
+            "tokens": labels,
+            "preprocessor": preprocessor,
+        }
+    config = _read_config(checkpoint.config)
+    return {
+        "config": (config or {}) | dict(inside) if inside else config,
+        "tokens": _read_tokens(checkpoint.tokens),
+        "preprocessor": _read_config(checkpoint.preprocessor),
+    }
+
+
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -191,6 +211,8 @@ def extract(checkpoint: Checkpoint, out: Path) -> None:
     """
     path = checkpoint.weights
     entries, inside = _read(path)
+    if checkpoint.head_weights:
+        entries = speechbrain.joined(entries, _read(checkpoint.head_weights)[0])
     tensors = dict(entries)
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors")
@@ -211,9 +233,7 @@ def extract(checkpoint: Checkpoint, out: Path) -> None:
         sha256=_sha256(path),
     )
     about = {
-        "config": (_read_config(checkpoint.config) or {}) | inside if inside else _read_config(checkpoint.config),
-        "tokens": _read_tokens(checkpoint.tokens),
-        "preprocessor": _read_config(checkpoint.preprocessor),
+        **_settings(checkpoint, inside),
         "source": asdict(source),
         "tensors": len(tensors),
     }

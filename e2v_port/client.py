@@ -167,6 +167,7 @@ class UsedModel:
     dtype: str
     runtime: str
     licence: str
+    limited_to: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,7 @@ class ServedModel:
     labels: tuple[str, ...]
     embed_dim: int
     hop_seconds: float
+    limited_to: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -561,8 +563,10 @@ def _form(audio: bytes, segments: str) -> tuple[bytes, str]:
 def _made(kind: type[_T], found: Mapping[str, Any]) -> _T:
     """Makes a dataclass from the fields it knows: a newer service may send more."""
     values = {field.name: found[field.name] for field in fields(kind) if field.name in found}  # type: ignore[arg-type]
-    lists = {"notes", "labels", "sources"}
-    return kind(**{name: tuple(value) if name in lists else value for name, value in values.items()})
+    lists = {"notes", "labels", "sources", "limited_to"}
+    return kind(
+        **{name: tuple(value) if name in lists and value is not None else value for name, value in values.items()}
+    )
 
 
 def _emotion(found: Mapping[str, Any] | None) -> Emotion | None:

@@ -123,7 +123,7 @@ class RuntimeUnavailable(E2VError):
 
 
 class NoLabels(E2VError):
-    """Labels were requested from a model without a classification head."""
+    """Labels were requested that a model does not have: it has no classification head, or other labels."""
 
 
 class SegmentError(E2VError):

@@ -48,14 +48,20 @@ class Meanings {
   constructor({ emotions, labels }, set) {
     this.emotions = emotions.emotions;
     this.classes = labels.classes;
-    this.labels = labels.label_sets[set].labels;
+    const classes = Object.entries(labels.label_sets[set].labels);
+    this.labels = Object.fromEntries([...classes.map(([label, name]) => [label.toLowerCase(), name]), ...classes]);
+  }
+
+  /** Returns the class of a label, whatever its case. */
+  class(label) {
+    return this.labels[label] ?? this.labels[label.toLowerCase()];
   }
 
   /** Returns the probability of each of the 26 emotions. */
   distribution(scores) {
     const masses = Object.fromEntries(this.emotions.map(({ name }) => [name, 0]));
     for (const [label, score] of Object.entries(scores)) {
-      const { weights } = this.classes[this.labels[label]];
+      const { weights } = this.classes[this.class(label)];
       for (const [name, weight] of Object.entries(weights)) masses[name] += score * weight;
     }
     const total = sum(Object.values(masses));
@@ -64,7 +70,7 @@ class Meanings {
 
   /** Returns the emotion that a label most probably means; null for a label that names none. */
   shade(label) {
-    const name = this.labels[label];
+    const name = this.class(label);
     if (NO_EMOTION.includes(name)) return null;
     const weights = this.classes[name].weights;
     const best = likeliest(weights);

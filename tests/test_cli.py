@@ -735,6 +735,15 @@ def test_settings_of_speech_detection(call: Call, toy: Toys, clips: list[str]) -
     assert given == usual | {"max_gain": 0.0, "speech_threshold": 0.7}
 
 
+def test_which_emotion_appears_when(call: Call, shipped: str) -> None:
+    rows = [line.split() for line in call("analyze", shipped, "--diarize", "-f", "rttm").lines]
+    spans = e2v_port.load("bundled").diarize(shipped)
+    assert [(float(row[3]), row[7]) for row in rows] == [(pytest.approx(s.start, abs=1e-6), s.label) for s in spans]
+    assert call("analyze", shipped, "--diarize", "--frames").error == (
+        "error: --diarize is about each frame of the whole file: leave out --frames"
+    )
+
+
 def test_frames_of_a_model_without_labels(call: Call, both: list[str]) -> None:
     assert (
         call("analyze", "a.wav", *both[2:], "--frames").error
@@ -1014,7 +1023,7 @@ def test_models(call: Call, toy: Toys, tmp_path: Path, monkeypatch: pytest.Monke
     emotion2vec = ("base", "base_finetuned", "plus_seed", "plus_base", "plus_large")
     assert {f"iic/emotion2vec_{name}" for name in emotion2vec} < rows.keys()
     keys = {"id", "parameters", "dimensions", "labels", "languages", "licence", "bundled", "converted", "bytes"}
-    assert all(row.keys() == keys for row in rows.values())
+    assert all(row.keys() == keys | {"data", "accuracy"} for row in rows.values())
     bundled = [name for name in rows if rows[name]["bundled"]]
     assert [*rows][: len(bundled)] == bundled == sorted(path.parent.name for path in WEIGHTS.glob("*/config.json"))
     here = {*bundled, "iic/emotion2vec_plus_base", "local/mine"}
@@ -1028,26 +1037,41 @@ def test_models(call: Call, toy: Toys, tmp_path: Path, monkeypatch: pytest.Monke
     tensors = load_file(mine / "model.safetensors")
     assert rows["local/mine"]["parameters"] == sum(tensor.size for tensor in tensors.values())
 
-    table = call("models").lines
-    shown = {line.split()[0]: line for line in table[1 : table.index("")]}
+    lines = call("models").lines
+    assert max(map(len, lines[: lines.index("")])) <= 80
+    shown = {block[0]: block[1:] for block in re.findall(r"^(\S+)((?:\n .*)+)", "\n".join(lines), re.M)}
+    shown = {name: " ".join(block[0].split()) for name, block in shown.items()}
     assert shown.keys() == rows.keys()
-    for name, line in shown.items():
-        there = "bundled" if rows[name]["bundled"] else "yes"
-        assert line.endswith(f"  {there}" if rows[name]["converted"] else "  no")
-        assert rows[name]["licence"] in line
-        assert ", ".join(rows[name]["languages"]) in line
-        assert (" MB  " in line) == bool(rows[name]["converted"])
-        millions = float(line.split()[1])
+    for name, block in shown.items():
+        there = "bundled" if rows[name]["bundled"] else "converted"
+        assert f"; {there if rows[name]['converted'] else 'not converted'} " in block
+        assert block.endswith(rows[name]["licence"])
+        assert ", ".join(rows[name]["languages"]) in block
+        assert (" MB; " in block) == bool(rows[name]["converted"])
+        millions = float(block.split()[0])
         assert millions == pytest.approx(rows[name]["parameters"] / 1e6, abs=0.5, rel=0.2)
         assert millions > 0
-        assert ("  embeddings  " in line) == (rows[name]["labels"] == [])
-    assert "  2 labels  " in shown["local/mine"]
-    sets = [line.split(": ") for line in table[table.index("") + 1 :]]
-    listed = {name: labels.split(", ") for labels, names in sets for name in names.split(", ")}
-    assert {name: listed[name] for name in rows if rows[name]["labels"]} == {
-        name: row["labels"] for name, row in rows.items() if row["labels"]
-    }
-    assert any(line.startswith("folders: ") and str(tmp_path / "weights") in line for line in table)
+        assert (", ".join(rows[name]["labels"]) or "embeddings") in block
+    assert any(line.startswith("folders: ") and str(tmp_path / "weights") in line for line in lines)
+
+
+def test_a_model_is_described(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("E2V_WEIGHTS", str(tmp_path))
+    for known in catalog.known():
+        lines = call("models", known.id).lines
+        assert lines[0] == known.id
+        assert max(map(len, lines)) <= 80
+        text = " ".join(" ".join(lines).split())
+        for fact in (known.licence, known.data or "not known here", *known.labels, *known.languages):
+            assert fact in text
+        for each in known.accuracy:
+            assert f"{each.figure} on {each.test_set} ({each.source})" in text
+        assert ("no published figure" in text) == (not known.accuracy)
+        [row] = map(json.loads, call("models", known.id, "--json").lines)
+        assert row["data"] == known.data
+        assert row["accuracy"] == [asdict(each) for each in known.accuracy]
+    assert call("models", "emotion2vec_plus_base").lines[0] == "iic/emotion2vec_plus_base"
+    assert "did you mean iic/emotion2vec_plus_base? " in call("models", "emotion2vec_plus_bass").error
 
 
 def test_doctor_without_mlx(tmp_path: Path) -> None:

@@ -17,16 +17,23 @@ import typer
 
 import e2v_port
 from e2v_port import cli
-from e2v_port.converters import emotion2vec, wav2vec2
+from e2v_port.checkpoints import catalog
+from e2v_port.converters import emotion2vec, wav2vec2, wavlm
+from e2v_port.emotions import taxonomy
+from e2v_port.emotions.estimates import DIMENSIONS
 from e2v_port.parity.verify import PROBABILITY_TOLERANCE
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 COMMANDS = ROOT / "docs" / "cli.md"
 JSON = ROOT / "docs" / "json.md"
+TAXONOMY = ROOT / "docs" / "taxonomy.md"
+MODELS = ROOT / "docs" / "models.md"
 SCHEMA = ROOT / "e2v_port" / "analysis" / "schema.json"
 HELP = re.compile(r"(<!-- help.*?-->\n).*?(<!-- /help -->)", re.S)
 FIELDS = re.compile(r"(<!-- schema.*?-->\n).*?(<!-- /schema -->)", re.S)
+LABELS = re.compile(r"(<!-- labels.*?-->\n).*?(<!-- /labels -->)", re.S)
+KNOWN = re.compile(r"(<!-- models.*?-->\n).*?(<!-- /models -->)", re.S)
 FOLDERS = (ROOT, *(ROOT / name for name in ("docs", "examples", "benchmarks/speech")), *ROOT.glob("weights/*/"))
 DOCUMENTS = sorted(str(path.relative_to(ROOT)) for folder in FOLDERS for path in folder.glob("*.md"))
 
@@ -86,6 +93,50 @@ def field_lists() -> str:
     return "".join(parts) + "\n"
 
 
+def label_lists() -> str:
+    """Returns the classes of labels as a Markdown table, then each label set with the class of each label."""
+    table = taxonomy.table("labels")
+    lines = ["| class | polarity | compound | main emotions of the 26 |", "|---|---|---|---|"]
+    for name, row in table["classes"].items():
+        main = ", ".join(f"{emotion} {weight:.2f}" for emotion, weight in [*row["weights"].items()][:3])
+        lines.append(f"| `{name}` | {row['polarity'] or 'either'} | {row['compound'] or '-'} | {main} |")
+    lines.append("")
+    for name, found in table["label_sets"].items():
+        groups: dict[str, list[str]] = {}
+        for label, meaning in found["labels"].items():
+            groups.setdefault(meaning, []).append(label)
+        meanings = ", ".join(
+            meaning if [*map(str.casefold, labels)] == [meaning] else f"{meaning} ({', '.join(labels)})"
+            for meaning, labels in groups.items()
+        )
+        item = f"- `{name}`: {meanings}. Source: {found['source']}."
+        lines.append(textwrap.fill(item, 120, subsequent_indent="  ", break_on_hyphens=False))
+    return "\n".join(lines) + "\n\n"
+
+
+def model_lists() -> str:
+    """Returns the known models as a Markdown table, then what is published about each."""
+    lines = ["| model | million parameters | gives | license |", "|---|---|---|---|"]
+    facts = []
+    for model in catalog.known():
+        outputs = [f"{len(model.labels)} labels"] if model.labels else ["embeddings"]
+        if {*model.labels} == {*DIMENSIONS}:
+            outputs = ["arousal, dominance, valence"]
+        licence = re.split("[:(]", model.licence)[0].strip()
+        lines.append(f"| `{model.id}` | {model.parameters / 1e6:.3g} | {', '.join(outputs)} | {licence} |")
+        figures = [f"{each.figure} on {each.test_set} ({each.source})" for each in model.accuracy]
+        known = {
+            "Labels": ", ".join(model.labels),
+            "Training data": model.data,
+            "Languages of labels": ", ".join(model.languages),
+            "License": model.licence,
+            "Published": "; ".join(figures),
+        }
+        text = " ".join(f"{name}: {fact}." for name, fact in known.items() if fact)
+        facts.append(textwrap.fill(f"- `{model.id}`. {text}", 120, subsequent_indent="  ", break_on_hyphens=False))
+    return "\n".join([*lines, "", *facts]) + "\n\n"
+
+
 def _type(about: dict[str, Any]) -> str:
     """Returns the type of a field: names, values or a link to the object."""
     if "const" in about:
@@ -115,6 +166,20 @@ def test_the_fields_of_the_json_are_those_of_the_schema() -> None:
     block = FIELDS.search(JSON.read_text("utf-8"))
     assert block
     assert block[0] == block[1] + field_lists() + block[2]
+
+
+def test_the_label_sets_are_those_of_the_taxonomy() -> None:
+    """Run this file as a program to rewrite them."""
+    block = LABELS.search(TAXONOMY.read_text("utf-8"))
+    assert block
+    assert block[0] == block[1] + label_lists() + block[2]
+
+
+def test_the_known_models_are_those_of_the_manifest() -> None:
+    """Run this file as a program to rewrite them."""
+    block = KNOWN.search(MODELS.read_text("utf-8"))
+    assert block
+    assert block[0] == block[1] + model_lists() + block[2]
 
 
 def test_the_command_reference_shows_the_help_of_the_program() -> None:
@@ -148,11 +213,11 @@ def test_what_sixteen_bits_may_change_is_said_alike_and_holds_every_measurement(
     assert max(map(float, measured)) < PROBABILITY_TOLERANCE
 
 
-@pytest.mark.parametrize("family", [emotion2vec, wav2vec2])
+@pytest.mark.parametrize("family", [emotion2vec, wav2vec2, wavlm])
 def test_every_rename_is_in_the_document(family) -> None:
     text = (ROOT / "docs" / "port.md").read_text("utf-8")
     for rule in family.RULES:
-        source = rule.source.replace("[d2v_model.]", "").replace("[wav2vec2.]", "")
+        source = re.sub(r"\[\w+\.\]", "", rule.source)  # prefixes that may be absent
         source = source.replace("modality_encoders.AUDIO.", "A.")
         # The blocks and the two parts of a layer share a row.
         stem = re.sub(r"\.(weight|bias|weight_v|parametrizations\..*)$|\{\*\}$", "", source)
@@ -179,7 +244,8 @@ def test_the_programs_of_the_documents_use_what_exists(document: str) -> None:
         for node in ast.walk(ast.parse(program)):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "e2v_port":
                 names = {*dir(importlib.import_module(node.module))}
-                modules = {path.stem for path in (ROOT / Path(*node.module.split("."))).glob("*.py")}
+                folder = ROOT / Path(*node.module.split("."))
+                modules = {path.stem for path in [*folder.glob("*.py"), *folder.glob("*/")]}
                 assert {name.name for name in node.names} <= names | modules, program
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "e2v_port":
                 assert node.attr in e2v_port.__all__, program
@@ -224,3 +290,7 @@ if __name__ == "__main__":
     COMMANDS.write_text(HELP.sub(lambda block: block[1] + reference() + block[2], text), "utf-8")
     text = JSON.read_text("utf-8")
     JSON.write_text(FIELDS.sub(lambda block: block[1] + field_lists() + block[2], text), "utf-8")
+    text = TAXONOMY.read_text("utf-8")
+    TAXONOMY.write_text(LABELS.sub(lambda block: block[1] + label_lists() + block[2], text), "utf-8")
+    text = MODELS.read_text("utf-8")
+    MODELS.write_text(KNOWN.sub(lambda block: block[1] + model_lists() + block[2], text), "utf-8")

@@ -114,6 +114,20 @@ LABEL_SETS = {  # the classes of each corpus and classifier, in the spelling of 
     "iemocap": "ang hap exc neu sad fru fea sur dis oth xxx",
     "msp-podcast": "A S H U F D C N O X",
     "superb": "neu hap ang sad",
+    "meld": "neutral joy surprise anger sadness disgust fear",
+    "emobox": "Angry Disgust Fear Happy Neutral Sad Surprise Contempt Other No-agreement Calm Sarcastic",
+    "dpngtm": "angry calm disgust fearful happy neutral sad surprised",
+    "firdhokk": "angry disgust fearful happy neutral sad surprised",
+    "odyssey": "Angry Sad Happy Surprise Fear Disgust Contempt Neutral",
+    "vox-profile": "Anger Contempt Disgust Fear Happiness Neutral Sadness Surprise Other",
+    "speechbrain": "neu ang hap sad a h n s",
+    "sensevoice": "HAPPY SAD ANGRY NEUTRAL FEARFUL DISGUSTED SURPRISED other unknown EMO_UNKNOWN",
+    "empathic-insight": "Affection Amusement Anger Astonishment_Surprise Awe Bitterness Concentration Confusion "
+    "Contemplation Contempt Contentment Disappointment Disgust Distress Doubt Elation Embarrassment Emotional_Numbness "
+    "Fatigue_Exhaustion Fear Helplessness Hope_Enthusiasm_Optimism Impatience_and_Irritability Infatuation Interest "
+    "Intoxication_Altered_States_of_Consciousness Jealousy_&_Envy Longing Malevolence_Malice Pain Pleasure_Ecstasy "
+    "Pride Relief Sadness Sexual_Lust Shame Sourness Teasing Thankfulness_Gratitude Triumph",
+    "words": "angry anger joy calm bored contempt frustration excited tired",
     "ehcalabres": "angry calm disgust fearful happy neutral sad surprised",
     "plutchik": "joy trust fear surprise sadness disgust anger anticipation",
 }
@@ -310,10 +324,36 @@ def test_words_mean_the_same_in_every_set() -> None:
     for name in taxonomy.label_sets():
         for label in taxonomy.labels(name):
             if len(label) > 1:  # single letters are each corpus's own: A is Angst in one, anger in another
-                meanings.setdefault(label, set()).add(taxonomy.meaning(label, name).name)
+                meanings.setdefault(label.casefold(), set()).add(taxonomy.meaning(label, name).name)
     assert all(len(classes) == 1 for classes in meanings.values())
     assert taxonomy.meaning("A", "emodb").name == "fearful"
     assert taxonomy.meaning("A", "msp-podcast").name == "angry"
+
+
+def test_case_of_words_does_not_matter() -> None:
+    assert taxonomy.meaning("ANGRY") == taxonomy.meaning("angry")
+    assert taxonomy.meaning("happiness", "vox-profile").name == "happy"
+    with pytest.raises(ValueError, match="no label of speechbrain is called 'A'"):
+        taxonomy.meaning("A", "speechbrain")
+
+
+def test_the_set_of_a_models_labels() -> None:
+    for name, labels in LABEL_SETS.items():
+        found = taxonomy.label_set_of(labels.split())
+        assert found is not None, name
+        for label in labels.split():
+            assert taxonomy.meaning(label, found) == taxonomy.meaning(label, name)
+    assert taxonomy.label_set_of(["angry", "happy", "unknown"]) == "emotion2vec"
+    assert taxonomy.label_set_of(["ANGRY", "happiness", "Calm", "tired"]) == "words"
+    assert taxonomy.label_set_of(["angry", "grumpy"]) is None
+    assert taxonomy.label_set_of(["LABEL_0", "LABEL_1"]) is None
+    assert taxonomy.label_set_of(["A", "N"]) is None  # Angst in EmoDB, anger in MSP-Podcast
+
+
+def test_labels_that_name_no_emotion() -> None:
+    none = ("other", "Other", "unknown", "EMO_UNKNOWN", "xxx")
+    assert not any(map(taxonomy.names_emotion, none))
+    assert all(map(taxonomy.names_emotion, ("angry", "Neutral", "grumpy", "A")))
 
 
 def test_labels_that_differ_from_emotion2vecs() -> None:

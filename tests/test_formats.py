@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from praatio import textgrid
 
 from e2v_port.analysis.formats import FORMATS, ONE_CLIP
 from e2v_port.analysis.results import Analysis, AnalysisSettings, JudgedSegment, UsedModel
+from e2v_port.analysis.terminal import colour, table
+from e2v_port.emotions import taxonomy
 from e2v_port.emotions.changes import Boundary
 from e2v_port.emotions.estimates import DIMENSIONS, Dimensions, Prediction
 from e2v_port.emotions.fusion import FusionSettings, fuse
@@ -34,13 +37,15 @@ def segment(
     quality: Quality = "normal",
     speaker: str | None = None,
     text: str | None = None,
+    label_set: str = "emotion2vec",
 ) -> JudgedSegment:
     prediction = None
     if label:
-        scores = {label: share, "neutral": 1 - share}
+        second = next(name for name in reversed(taxonomy.labels(label_set)) if name != label)
+        scores = {label: share, ("neutral" if label_set == "emotion2vec" else second): 1 - share}
         prediction = Prediction(label, share, scores, scores, end - start)
     judged = quality in {"normal", "low_confidence"}
-    judgement = fuse(prediction, dimensions, end - start) if judged else None
+    judgement = fuse(prediction, dimensions, end - start, label_set=label_set) if judged else None
     return JudgedSegment(start, end, quality, speaker, text, judgement, prediction)
 
 
@@ -119,6 +124,24 @@ def test_csv_has_a_row_per_segment() -> None:
     assert rows[3]["e2v_angry"] == ""
     assert float(rows[0]["confidence"]) == PLAIN.segments[0].confidence
     assert [float(rows[0][f"avd_{name}"]) for name in DIMENSIONS] == [0.7, 0.3, 0.25]
+
+
+@pytest.mark.parametrize("label_set", taxonomy.label_sets())
+def test_labels_of_every_model(label_set: str, tmp_path: Path) -> None:
+    names = taxonomy.labels(label_set)
+    found = analysis(
+        *(segment(3.0 * i, 3.0 * i + 2.5, name, label_set=label_set) for i, name in enumerate(names)),
+        duration=3.0 * len(names),
+    )
+    assert [row["primary"] for row in csv.DictReader(io.StringIO(FORMATS["csv"]([found])))] == [*names]
+    emotions = textgrid.openTextgrid(str(write("textgrid", found, tmp_path)), False).getTier("emotion")
+    assert [entry.label for entry in emotions.entries] == [*names]
+    read = [line.split("\t")[-1] for line in FORMATS["audacity"]([found]).splitlines()]
+    assert [text.split(" 0.")[0] for text in read] == [*names]
+    assert [unescape(cue.text).split(" 0.")[0] for cue in webvtt.read(str(write("vtt", found, tmp_path)))] == [*names]
+    assert [cue.content.split(" 0.")[0] for cue in srt.parse(FORMATS["srt"]([found]))] == [*names]
+    assert all(name in table(found).plain for name in names)
+    assert all(colour(name) == taxonomy.colour(name, label_set) for name in names if len(name) > 1)
 
 
 def test_vtt(tmp_path: Path) -> None:
@@ -261,6 +284,16 @@ def test_rttm_of_several_files() -> None:
     assert [row[1] for row in rows] == ["call"] * 4 + ["my_call"] * 3
     assert rows[0][3:] == ["0.000000", "2.500000", "<NA>", "<NA>", "angry", "0.920", "<NA>"]
     assert rows[1][7:9] == ["<NA>", "<NA>"]
+
+
+def test_rttm_of_changes() -> None:
+    parts = (Boundary(0.0, 1.5, "angry", 0.9), Boundary(1.5, 2.5, "sad", 0.6))
+    rows = [line.split() for line in FORMATS["rttm"]([replace(PLAIN, boundaries=parts)]).splitlines()]
+    assert [(row[3], row[4], row[7], row[8]) for row in rows[:2]] == [
+        ("0.000000", "1.500000", "angry", "0.900"),
+        ("1.500000", "1.000000", "sad", "0.600"),
+    ]
+    assert [row[7] for row in rows[2:]] == ["<NA>", "sad", "happy"]
 
 
 def test_dimensions_alone_are_named_by_their_octant(tmp_path: Path) -> None:

@@ -262,6 +262,24 @@ def test_labels_of_other_models() -> None:
     assert (trust.agreement, trust.compound) == ("agree", None)
 
 
+@pytest.mark.parametrize("label_set", taxonomy.label_sets())
+@pytest.mark.parametrize("dimensions", [None, at(arousal=0.8, valence=0.8)])
+def test_each_label_of_each_set(label_set: str, dimensions: Dimensions | None) -> None:
+    names = taxonomy.labels(label_set)
+    compounds = {row["label"] for row in taxonomy.table("compounds")["compounds"]}
+    for name in names:
+        means = taxonomy.meaning(name, label_set)
+        judgement = fuse(prediction(name, 0.6, names), dimensions, 4.0, label_set=label_set)
+        assert judgement.primary == name
+        assert math.fsum((judgement.distribution or {}).values()) == pytest.approx(1)
+        assert (judgement.shade is None) == (not taxonomy.names_emotion(name))
+        assert judgement.dimensions is not None
+        if dimensions:
+            agreement = {"positive": "agree", "negative": "disagree"}.get(str(means.polarity), "neutral")
+            assert judgement.agreement == agreement
+            assert judgement.compound in (compounds if means.compound else {None})
+
+
 def test_labels_without_a_meaning() -> None:
     grumpy = prediction("grumpy", 0.6, ("grumpy", "sunny"))
     judgement = fuse(grumpy, MIDDLE, 4.0, label_set=None)

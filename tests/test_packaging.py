@@ -93,6 +93,16 @@ def test_the_license_of_a_bundled_model_allows_what_its_training_data_allow(know
     assert all(known.licence.partition(":")[0] in text for text in about)
 
 
+@pytest.mark.parametrize("known", BUNDLED, ids=[model.id for model in BUNDLED])
+def test_figures_of_a_bundled_model_are_those_of_its_card(known):
+    card = (WEIGHTS / known.id / "README.md").read_text("utf-8")
+    assert known.accuracy
+    for each in known.accuracy:
+        [row] = re.findall(rf"^\| {each.test_set} \|[^|]*\| ([0-9.]+) ", card, re.M)
+        assert each.figure == f"UAR {row}"
+        assert f"weights/{known.id}/README.md" in each.source
+
+
 def test_every_extra_is_tried_by_ci():
     # A new one is otherwise noticed only at the very end of a run.
     steps = (ROOT / ".ci" / "run").read_text("utf-8")

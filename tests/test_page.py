@@ -213,6 +213,22 @@ def test_only_the_label_decides_the_sector_of_the_wheel(service: Served, visit: 
     assert names[-len(unlabeled) :] == [None] * len(unlabeled)
 
 
+def test_labels_of_every_model_have_their_colors(service: Served, visit: Visitor) -> None:
+    sets = {name: [label for label in taxonomy.labels(name) if len(label) > 1] for name in taxonomy.label_sets()}
+    labels = [*dict.fromkeys(label for names in sets.values() for label in names), "HAPPINESS", "grumpy"]
+    colors = visit(service).evaluate(
+        """async (labels) => {
+            const { Taxonomy } = await import("/page/taxonomy.js");
+            const taxonomy = new Taxonomy(await (await fetch("/v1/taxonomy")).json());
+            return Object.fromEntries(labels.map((label) => [label, taxonomy.color(label)]));
+        }""",
+        labels,
+    )
+    for name, words in sets.items():
+        assert {word: colors[word] for word in words} == {word: taxonomy.colour(word, name) for word in words}
+    assert (colors["HAPPINESS"], colors["grumpy"]) == (taxonomy.colour("happy"), taxonomy.colour("neutral"))
+
+
 EMOTIONS = [each.name for each in taxonomy.emotions()]
 LABELS = taxonomy.labels("emotion2vec")
 WORDS = {

@@ -35,6 +35,7 @@ class Options(TypedDict, total=False):
     dimensional: str | Path | Model | None
     runtime: str
     dtype: str | None
+    labels: str | Iterable[str] | None
     segments: Sequence[GivenSegment] | str | Path | None
     whole: bool
     frames: bool
@@ -87,6 +88,7 @@ def each(
     dimensional: str | Path | Model | None = None,
     runtime: str = "auto",
     dtype: str | None = None,
+    labels: str | Iterable[str] | None = None,
     segments: Sequence[GivenSegment] | str | Path | None = None,
     whole: bool = False,
     frames: bool = False,
@@ -113,6 +115,7 @@ def each(
             out; without both, `model` is `bundled`.
         runtime: Runtime of the models to load, as for `load`.
         dtype: Type of their arithmetic, as for `load`.
+        labels: Labels that the answers of `model` are limited to, as for `Model.limited`; by default all of them.
         segments: Segments of the one clip, instead of those found in it; or the file that holds them. One that names
             a channel is judged on that channel.
         whole: Whether to judge each clip as one segment, whatever its length and whether or not it holds speech.
@@ -139,7 +142,7 @@ def each(
         An iterator that yields, for each clip in order, its Analysis or the AudioError that stopped it.
 
     Raises:
-        NoLabels: A model is of another kind than it is used as.
+        NoLabels: A model is of another kind than it is used as, or `model` does not have the `labels`.
         SegmentError: The given segments cannot be used; some of this shows only when the clip is read.
         BaselineError: A baseline cannot be read, or was learned with another model.
         AudioError: The channel is unknown. A clip without it stops that clip alone.
@@ -161,7 +164,7 @@ def each(
     reader = _reader(words, language, given, offline)
     if model is None and dimensional is None:
         model = _bundled()
-    judge = Judge.load(model, dimensional, fusion, runtime=runtime, dtype=dtype, offline=offline)
+    judge = Judge.load(model, dimensional, fusion, runtime=runtime, dtype=dtype, labels=labels, offline=offline)
     chosen = AnalysisSettings(
         source="whole" if whole else "speech" if given is None else "given",
         segments=settings or SegmentSettings(),

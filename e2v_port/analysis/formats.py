@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePath
 
 from e2v_port.analysis.results import Analysis, JudgedSegment
@@ -49,11 +49,11 @@ def to_csv(analyses: Sequence[Analysis]) -> str:
     """
     place = ["file", "start", "end", "speaker", "text", "channel", "quality"]
     rows = []
-    for analysis, segment in _segments(analyses):
+    for file, segment in ((analysis.file, segment) for analysis in analyses for segment in analysis.segments):
         cells = segment.to_dict()
         cells.pop("words", None)  # a row has room for their text
         emotion = cells.pop("emotion") or {}
-        rows.append({"file": analysis.file, **cells, **columns(emotion)})
+        rows.append({"file": file, **cells, **columns(emotion)})
     known = dict.fromkeys(name for row in rows for name in row)
     nested = [name for prefix in ("e2v_", "distribution_") for name in known if name.startswith(prefix)]
     text = io.StringIO()
@@ -183,23 +183,35 @@ def to_audacity(analyses: Sequence[Analysis]) -> str:
 def to_rttm(analyses: Sequence[Analysis]) -> str:
     """Returns RTTM: a SPEAKER line per segment, with the headline in place of the speaker's name, and its confidence.
 
+    If the changes of emotion were requested, there is a line for each of them, with its label and its mean probability.
     Tools that score or draw a diarization then do so for emotions. The speaker is not part of it, nor are words of
     doubt: the confidence shows it. One that overlaps another of the same headline has its speaker after a slash, as a
     diarization may not hold one name twice at a time.
     """
     lines = []
     ends: dict[tuple[str, int, str], float] = {}
-    for analysis, segment in _segments(analyses):
+    for analysis in analyses:
         file = "_".join(PurePath(analysis.file).stem.split()) or "clip"
-        channel = segment.channel or 1
-        name = "_".join(segment.judgement.headline.split()) if segment.judgement else "<NA>"
-        if segment.start < ends.get((file, channel, name), 0.0) and segment.speaker:
-            name += f"/{'_'.join(segment.speaker.split())}"
-        ends[file, channel, name] = max(segment.end, ends.get((file, channel, name), 0.0))
-        confidence = _number(segment.confidence) or "<NA>"
-        span = f"{segment.start:.6f} {segment.duration:.6f}"
-        lines.append(f"SPEAKER {file} {channel} {span} <NA> <NA> {name} {confidence} <NA>\n")
+        changes = _changes(analysis)
+        for segment in analysis.segments:
+            channel = segment.channel or 1
+            for start, end, label, confidence in _turns(segment, changes.get(id(segment))):
+                name = "_".join(label.split())
+                if start < ends.get((file, channel, name), 0.0) and segment.speaker:
+                    name += f"/{'_'.join(segment.speaker.split())}"
+                ends[file, channel, name] = max(end, ends.get((file, channel, name), 0.0))
+                span = f"{start:.6f} {end - start:.6f}"
+                shown = _number(confidence) or "<NA>"
+                lines.append(f"SPEAKER {file} {channel} {span} <NA> <NA> {name} {shown} <NA>\n")
     return "".join(lines)
+
+
+def _turns(segment: JudgedSegment, parts: list[Boundary] | None) -> list[tuple[float, float, str, float | None]]:
+    """Returns start, end, label and confidence of the changes within a segment, or of the segment without them."""
+    if parts:
+        return [(part.start, part.end, part.label, part.probability) for part in parts]
+    name = segment.judgement.headline if segment.judgement else "<NA>"
+    return [(segment.start, segment.end, name, segment.confidence)]
 
 
 def label(segment: JudgedSegment) -> str:
@@ -224,10 +236,6 @@ def _finer(segment: JudgedSegment) -> str:
 def _caption(segment: JudgedSegment) -> str:
     """Returns the judgement and the words spoken, on one line."""
     return _line(f"[{label(segment)}] {segment.text}" if segment.text else label(segment))
-
-
-def _segments(analyses: Iterable[Analysis]) -> Iterator[tuple[Analysis, JudgedSegment]]:
-    return ((analysis, segment) for analysis in analyses for segment in analysis.segments)
 
 
 def _one(analyses: Sequence[Analysis], name: str) -> Analysis:

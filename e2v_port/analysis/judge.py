@@ -10,14 +10,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from e2v_port.architectures.runtime import Output
 from e2v_port.audio import SAMPLING_RATE, Waveform
 from e2v_port.emotions import taxonomy
 from e2v_port.emotions.adaptation import Offset, adapted, adapted_scores
-from e2v_port.emotions.estimates import Dimensions, Prediction, softmax
+from e2v_port.emotions.estimates import Dimensions, Prediction
 from e2v_port.emotions.fusion import FusionSettings, fuse
 from e2v_port.emotions.judgement import ADAPTED, Judgement
-from e2v_port.errors import AudioError, need
+from e2v_port.errors import AudioError, NoLabels, need
 from e2v_port.models.load import load
 from e2v_port.models.model import Model
 from e2v_port.prosody.noise import LEAST_SAMPLES, signal_to_noise
@@ -34,7 +33,8 @@ class JudgedWaveform:
     Attributes:
         duration: Length of the waveform, in seconds.
         prediction: Label and scores of the categorical model; None without a model that has labels.
-        dimensions: Arousal, dominance and valence measured by the dimensional model; None without one.
+        dimensions: Arousal, dominance and valence measured by the dimensional model, or by the categorical one if it
+            measures them as well; None without either.
         judgement: Prediction and dimensions, fused; None if there are neither.
         embedding: Utterance embedding of the categorical model, or else of the dimensional one: [dim], float32.
         frame_scores: Probabilities of the labels for each frame, [frames, labels]; None unless requested.
@@ -64,7 +64,8 @@ class Judge:
     """Judges waveforms with one model or two. Safe to use from several threads.
 
     Args:
-        categorical: Model that gives labels; one without a head gives embeddings alone.
+        categorical: Model that gives labels; one without a head gives embeddings alone. One that measures arousal,
+            dominance and valence as well is used for both in one pass, unless `dimensional` is given.
         dimensional: Model that measures arousal, dominance and valence. At least one of the two is needed.
         fusion: Settings of the fusion; the default ones if None.
 
@@ -102,6 +103,7 @@ class Judge:
         *,
         runtime: str = "auto",
         dtype: str | None = None,
+        labels: str | Iterable[str] | None = None,
         offline: bool = False,
     ) -> "Judge":
         """Loads the models that are not loaded yet, and checks that each is of the kind it is used as.
@@ -112,10 +114,11 @@ class Judge:
             fusion: Settings of the fusion.
             runtime: Runtime of the models to load, as for `load`.
             dtype: Type of their arithmetic, as for `load`.
+            labels: Labels that the answers of `model` are limited to, as for `Model.limited`; by default all of them.
             offline: Whether to never open a connection.
 
         Raises:
-            NoLabels: A model is of another kind.
+            NoLabels: A model is of another kind, or `model` does not have the `labels`.
             TypeError: A model is neither a name, a path nor a loaded model.
             E2VError: See `load`.
         """
@@ -125,6 +128,10 @@ class Judge:
             model = load(model, runtime=runtime, dtype=dtype, offline=offline)
         if model:
             model.need_labels()  # before the other one is downloaded
+        if labels is not None:
+            if model is None:
+                raise NoLabels("no model that gives labels is named, so that there are none to choose among")
+            model = model.limited(labels)
         if isinstance(dimensional, str | Path):
             dimensional = load(dimensional, runtime=runtime, dtype=dtype, offline=offline)
         return cls(model, dimensional, fusion)
@@ -246,8 +253,10 @@ class Judge:
                 estimate = estimate._replace(dimensions=model.measure(result))
             elif model.labels:
                 estimate = estimate._replace(prediction=model.judge(result))
+                if model.config.measures and DIMENSIONAL not in self.models:
+                    estimate = estimate._replace(dimensions=model.measure(result))
             if frames:
-                estimate = estimate._replace(frame_scores=_frame_scores(model, output))
+                estimate = estimate._replace(frame_scores=model.frame_scores(output))
             yield estimate
 
     def _joined(
@@ -267,10 +276,3 @@ class Judge:
             snr = signal_to_noise(waveform)
         judgement = self.fuse(prediction, dimensions, duration, snr) if prediction or dimensions else None
         return JudgedWaveform(duration, prediction, dimensions, judgement, embedding, found[0].frame_scores, snr)
-
-
-def _frame_scores(model: Model, output: Output) -> NDArray[np.float64]:
-    """Returns the probabilities of the labels in use for each frame: [frames, labels]."""
-    assert output.frame_logits is not None
-    used = [not label.unused for label in model.config.labels]
-    return softmax(output.frame_logits[:, used], model.config.temperature)

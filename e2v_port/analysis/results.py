@@ -33,6 +33,8 @@ class UsedModel:
         dtype: Number format of its weights.
         runtime: Runtime it ran on.
         licence: License of its weights.
+        limited_to: Labels that its answers were limited to, which share the probability among themselves; None for all
+            of its labels.
     """
 
     kind: str
@@ -40,11 +42,18 @@ class UsedModel:
     dtype: str
     runtime: str
     licence: str
+    limited_to: tuple[str, ...] | None = None
+
+    def __str__(self) -> str:
+        """Names the model, its runtime and the labels it was limited to."""
+        limited = f", limited to {', '.join(self.limited_to)}" if self.limited_to else ""
+        return f"{self.name} on {self.runtime}{limited}"
 
     @classmethod
     def of(cls, kind: str, model: Model) -> "UsedModel":
         """Describes a loaded model."""
-        return cls(kind, model.config.source.repository, model.dtype, model.runtime, model.config.licence)
+        config = model.config
+        return cls(kind, config.source.repository, model.dtype, model.runtime, config.licence, model.limited_to)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def table(analysis: Analysis, *, ascii_only: bool = False) -> Text:
         analysis: Analysis of one clip.
         ascii_only: Whether the terminal shows only ASCII.
     """
-    models = ", ".join(f"{model.name} on {model.runtime}" for model in analysis.models)
+    models = ", ".join(map(str, analysis.models))
     text = Text.assemble((printable(analysis.file), "bold"), f"  {analysis.duration:.2f} s  {models}\n")
     if analysis.reason:
         text.append(f"{analysis.reason}\n")
@@ -59,8 +59,9 @@ def table(analysis: Analysis, *, ascii_only: bool = False) -> Text:
 
 
 def colour(label: str | None) -> str:
-    """Returns the color of a label; gray for a label that emotion2vec does not have."""
-    return taxonomy.colour(label) if label in taxonomy.labels("emotion2vec") else GREY
+    """Returns the color of a label; gray for a label that no set of the taxonomy has."""
+    label_set = None if label is None else taxonomy.label_set_of((label,))
+    return taxonomy.colour(label, label_set) if label is not None and label_set else GREY
 
 
 def doubtful(segment: JudgedSegment) -> bool:

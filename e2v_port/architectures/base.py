@@ -30,7 +30,6 @@ class Architecture(ABC):
     A family of models is one subclass, in a module of its own; `registry.py` lists them.
 
     Attributes:
-        waveform_eps: Epsilon of the waveform norm.
         mean_of_frames: Whether an embedding is the mean of its frames, unless `joining` says otherwise.
         half_precision: Whether the network may compute in 16 bits, so that `dtype="auto"` considers it.
         longest: Samples of the longest clip that the network runs in one piece; None for any.
@@ -44,7 +43,6 @@ class Architecture(ABC):
         others: Further outputs, made of the same embedding.
     """
 
-    waveform_eps: ClassVar[float]
     mean_of_frames: ClassVar[bool]
     half_precision: ClassVar[bool]
     longest: ClassVar[int | None] = None
@@ -74,6 +72,11 @@ class Architecture(ABC):
                 raise ValueError(f"a head of {self.num_labels} outputs cannot be {self.head!r}")
         if type(self.others) is not tuple or len({branch.name for branch in self.others}) < len(self.others):
             raise ValueError(f"further outputs are {self.others!r}")
+
+    @property
+    @abstractmethod
+    def waveform_eps(self) -> float:
+        """Epsilon of the waveform norm."""
 
     @property
     def head_steps(self) -> tuple[Step, ...]:

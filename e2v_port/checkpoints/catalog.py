@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BUNDLED",
+    "Accuracy",
     "KnownModel",
     "Published",
     "converted",
@@ -71,6 +72,21 @@ class Published:
 
 
 @dataclass(frozen=True)
+class Accuracy:
+    """A published accuracy of a model, as published: nothing of it was measured here, unless the source says so.
+
+    Attributes:
+        test_set: Speech that it was measured on.
+        figure: The figure with its kind, such as `accuracy 0.686, macro-F1 0.677`.
+        source: Publication it is taken from, with what has to be known about it.
+    """
+
+    test_set: str
+    figure: str
+    source: str
+
+
+@dataclass(frozen=True)
 class KnownModel:
     """One row of the manifest in weights/.
 
@@ -84,6 +100,8 @@ class KnownModel:
         labels: Names of the outputs in order, labels or dimensions; empty for a model without a head.
         licence: License of the weights.
         languages: Languages of the labeled speech it was trained on; empty if not known here.
+        data: Speech it was trained on, in words; empty if not known here.
+        accuracy: Published figures.
         sha256: Accepted hashes by file name; empty if none is known.
         published: Published outputs.
     """
@@ -97,6 +115,8 @@ class KnownModel:
     labels: tuple[str, ...]
     licence: str
     languages: tuple[str, ...]
+    data: str
+    accuracy: tuple[Accuracy, ...]
     sha256: dict[str, tuple[str, ...]]
     published: tuple[Published, ...]
 
@@ -124,6 +144,8 @@ def _known_model(row: dict[str, Any]) -> KnownModel:
         labels=_labels(row["classes"]),
         licence=row["licence"],
         languages=tuple(row.get("languages", ())),
+        data=row.get("data", ""),
+        accuracy=tuple(Accuracy(each["set"], each["figure"], each["source"]) for each in row.get("accuracy", ())),
         sha256={name: tuple(hashes) for name, hashes in row.get("sha256", {}).items()},
         published=tuple(_published(output) for output in row.get("published", [])),
     )

@@ -16,6 +16,13 @@ _USUAL = {"config": "config.yaml", "tokens": "tokens.txt", "weights": "model.pt"
 # Files that transformers saves; the weights come in one of two formats, of which only this one is inherently safe. Next
 # to a config.json, too, CTranslate2 has its weights.
 _TRANSFORMERS = {"config": "config.json", "preprocessor": "preprocessor_config.json", "weights": "model.safetensors"}
+# Files of speechbrain's emotion models. Next to a hyperparams.yaml, config.json is not that of transformers.
+_SPEECHBRAIN = {
+    "config": "hyperparams.yaml",
+    "tokens": "label_encoder.txt",
+    "head_weights": "model.ckpt",
+    "weights": "wav2vec2.ckpt",
+}
 _PICKLED = "pytorch_model.bin"
 _CTRANSLATE2 = "model.bin"
 
@@ -26,13 +33,15 @@ class Checkpoint:
 
     Attributes:
         weights: PyTorch or safetensors file, or the model.bin of CTranslate2.
-        config: config.yaml, or the config.json of a transformers or CTranslate2 model; None without one.
+        config: config.yaml, the config.json of a transformers or CTranslate2 model, or hyperparams.yaml of speechbrain;
+            None without one.
         tokens: File with the labels, one per line; None without one.
         preprocessor: preprocessor_config.json of a transformers model; None without one.
         repository: Name of the repository on the hub, or the local path.
         hub: `modelscope`, `huggingface` or `local`.
         revision: Commit on Hugging Face; on ModelScope, which reports none, the requested revision; empty for a local
             checkpoint.
+        head_weights: Weights of the head of a speechbrain model, which has two files; None for others.
     """
 
     weights: Path
@@ -42,6 +51,7 @@ class Checkpoint:
     hub: str
     revision: str
     preprocessor: Path | None = None
+    head_weights: Path | None = None
 
 
 def local(path: Path) -> Checkpoint:
@@ -86,10 +96,13 @@ def local(path: Path) -> Checkpoint:
 def gather(find: Find, *, optional: bool) -> tuple[dict[str, Path | None], list[str], bool]:
     """Returns a checkpoint's files by role, the missing ones, and whether configuration.json named them.
 
-    All the files it names are required. If it names none, the weights are required and, unless `optional`, the others.
+    All the files it names are required, and all of a speechbrain model, which counts as named. If it names none, the
+    weights are required and, unless `optional`, the others.
     """
     configuration = find("configuration.json")
     named = _named(configuration) if configuration else None
+    if not named and find(_SPEECHBRAIN["config"]):
+        named = _SPEECHBRAIN
     names = dict(named or _USUAL)
     if not named and find(_TRANSFORMERS["config"]):
         names = dict(_TRANSFORMERS)
@@ -135,5 +148,12 @@ def from_files(found: Mapping[str, Path | None], repository: str, hub: str, revi
     weights = found["weights"]
     assert weights is not None
     return Checkpoint(
-        weights, found.get("config"), found.get("tokens"), repository, hub, revision, found.get("preprocessor")
+        weights,
+        found.get("config"),
+        found.get("tokens"),
+        repository,
+        hub,
+        revision,
+        found.get("preprocessor"),
+        found.get("head_weights"),
     )

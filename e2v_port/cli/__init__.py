@@ -101,6 +101,7 @@ def _options(
 for _command in (  # in the order of the help
     analysis.analyze,
     analysis.embed,
+    analysis.outputs,
     models.convert,
     models.export,
     training.train,
@@ -109,6 +110,7 @@ for _command in (  # in the order of the help
     models.doctor,
     models.verify,
     evaluation.evaluate,
+    evaluation.compare,
     probing.probe,
     corpus.corpus,
     corpus.report,

@@ -1,9 +1,9 @@
-"""e2v analyze and e2v embed."""
+"""e2v analyze, e2v embed and e2v outputs."""
 
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,6 +14,7 @@ from e2v_port.cli.options import (
     ChannelOrEach,
     DimensionalName,
     DtypeName,
+    LabelNames,
     MaxGain,
     ModelName,
     Offline,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from e2v_port.analysis.sounds import Sounds
     from e2v_port.audio import Waveform
 
-__all__ = ["analyze", "embed"]
+__all__ = ["analyze", "embed", "outputs"]
 
 # Strings, not paths: results carry the names as given, and Path("./a.wav") would become "a.wav".
 Files = Annotated[list[str], typer.Argument(metavar="FILE", help="Audio files.", show_default=False)]
@@ -44,6 +45,13 @@ SegmentsFile = Annotated[
 ]
 Whole = Annotated[bool, typer.Option("--whole", help="Judge each file as one segment; print one line with all scores.")]
 Frames = Annotated[bool, typer.Option("--frames", help="Also show where the emotion changes within a segment.")]
+Diarize = Annotated[
+    bool,
+    typer.Option(
+        "--diarize",
+        help="Show which emotion appears when in the whole file: the most probable label of each frame, unsmoothed.",
+    ),
+]
 Format = Annotated[
     str | None,
     typer.Option(
@@ -72,10 +80,12 @@ def analyze(
     dimensional: DimensionalName = None,
     runtime: RuntimeName = "auto",
     dtype: DtypeName = None,
+    labels: LabelNames = None,
     segments: SegmentsFile = None,
     channel: ChannelOrEach = "mix",
     whole: Whole = False,
     frames: Frames = False,
+    diarize: Diarize = False,
     form: Format = None,
     out: FormatFile = None,
     plot: Plot = None,
@@ -92,8 +102,11 @@ def analyze(
 
     Without --model or --dimensional, the bundled model is used.
     """
-    if frames and dimensional and not model:
-        fail("--frames needs labels: name a model that gives them with --model")
+    if (frames or diarize) and dimensional and not model:
+        fail(f"--{'diarize' if diarize else 'frames'} needs labels: name a model that gives them with --model")
+    if diarize and (frames or segments):
+        fail(f"--diarize is about each frame of the whole file: leave out --{'frames' if frames else 'segments'}")
+    whole = whole or diarize
     if language and not words:
         fail("--language belongs to --words: name a Whisper model with --words as well")
     settings = segment_settings(speech_threshold, max_gain)
@@ -103,6 +116,7 @@ def analyze(
 
     from e2v_port.analysis.analyze import each
     from e2v_port.analysis.sounds import Request
+    from e2v_port.emotions.changes import DIARIZATION
     from e2v_port.speech.transcripts import read_segments
 
     request = Request(channel, read_segments(segments) if segments else None, whole)
@@ -115,17 +129,19 @@ def analyze(
         dimensional=dimensional,
         runtime=runtime,
         dtype=dtype,
+        labels=labels,
         segments=request.given,
         whole=whole,
-        frames=frames,
+        frames=frames or diarize,
         adapt=adapt,
         baseline=baseline,
         words=words,
         language=language,
         settings=settings,
+        boundaries=DIARIZATION if diarize else None,
         offline=offline,
     )
-    scores_only = whole and not (form or plot or frames)
+    scores_only = whole and not (form or plot or frames or diarize)
     output = _Output(as_json, form, plot, sounds, scores_only, spaced=len(files) > 1)
     with progress_bar(len(files)) as advance:
         for file, result in zip(files, results, strict=True):
@@ -219,6 +235,9 @@ def _print_scores(analysis: "Analysis") -> None:
     for segment in analysis.segments:
         name = f"{printable(analysis.file)} ({segment.speaker})" if segment.speaker else printable(analysis.file)
         print(f"{name}: {_scores(segment)}", flush=True)
+    for model in analysis.models:
+        if model.limited_to:
+            print(f"note: probabilities among {', '.join(model.limited_to)} alone", flush=True)
     for note in analysis.notes:
         print(f"note: {note.text}", flush=True)
 
@@ -314,3 +333,84 @@ def embed(
         if failed == len(files):
             finish(len(files), failed)  # raises, so that no npz is written
     finish(len(files), failed)
+
+
+OutputNames = Annotated[
+    str | None,
+    typer.Option(
+        "--outputs",
+        metavar="NAMES",
+        help="Outputs to give, such as events,language. Default: all but age and sex, which have to be named.",
+        show_default=False,
+    ),
+]
+
+_PERSONAL = (
+    "estimated from the voice, and wrong for some groups more often than for others: do not decide about people by it"
+)
+
+
+def outputs(
+    files: Files,
+    model: ModelName = None,
+    names: OutputNames = None,
+    channel: ChannelName = "mix",
+    runtime: RuntimeName = "auto",
+    dtype: DtypeName = None,
+    as_json: Json = False,
+    offline: Offline = False,
+) -> None:
+    """Print what a model gives beside labels: dimensions, events, language, age, sex.
+
+    Each file is judged as a whole. See docs/models.md for age and sex.
+    """
+    from e2v_port.models.load import load
+    from e2v_port.models.model import SENSITIVE
+
+    loaded = load(model_or_bundled(model), runtime=runtime, dtype=dtype, offline=offline)
+    chosen = loaded.need_outputs(None if names is None else [name.strip() for name in names.split(",")])
+    if not chosen:
+        known = ", ".join(loaded.config.others)
+        fail(
+            f"{loaded.config.source.repository}: "
+            + (f"name what to give: --outputs {known}" if known else "no outputs beside labels")
+        )
+    personal = [name for name in chosen if name in SENSITIVE]
+    about = f"{' and '.join(personal)}: {_PERSONAL}" if personal else None
+    failed = 0
+    with progress_bar(len(files)) as advance:
+        for file, result in zip(files, loaded.each(files, channel=channel, refuse_silence=True), strict=True):
+            if isinstance(result, AudioError):
+                failed += 1
+                complain(str(result))
+                row: dict[str, Any] = {"file": file, "error": str(result)}
+            else:
+                row = {"file": file, "outputs": _shares(loaded.outputs(result, chosen)), "note": about}
+            if as_json:
+                print(json.dumps(row | {"licence": loaded.config.licence}), flush=True)
+            elif "outputs" in row:
+                parts = [f"{name} [{_listed(numbers)}]" for name, numbers in row["outputs"].items()]
+                print(f"{printable(file)}: {'  '.join(parts)}", flush=True)
+            advance()
+    if about and not as_json:
+        print(f"note: {about} (license of the weights: {loaded.config.licence})", flush=True)
+    finish(len(files), failed)
+
+
+def _shares(outputs: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Returns outputs with probabilities in place of the logits of classes."""
+    import numpy as np
+
+    from e2v_port.emotions.estimates import softmax
+    from e2v_port.models.model import CLASSES
+
+    return {
+        name: dict(zip(numbers, softmax(np.array([*numbers.values()]), 1.0).tolist(), strict=True))
+        if name in CLASSES
+        else numbers
+        for name, numbers in outputs.items()
+    }
+
+
+def _listed(numbers: dict[str, float]) -> str:
+    return "  ".join(f"{name} {number:.3f}" for name, number in numbers.items())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from e2v_port.cli.options import ChannelOrEach, DimensionalName, ModelName, Offline, RuntimeName
+from e2v_port.cli.options import ChannelOrEach, DimensionalName, LabelNames, ModelName, Offline, RuntimeName
 from e2v_port.cli.output import fail, finish, print_table
 from e2v_port.files import printable
 
@@ -69,6 +69,7 @@ def corpus(
     out: Out,
     model: ModelName = None,
     dimensional: DimensionalName = None,
+    labels: LabelNames = None,
     channel: ChannelOrEach = "mix",
     whole: Whole = False,
     embeddings: Embeddings = False,
@@ -95,6 +96,7 @@ def corpus(
         out,
         model=model,
         dimensional=dimensional,
+        labels=labels,
         runtime=runtime,
         dtype=dtype,
         channel=channel,

@@ -1,4 +1,4 @@
-"""e2v evaluate."""
+"""e2v evaluate and e2v compare."""
 
 import os
 import sys
@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from e2v_port.cli.options import CORPUS_OPTION, ChannelName, DtypeName, ModelName, Offline, RuntimeName
+from e2v_port.cli.options import CORPUS_OPTION, ChannelName, DtypeName, LabelNames, ModelName, Offline, RuntimeName
 from e2v_port.cli.output import complain, fail, finish, model_or_bundled, need_folder, print_table, progress_bar
 from e2v_port.files import packaged, printable, replacing
 
 if TYPE_CHECKING:
+    from e2v_port.evaluation.comparison.compare import Comparison
     from e2v_port.evaluation.datasets import Corpus
     from e2v_port.evaluation.report import Part
     from e2v_port.evaluation.results import Evaluation
 
-__all__ = ["evaluate"]
+__all__ = ["compare", "evaluate"]
 
 
 Rows = Annotated[
@@ -72,12 +73,13 @@ def evaluate(
     channel: ChannelName = "mix",
     runtime: RuntimeName = "auto",
     dtype: DtypeName = None,
+    labels: LabelNames = None,
     out: Out = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the content of evaluation.json.")] = False,
     seen: SeenToo = False,
     offline: Offline = False,
 ) -> None:
-    """Measure how often a model is right on labeled speech.
+    """Measure how often a model is right on labeled speech, or for how long (EDER, with zed).
 
     Without --model, the bundled model is used.
     """
@@ -96,9 +98,11 @@ def evaluate(
         fail("--corpus is missing: pass it, or pass --rows written by `e2v corpus`")
     if adapt and (calibrate or conditions):
         fail("--adapt changes the answers that --calibrate and --conditions are about: leave one of them out")
+    if labels and calibrate:
+        fail("--calibrate fits the temperature of all labels: leave --labels out")
     seen = seen or part in {"train", "dev"}  # asked for by name; the report says so
     _evaluate_model(
-        model, corpus, part, conditions, calibrate, adapt, seen, channel, runtime, dtype, out, as_json, offline
+        model, corpus, part, conditions, calibrate, adapt, seen, channel, runtime, dtype, labels, out, as_json, offline
     )
 
 
@@ -113,6 +117,7 @@ def _evaluate_model(
     channel: str,
     runtime: str,
     dtype: str | None,
+    labels: str | None,
     out: Path | None,
     as_json: bool,
     offline: bool,
@@ -123,10 +128,12 @@ def _evaluate_model(
     from e2v_port.models.load import load
 
     corpora = [readers.read(spec) for spec in corpus]
+    if (conditions or calibrate) and any(corpus.kind == "zed" for corpus in corpora):
+        fail(f"--{'calibrate' if calibrate else 'conditions'} needs clips with one label each: leave out zed")
     clips = splits.chosen(corpora, part)
     model = model_or_bundled(named)
     folder = _to_calibrate(model, offline) if calibrate else None
-    loaded = load(model, runtime=runtime, dtype=dtype, offline=offline)
+    loaded = load(model, runtime=runtime, dtype=dtype, labels=labels, offline=offline)
     if calibrate or conditions:
         loaded.need_labels()
     evaluations: dict[str, Evaluation] = {}
@@ -141,7 +148,14 @@ def _evaluate_model(
             if conditions:
                 evaluation = under_conditions(loaded, utterances, evaluation, channel=channel, advance=advance)
             evaluations[name] = evaluation
-    result: dict[str, Any] = {"model": model, "split": part, "corpora": {}, "mean": None, "calibration": None}
+    result: dict[str, Any] = {
+        "model": model,
+        "limited_to": loaded.limited_to,
+        "split": part,
+        "corpora": {},
+        "mean": None,
+        "calibration": None,
+    }
     for each in corpora:
         about = {"path": str(each.path), "licence": each.licence, "notes": list(each.notes)}
         result["corpora"][each.name] = about | evaluations[each.name].to_dict()
@@ -192,7 +206,14 @@ def _evaluate_rows(rows: Path, out: Path | None, as_json: bool) -> None:
 
     corpus, evaluation = evaluate_(rows)
     corpora = {corpus.name: {"path": str(rows), "licence": "", "notes": list(corpus.notes)} | evaluation.to_dict()}
-    result = {"model": evaluation.model, "split": "all", "corpora": corpora, "mean": None, "calibration": None}
+    result = {
+        "model": evaluation.model,
+        "limited_to": None,
+        "split": "all",
+        "corpora": corpora,
+        "mean": None,
+        "calibration": None,
+    }
     evaluations = {corpus.name: evaluation}
     _show(result, _sections(result, [corpus], evaluations), evaluations, out, as_json)
 
@@ -206,7 +227,10 @@ def _sections(
     sections: dict[str, list[Part]] = {}
     for corpus in corpora:
         heading = f"{corpus.name}, {result['split']}: {result['model']} on {evaluations[corpus.name].runtime}"
-        sections[heading] = [*(f"note: {note}" for note in corpus.notes), *report(evaluations[corpus.name])]
+        notes = list(corpus.notes)
+        if result["limited_to"]:
+            notes.append(f"answers limited to {', '.join(result['limited_to'])}")
+        sections[heading] = [*(f"note: {note}" for note in notes), *report(evaluations[corpus.name])]
     if result["mean"]:
         rows = [[name.replace("_", " "), f"{value:.3f}"] for name, value in result["mean"].items()]
         sections[f"mean of {len(corpora)} corpora"] = [[["figure", "mean"], *rows]]
@@ -288,3 +312,113 @@ def _draw(evaluations: "dict[str, Evaluation]", out: Path) -> bool:
     with replacing(out / "evaluation.png") as partial:
         plot_evaluations(evaluations, partial)
     return True
+
+
+Models = Annotated[
+    list[str],
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        help="Models to compare, two or more; each is compared with the first. Named as for `e2v evaluate`.",
+        show_default=False,
+    ),
+]
+SplitCompared = Annotated[Literal["train", "dev", "test", "all"], typer.Option(help="Speakers to compare on.")]
+LabelsCompared = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        metavar="NAMES",
+        help="Labels to compare on, such as angry,happy,neutral,sad. Default: all that the models have in common.",
+        show_default=False,
+    ),
+]
+SeenByAny = Annotated[bool, typer.Option("--seen", help="Allow clips that a model was trained on or chosen by.")]
+ComparisonOut = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", "-o", metavar="FOLDER", help="Output folder for comparison.json, comparison.md and a picture."
+    ),
+]
+
+
+def compare(
+    model: Models,
+    corpus: Annotated[list[str], CORPUS_OPTION],
+    split: SplitCompared = "test",
+    labels: LabelsCompared = None,
+    channel: ChannelName = "mix",
+    runtime: RuntimeName = "auto",
+    dtype: DtypeName = None,
+    out: ComparisonOut = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the content of comparison.json.")] = False,
+    seen: SeenByAny = False,
+    offline: Offline = False,
+) -> None:
+    """Compare models on the same clips: accuracy, time and size.
+
+    Only labels that all models have count.
+    """
+    from e2v_port.evaluation import readers, splits
+    from e2v_port.evaluation.comparison import compare as comparing
+    from e2v_port.evaluation.comparison import report
+
+    if len(model) < 2:
+        fail("only one --model: pass --model again for each model to compare it with")
+    if out:
+        need_folder("--out", out)
+    corpora = [readers.read(spec) for spec in corpus]
+    clips = sum(map(len, splits.chosen(corpora, split).values()))
+    with progress_bar(len(model) * clips) as advance:
+        comparisons = comparing.compare(
+            model,
+            corpora,
+            split=split,
+            labels=labels,
+            seen=seen or split in {"train", "dev"},  # asked for by name; the report says so
+            channel=channel,
+            runtime=runtime,
+            dtype=dtype,
+            offline=offline,
+            advance=advance,
+        )
+    errors = [error for comparison in comparisons.values() for error in comparison.errors]
+    for error in errors:
+        complain(error)
+    result = {"split": split, "corpora": {name: found.to_dict() for name, found in comparisons.items()}}
+    if as_json:
+        import json
+
+        print(json.dumps(result, allow_nan=False))
+    else:
+        for line in report.lines(comparisons):
+            print(printable(line))
+        print()
+        print_table([printable(cell) for cell in row] for row in report.table(comparisons))
+    if out:
+        _write_comparison(result, comparisons, out)
+    finish(len(errors) + sum(found.clips for found in comparisons.values()), len(errors))
+
+
+def _write_comparison(result: dict[str, Any], comparisons: "dict[str, Comparison]", out: Path) -> None:
+    import json
+    from importlib.util import find_spec
+
+    from e2v_port.evaluation.comparison.report import markdown
+
+    out.mkdir(exist_ok=True)
+    texts = {
+        "comparison.json": json.dumps(result, allow_nan=False, indent=1) + "\n",
+        "comparison.md": markdown(comparisons, f"Comparison, {result['split']}"),
+    }
+    for name, text in texts.items():
+        with replacing(out / name) as partial:
+            partial.write_text(text, "utf-8", errors="backslashreplace", newline="\n")
+    if find_spec("matplotlib") is None:
+        print('comparison.png is not drawn without matplotlib: pip install "e2v-port[plots]"', file=sys.stderr)
+        return
+    from e2v_port.evaluation.plots import plot_comparisons
+
+    with replacing(out / "comparison.png") as partial:
+        plot_comparisons(comparisons, partial)

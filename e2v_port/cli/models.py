@@ -1,5 +1,7 @@
 """e2v convert, e2v export, e2v models, e2v doctor and e2v verify."""
 
+import textwrap
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -41,6 +43,15 @@ Out = Annotated[
 ]
 KeepNpz = Annotated[bool, typer.Option("--keep-npz", help="Keep the intermediate npz file.")]
 
+Described = Annotated[
+    Path | None,
+    typer.Option(
+        "--head",
+        metavar="FILE",
+        help="JSON file that describes the head of a fine-tuned model, or names its labels: see docs/models.md.",
+    ),
+]
+
 
 def convert(
     model: Checkpoint,
@@ -49,13 +60,16 @@ def convert(
     dtype: StoredDtype = "float32",
     out: Out = None,
     keep_npz: KeepNpz = False,
+    head: Described = None,
     offline: Offline = False,
 ) -> None:
     """Convert a checkpoint to model.safetensors and config.json."""
     from e2v_port.architectures.config import ModelConfig
     from e2v_port.models.convert import convert as convert_
 
-    folder = convert_(model, hub=hub, revision=revision, dtype=dtype, out=out, keep_npz=keep_npz, offline=offline)
+    folder = convert_(
+        model, hub=hub, revision=revision, dtype=dtype, out=out, keep_npz=keep_npz, head=head, offline=offline
+    )
     config = ModelConfig.read(folder)
     size = (folder / "model.safetensors").stat().st_size / 1e6
     labels = f"{len(config.labels)} labels" if config.labels else "no labels: embeddings only"
@@ -101,46 +115,76 @@ def export(
 
 
 def models(
+    name: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="Model to describe. Default: list all.", show_default=False)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per model.")] = False,
 ) -> None:
-    """List known models and those converted on this machine."""
+    """List known models and those converted on this machine, or describe one."""
     from e2v_port.checkpoints import catalog
 
     rows = [_known_model(model) for model in catalog.known()]
     known = {row["id"] for row in rows}
-    rows += [_local_model(name) for name in catalog.converted() if name not in known]
+    rows += [_local_model(converted) for converted in catalog.converted() if converted not in known]
+    if name is not None:
+        found = catalog.lookup(name)
+        rows = [row for row in rows if row["id"] == (found.id if found else name)]
+        if not rows:
+            raise catalog.not_found(name)
     if as_json:
         import json
 
         for row in rows:
             print(json.dumps(row))
+    elif name is not None:
+        _print_model(rows[0])
     else:
         _print_models(rows)
 
 
-def _print_models(rows: list[dict[str, Any]]) -> None:
-    """Prints a table of models, then each set of labels with its models, then the folders searched."""
-    from e2v_port.checkpoints import catalog
-    from e2v_port.emotions.estimates import DIMENSIONS
+_MOST_LABELS = 9  # listed one by one; more are counted
 
-    table = [["model", "parameters", "size", "width", "gives", "languages", "license", "converted"]]
-    sets: dict[tuple[str, ...], list[str]] = {}
+
+def _print_models(rows: list[dict[str, Any]]) -> None:
+    """Prints a few lines about each model, within 80 columns, then the folders searched."""
+    from e2v_port.checkpoints import catalog
+
     for row in rows:
-        kind = "dimensions" if set(row["labels"]) == set(DIMENSIONS) else "labels"
-        gives = f"{len(row['labels'])} {kind}" if row["labels"] else "embeddings"
-        converted = "no" if row["converted"] is None else "bundled" if row["bundled"] else "yes"
-        size = "" if row["bytes"] is None else f"{row['bytes'] / 1e6:.1f} MB"
-        languages = ", ".join(row["languages"])
-        sizes = [_millions(row["parameters"]), size, str(row["dimensions"])]
-        table.append([row["id"], *sizes, gives, languages, row["licence"], converted])
-        if row["labels"]:
-            sets.setdefault(tuple(row["labels"]), []).append(row["id"])
-    print_table(table)
+        size = [] if row["bytes"] is None else [f"{row['bytes'] / 1e6:.1f} MB"]
+        languages = [", ".join(row["languages"])] if row["languages"] else []
+        facts = [f"{_millions(row['parameters'])} parameters", *size, *languages, _state(row)]
+        labels = row["labels"]
+        gives = ", ".join(labels) if len(labels) <= _MOST_LABELS else f"{len(labels)} labels"
+        print(row["id"])
+        for text in ("; ".join(facts), gives or "embeddings", row["licence"]):
+            print(textwrap.fill(text, 80, initial_indent="  ", subsequent_indent="    "))
     print()
-    for labels, names in sets.items():
-        print(f"{', '.join(labels)}: {', '.join(names)}")
     print("languages: those of the labeled speech a model was trained on, where known")
+    print("e2v models MODEL: its training data and published accuracy")
     print(f"folders: {', '.join(map(str, catalog.roots()))}")
+
+
+def _print_model(row: dict[str, Any]) -> None:
+    """Prints all that is known about a model."""
+    facts = [
+        ("parameters", _millions(row["parameters"])),
+        ("embedding", f"{row['dimensions']} numbers"),
+        ("gives", ", ".join(row["labels"]) or "embeddings"),
+        ("languages", ", ".join(row["languages"]) or "not known here"),
+        ("data", row["data"] or "not known here"),
+        *(("accuracy", f"{each['figure']} on {each['test_set']} ({each['source']})") for each in row["accuracy"]),
+        ("license", row["licence"]),
+        ("here", _state(row) if row["converted"] is None else f"{_state(row)}: {row['converted']}"),
+    ]
+    print(row["id"])
+    if not row["accuracy"]:
+        facts.append(("accuracy", "no published figure known here"))
+    for heading, text in facts:
+        print(textwrap.fill(f"{heading:11}{text}", 80, initial_indent="  ", subsequent_indent=" " * 13))
+
+
+def _state(row: dict[str, Any]) -> str:
+    return "not converted" if row["converted"] is None else "bundled" if row["bundled"] else "converted"
 
 
 def _millions(parameters: int) -> str:
@@ -158,6 +202,8 @@ def _known_model(model: "KnownModel") -> dict[str, Any]:
         "dimensions": model.embed_dim,
         "labels": list(model.labels),
         "languages": list(model.languages),
+        "data": model.data,
+        "accuracy": [asdict(each) for each in model.accuracy],
         "licence": model.licence,
         "bundled": model.bundled,
         "converted": str(folder) if folder else None,
@@ -180,6 +226,8 @@ def _local_model(name: str) -> dict[str, Any]:
         "dimensions": config.architecture.embed_dim,
         "labels": [label.name for label in config.labels if not label.unused],
         "languages": [],
+        "data": "",
+        "accuracy": [],
         "licence": config.licence,
         "bundled": False,
         "converted": str(folder),

@@ -20,6 +20,7 @@ __all__ = [
     "ChannelOrEach",
     "DimensionalName",
     "DtypeName",
+    "LabelNames",
     "MaxGain",
     "ModelName",
     "Offline",
@@ -42,7 +43,8 @@ CORPUS_OPTION = typer.Option(
     "--corpus",
     "-c",
     metavar="NAME=PATH",
-    help="Labeled corpus: ravdess, emodb, nemo, crema-d, emogator or csv, and where it is. Repeatable.",
+    help="Labeled corpus and where it is: ravdess, emodb, nemo, crema-d, emogator, iemocap, msp-podcast, meld, "
+    "emo-emilia, emobox, zed or csv. Repeatable.",
 )
 ModelName = Annotated[str | None, MODEL_OPTION]
 DimensionalName = Annotated[
@@ -62,6 +64,16 @@ DtypeName = Annotated[
         metavar="NAME",
         help="Precision of the computation: float32, bfloat16, float16, or auto for the fastest on this machine. "
         "Default: as stored.",
+        show_default=False,
+    ),
+]
+LabelNames = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        metavar="NAMES",
+        help="Labels to choose among, such as angry,happy,neutral,sad: they share the probability. Default: all of the "
+        "model.",
         show_default=False,
     ),
 ]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from e2v_port.cli.options import RUNTIMES, DimensionalName, DtypeName, MaxGain, SpeechThreshold
+from e2v_port.cli.options import RUNTIMES, DimensionalName, DtypeName, LabelNames, MaxGain, SpeechThreshold
 from e2v_port.cli.output import fail
 
 __all__ = ["serve"]
@@ -73,6 +73,7 @@ def serve(
     dimensional: DimensionalName = None,
     runtime: Runtime = None,
     dtype: DtypeName = None,
+    labels: LabelNames = None,
     token: Token = None,
     insecure: Insecure = None,
     speakers: Speakers = None,

@@ -15,6 +15,7 @@ from e2v_port.cli.options import (
     ChannelName,
     DimensionalName,
     DtypeName,
+    LabelNames,
     MaxGain,
     ModelName,
     Offline,
@@ -79,6 +80,7 @@ def listen(
     backend: Backend = None,
     runtime: RuntimeName = "auto",
     dtype: DtypeName = None,
+    labels: LabelNames = None,
     adapt: Adapt = False,
     baseline: BaselineFiles = None,
     calibrate: Calibrate = None,
@@ -112,6 +114,7 @@ def listen(
             dimensional=dimensional,
             runtime=runtime,
             dtype=dtype,
+            labels=labels,
             adapt=adapt,
             baseline=baseline,
             settings=settings,
@@ -176,7 +179,7 @@ def _follow(detector: "EmotionDetector", sound: "sources.Source", as_json: bool,
 def _judges(detector: "EmotionDetector") -> str:
     """Names the backend, unless it has the name of its model, and the models with their runtimes."""
     backend = [] if detector.backend in {each.name for each in detector.models} else [detector.backend]
-    return ", ".join([*backend, *(f"{each.name} on {each.runtime}" for each in detector.models)])
+    return ", ".join([*backend, *map(str, detector.models)])
 
 
 def _write_baseline(segments: "Sequence[VoiceSegment]", path: Path) -> None:
@@ -331,7 +334,7 @@ def _answer(reply: "tuple[Waveform, int]", tone: str, heard: "VoiceSegment | Non
     elif heard and heard.shade:
         response = respond(heard.shade.name, heard.confidence or 0.0, tone)
         emotion, parameters = response.emotion, response.parameters
-        shade = f", shade {heard.shade.name}" if heard.shade.name != heard.emotion else ""
+        shade = f", shade {heard.shade.name}" if heard.shade.name != str(heard.emotion).casefold() else ""
         why = f"{tone} of {heard.emotion} {heard.confidence:.2f}{shade}"
     else:
         complain(f"--speak-as {tone}: no emotion was heard to answer: {out} was not written")

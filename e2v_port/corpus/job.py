@@ -29,6 +29,7 @@ class Job:
         digests: SHA-256 of the weights of each model, by kind.
         runtime: `cuda`, `cpu`, `mps`, `mlx` or `numpy`.
         dtype: Type as for `load`.
+        labels: Labels that the answers are limited to, separated by commas; None for all of the model's.
         offline: Whether to avoid all network access.
         rules: How clips are cut.
         fusion: Settings of the fusion of the two models.
@@ -42,6 +43,7 @@ class Job:
     digests: dict[str, str]
     runtime: str
     dtype: str | None
+    labels: str | None
     offline: bool
     rules: Rules
     fusion: FusionSettings

@@ -52,6 +52,8 @@ def judge(job: Job) -> Iterator[ShardWriter]:
     models = {
         kind: load(name, runtime=job.runtime, dtype=job.dtype, offline=job.offline) for kind, name in job.models.items()
     }
+    if "categorical" in models and job.labels is not None:
+        models["categorical"] = models["categorical"].limited(job.labels)
     if "categorical" in models and (not job.embeddings or models["categorical"].config.dimensional):
         models["categorical"].need_labels()
     if "dimensional" in models:

@@ -41,6 +41,7 @@ def run(
     dimensional: str | None = None,
     runtime: str = "auto",
     dtype: str | None = None,
+    labels: str | None = None,
     channel: int | str = "mix",
     whole: bool = False,
     embeddings: bool = False,
@@ -69,6 +70,8 @@ def run(
         dimensional: Model of arousal, dominance and valence: name or folder as for `load`.
         runtime: Runtime as for `load`; on a cluster `auto` is CUDA if it has GPUs.
         dtype: Type as for `load`, except `auto`, which may differ between machines.
+        labels: Labels that the answers of `model` are limited to, separated by commas, as for `Model.limited`; by
+            default all of them. Rows have no column for any other label.
         whole: Whether to write a row per clip, judged as a whole; otherwise a row per speech segment.
         embeddings: Whether to add the embedding of each row, as float16.
         adapt: Whether to adapt to each named speaker, from all rows of that speaker in the same output file; the column
@@ -106,6 +109,8 @@ def run(
     if model is None and dimensional is None:
         model = catalog.BUNDLED
     names = {kind: name for kind, name in (("categorical", model), ("dimensional", dimensional)) if name}
+    if labels is not None and "categorical" not in names:
+        raise ValueError("no model that gives labels is named, so that there are none to choose among")
     weights = {kind: weights_of(name, runtime, offline=offline) for kind, name in names.items()}
     clips = find(source, progress.note)
     if adapt and channel != "each" and clips["speaker"].null_count == len(clips):
@@ -117,6 +122,7 @@ def run(
             digests={kind: digest(path) for kind, path in weights.items()},
             runtime=device,
             dtype=dtype,
+            labels=labels,
             offline=offline,
             rules=Rules(whole, float(longest), settings or SegmentSettings(), channel),
             fusion=fusion or FusionSettings(),
@@ -231,4 +237,6 @@ def _depends_on(job: Job, configs: Mapping[str, ModelConfig], shard: int) -> dic
     }
     if job.adapt:
         settings["adapt"] = True
+    if job.labels is not None:
+        settings["labels"] = job.labels
     return {**settings, "models": models, "rules": asdict(job.rules), "fusion": asdict(job.fusion)}

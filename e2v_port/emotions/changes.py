@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from e2v_port.errors import check_numbers, quoted
 from e2v_port.seconds import seconds
 
-__all__ = ["Boundary", "BoundarySettings", "boundaries"]
+__all__ = ["DIARIZATION", "Boundary", "BoundarySettings", "boundaries"]
 
 _Run: TypeAlias = tuple[int, int, int]  # first frame, frame after the last, index of the label
 
@@ -24,8 +24,8 @@ class BoundarySettings:
     Attributes:
         smoothing: Width of the moving average over each label's probability, in seconds. The default is about four
             syllables, so that a single sound does not decide; 0 turns smoothing off.
-        margin: Probability, 0 to 1, by which another label must exceed the current one to take over. Keeps two labels
-            of nearly equal probability from alternating.
+        margin: Probability, 0 to 1, by which another label must lead the current one to take over. Keeps two labels
+            of nearly equal probability from alternating; at 0 every frame has its own most probable label.
         min_duration: Shortest span in seconds; a shorter one is merged into a neighbor. People do not label reliably
             below 1 s, which is also the shortest segment that is judged.
     """
@@ -39,6 +39,11 @@ class BoundarySettings:
         check_numbers(self, least=0)
         if self.margin >= 1:
             raise ValueError(f"margin must be below 1, not {quoted(self.margin)}")
+
+
+DIARIZATION = BoundarySettings(smoothing=0, margin=0, min_duration=0)
+"""Emotion diarization as its authors do it: each frame has its most probable label, and equal neighbors are merged
+(Wang et al. 2023, arXiv 2306.12991; speechbrain's `Speech_Emotion_Diarization`)."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,8 @@ def boundaries(
     times = [*(start + frame_seconds * i for i in range(frames)), end]
     if not times[-2] < end:
         raise ValueError(f"{frames} frames do not fit between {start} and {end} s")
-    smooth = _smoothed(scores, round(settings.smoothing / frame_seconds))
+    width = round(settings.smoothing / frame_seconds)
+    smooth = _smoothed(scores, width) if width else scores
     runs = _leaders(smooth, settings.margin)
     while len(runs) > 1:
         shortest = min(times[after] - times[first] for first, after, _ in runs) + _ROUNDING
@@ -129,7 +135,7 @@ def _leaders(smooth: NDArray[np.float64], margin: float) -> list[_Run]:
     runs: list[_Run] = []
     begun = 0
     for (i, leader), (after, _) in zip(changes, [*changes[1:], (len(smooth), -1)], strict=True):
-        if leader != current and (smooth[i:after, leader] - smooth[i:after, current]).max() > margin:
+        if leader != current and (smooth[i:after, leader] - smooth[i:after, current]).max() >= margin:
             runs.append((begun, i, current))
             begun, current = i, leader
     return [*runs, (begun, len(smooth), current)]

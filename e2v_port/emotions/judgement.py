@@ -110,7 +110,7 @@ class Judgement:
     def finer(self) -> Shade | None:
         """The shade where it says more than the headline: dimensions were measured, and it has a name of its own."""
         measured = self.dimensions_from in MEASURED and not self.doubtful
-        return self.shade if measured and self.shade and self.shade.name != self.primary else None
+        return self.shade if measured and self.shade and self.shade.name != str(self.primary).casefold() else None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the `emotion` object of the JSON dialect: plain dicts, lists, strings and floats."""
@@ -135,7 +135,7 @@ class Judgement:
 
 def also(label: str, scores: Mapping[str, float]) -> str | None:
     """Returns the second label worth naming beside `label`; None if no other emotion has half its probability."""
-    others = (name for name in scores if name != label and name not in taxonomy.NO_EMOTION)
+    others = (name for name in scores if name != label and taxonomy.names_emotion(name))
     second = max(others, key=lambda name: scores[name], default=None)
     return second if second is not None and scores[second] >= _ALSO * scores.get(label, 0.0) else None
 
@@ -147,7 +147,7 @@ def rivals(label: str, scores: Mapping[str, float]) -> str:
         label: The headline. If it names no emotion (`other`, `unknown`), it is left out.
         scores: Probability of each label, the headline included.
     """
-    names = [name for name in (label, also(label, scores)) if name and name not in taxonomy.NO_EMOTION]
+    names = [name for name in (label, also(label, scores)) if name and taxonomy.names_emotion(name)]
     return " or ".join(names) if len(names) > 1 else f"perhaps {names[0]}" if names else "no emotion stands out"
 
 

@@ -31,6 +31,7 @@ __all__ = [
     "level",
     "likely_emotions",
     "meaning",
+    "names_emotion",
     "octant",
     "octants",
     "shades",
@@ -133,7 +134,7 @@ def emotion(name: str) -> Emotion:
 
 
 def label_sets() -> tuple[str, ...]:
-    """Returns the names of the known label sets: those of emotion2vec, corpora, classifiers and Plutchik."""
+    """Returns the names of the known label sets: those of models and corpora, Plutchik's, and common `words`."""
     return tuple(table("labels")["label_sets"])
 
 
@@ -143,11 +144,35 @@ def labels(label_set: str) -> tuple[str, ...]:
 
 
 def meaning(label: str, label_set: str = "emotion2vec") -> Meaning:
-    """Returns the meaning of a label. Raises ValueError for an unknown label or set."""
+    """Returns the meaning of a label. Raises ValueError for an unknown label or set.
+
+    Case does not matter, except for single letters.
+    """
     classes = _look_up("label set", label_set, table("labels")["label_sets"])["labels"]
-    name = _look_up(f"label of {label_set}", label, classes)
+    name = _class(label, label_set) or _look_up(f"label of {label_set}", label, classes)
     row = table("labels")["classes"][name]
     return Meaning(name, row["polarity"], row["compound"], dict(row["weights"]))
+
+
+def names_emotion(label: str) -> bool:
+    """Returns whether a label of any model names an emotion: False for `other`, `Unknown`, `xxx` and the like."""
+    label_set = label_set_of((label,))
+    return label_set is None or meaning(label, label_set).name not in NO_EMOTION
+
+
+def _class(label: str, label_set: str) -> str | None:
+    """Returns the class of a label of a set, whatever its case; None if it is not in the set."""
+    if not isinstance(label, str):
+        return None
+    exact: dict[str, str] = table("labels")["label_sets"][label_set]["labels"]
+    return exact.get(label) or (_folded(label_set).get(label.casefold()) if len(label) > 1 else None)
+
+
+@cache
+def _folded(label_set: str) -> dict[str, str]:
+    """Returns the classes of a set by its words in lower case; single letters differ between sets, and are left out."""
+    exact = table("labels")["label_sets"][label_set]["labels"]
+    return {label.casefold(): name for label, name in exact.items() if len(label) > 1}
 
 
 def colour(label: str, label_set: str = "emotion2vec") -> str:
@@ -357,5 +382,21 @@ def _squared_distance(a: Dimensions, b: Dimensions) -> float:
 
 
 def label_set_of(names: Iterable[str]) -> str | None:
-    """Returns the label set that a model's labels belong to, or None if they are its own."""
-    return "emotion2vec" if set(names) <= set(labels("emotion2vec")) else None
+    """Returns the label set that labels belong to.
+
+    Case does not matter, except for single letters. If several sets hold the labels, they agree on every word, and the
+    first is returned.
+
+    Returns:
+        A name of `label_sets`; None for labels that no set holds together, and for single letters that mean one thing
+        in one set and another in the next.
+    """
+    return _label_set_of(tuple(names))
+
+
+@cache
+def _label_set_of(names: tuple[str, ...]) -> str | None:
+    found = {label_set: [_class(name, label_set) for name in names] for label_set in label_sets()}
+    fitting = {label_set: classes for label_set, classes in found.items() if None not in classes}
+    one_meaning = len(set(map(tuple, fitting.values()))) == 1
+    return next(iter(fitting)) if one_meaning else None

@@ -15,10 +15,38 @@ from typing import Any
 from e2v_port.emotions import taxonomy
 from e2v_port.emotions.estimates import Dimensions
 
-__all__ = ["NAMES", "SPLITS", "Corpus", "Utterance", "label_of", "published"]
+__all__ = ["NAMES", "SPLITS", "Corpus", "Event", "Utterance", "label_of", "published"]
 
-NAMES = ("ravdess", "emodb", "nemo", "crema-d", "emogator", "csv")
+NAMES = (
+    "ravdess",
+    "emodb",
+    "nemo",
+    "crema-d",
+    "emogator",
+    "iemocap",
+    "msp-podcast",
+    "meld",
+    "emo-emilia",
+    "emobox",
+    "zed",
+    "csv",
+)
 SPLITS = ("train", "dev", "test")
+
+
+@dataclass(frozen=True)
+class Event:
+    """An emotion with its place in a clip; the rest of the clip is neutral.
+
+    Attributes:
+        start: Start in seconds, from the start of the clip.
+        end: End in seconds.
+        label: Label under emotion2vec's names.
+    """
+
+    start: float
+    end: float
+    label: str
 
 
 @dataclass(frozen=True)
@@ -33,10 +61,12 @@ class Utterance:
         sex: `female` or `male`; None if unknown.
         corpus: Name of the corpus.
         dimensions: Listeners' ratings, 0 to 1; None if there are none.
-        split: `train`, `dev` or `test`, from the column of a csv; None otherwise.
+        split: `train`, `dev` or `test`, from the column of a csv or as the corpus' authors split it; None otherwise.
         language: Language spoken, such as `German`; None if unknown.
         known_as: Speaker of a published corpus that the file's name names, such as `emodb/03` for `03a01Fa.wav`; None
             if it names none. A copy of a corpus is recognized by it, whatever was done to its sound.
+        events: Which emotion appears when, in order and without overlap; None for a corpus that only labels whole
+            clips.
     """
 
     file: Path
@@ -49,6 +79,7 @@ class Utterance:
     split: str | None
     language: str | None = None
     known_as: str | None = None
+    events: tuple[Event, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +87,8 @@ class Corpus:
     """A corpus on this machine.
 
     Attributes:
-        name: Name, e.g. `ravdess`; for a csv, its file name without the extension.
+        name: Name, e.g. `ravdess`; for a csv, its file name without the extension; for EmoBox, with corpus and fold,
+            e.g. `emobox-iemocap-1`.
         kind: One of `NAMES`.
         path: Folder of the corpus, or the csv.
         licence: License of the corpus; empty for a csv, where it is unknown.

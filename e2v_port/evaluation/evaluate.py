@@ -18,12 +18,13 @@ from e2v_port.evaluation import metrics, sounds
 from e2v_port.evaluation.bootstrap import Bootstrap
 from e2v_port.evaluation.calibration import scaled
 from e2v_port.evaluation.datasets import Utterance, label_of
+from e2v_port.evaluation.diarization.error_rate import evaluate_events
 from e2v_port.evaluation.known_voices import from_others
 from e2v_port.evaluation.metrics import Array, Integers
 from e2v_port.evaluation.results import Answer, Clip, Doubt, Evaluation, Figure, Figures, Group, Risk, Seen
 from e2v_port.models.model import Model
 
-__all__ = ["choices", "clip_of", "compare", "evaluate", "uar"]
+__all__ = ["check_unseen", "choices", "clip_of", "compare", "evaluate", "run", "uar"]
 
 _POINTS = 100  # of a risk-coverage curve
 
@@ -40,8 +41,8 @@ def evaluate(
 ) -> Evaluation:
     """Runs a model on clips and compares its labels, or its dimensions if it is dimensional, with the references.
 
-    Each clip is judged as a whole. A label of the model counts as its `label_of`, e.g. calm as neutral; a label without
-    a counterpart is always wrong.
+    Each clip is judged as a whole, or at each moment if the corpus says which emotion appears when. A label of the
+    model counts as its `label_of`, e.g. calm as neutral; a label without a counterpart is always wrong.
 
     Args:
         model: A loaded model.
@@ -57,15 +58,48 @@ def evaluate(
         NoLabels: The model only has embeddings, or is to adapt and has no labels.
         E2VError: It is to adapt and cannot: see `Model.centers`.
         CorpusError: Nothing can be compared: no clip has a label (or dimensions) that the model has, or none can be
-            read. Or the model was trained on some of the clips, and `seen` is false.
+            read. Or the model was trained on some of the clips, and `seen` is false. Or it is to adapt to the speakers
+            of a corpus that says which emotion appears when.
     """
     known = sounds.seen_in_training(model.config.trained_on, model.config.calibrated_on, utterances)
     if not seen:
-        _check_unseen(model.config.source.repository, known, len(utterances))
+        check_unseen(model.config.source.repository, known, len(utterances))
+    if any(utterance.events is not None for utterance in utterances):
+        if adapt:
+            raise CorpusError("EDER is measured without adapting to the speakers: leave out --adapt (adapt=0)")
+        return evaluate_events(model, utterances, seed=seed, seen=known, channel=channel, advance=advance)
     if adapt:
         _ = model.centers  # an error comes before the clips are run
     if not model.config.dimensional:
         model.need_labels()
+    answers = run(model, utterances, channel=channel, advance=advance)
+    plain = _compared(model, utterances, answers, seed, known)
+    if not adapt:
+        return plain
+    answers, voices = from_others(model, utterances, answers, adapt, seed)
+    voices = replace(voices, closed=plain.closed.uar if plain.closed else None)
+    return replace(_compared(model, utterances, answers, seed, known), known_voices=voices)
+
+
+def run(
+    model: Model,
+    utterances: Sequence[Utterance],
+    *,
+    channel: int | str = "mix",
+    advance: Callable[[], None] = lambda: None,
+) -> list[Answer]:
+    """Runs a model on clips: the first half of `evaluate`.
+
+    Args:
+        model: A loaded model with labels or dimensions.
+        utterances: Clips.
+        channel: Channel of the clips, as for `Model.predict`.
+        advance: Called after each clip that is run.
+
+    Returns:
+        For each clip the answer of the model, the error that prevented it, or None for a clip that was not run, since
+        it has no label, or no dimensions if the model is dimensional.
+    """
     dimensional = model.config.dimensional
     files = (utterance.file for utterance in utterances if _wanted(utterance, dimensional))
     results = model.each(files, channel=channel, refuse_silence=True)
@@ -80,12 +114,7 @@ def evaluate(
         else:
             answers.append(model.measure(result) if dimensional else model.judge(result))
         advance()
-    plain = _compared(model, utterances, answers, seed, known)
-    if not adapt:
-        return plain
-    answers, voices = from_others(model, utterances, answers, adapt, seed)
-    voices = replace(voices, closed=plain.closed.uar if plain.closed else None)
-    return replace(_compared(model, utterances, answers, seed, known), known_voices=voices)
+    return answers
 
 
 def _compared(
@@ -107,7 +136,14 @@ def _compared(
     )
 
 
-def _check_unseen(model: str, known: Mapping[str, Seen] | None, clips: int) -> None:
+def check_unseen(model: str, known: Mapping[str, Seen] | None, clips: int) -> None:
+    """Raises CorpusError if a model was trained on clips, or chosen by them.
+
+    Args:
+        model: Name of the model.
+        known: What is known of the clips from its training: see `sounds.seen_in_training`.
+        clips: Number of clips.
+    """
     reasons = {"train": "was trained on", "dev": "was chosen by, as development speakers"}
     for part, why in reasons.items():
         found = (known or {}).get(part)
@@ -165,21 +201,7 @@ def compare(
         judged=len(judged),
         speakers=bootstrap.speakers,
         resampled=bootstrap.resampled,
-        open=None,
-        closed=None,
-        ece=None,
-        ece_scaled=None,
-        reliability=(),
-        by_speaker={},
-        by_sex={},
-        by_language={},
-        risk=None,
-        doubt=None,
-        conditions={},
-        impossible={},
-        uar_with_impossible=None,
         unmapped=dict(Counter(clip.original for clip in clips if clip.logits is None and clip.error is None)),
-        dimensions={},
         seen=seen,
     )
     if not outputs:
@@ -206,13 +228,9 @@ def clip_of(utterance: Utterance, answer: Answer, outputs: Mapping[str, str]) ->
         sex=utterance.sex,
         original=utterance.original,
         label=utterance.label,
-        predicted=None,
-        scores=None,
-        logits=None,
         dimensions=utterance.dimensions.to_dict() if utterance.dimensions else None,
         error=str(answer) if isinstance(answer, AudioError) else None,
         language=utterance.language,
-        uncertain=None,
     )
     if answer is None or isinstance(answer, AudioError):
         return clip

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
 from e2v_port.emotions.estimates import Dimensions, Prediction
@@ -186,6 +186,8 @@ class Clip:
         error: Reason why the clip could not be read; None otherwise.
         language: Language of the clip, as in the corpus; None if unknown.
         uncertain: Whether a judgement by these scores alone has the note `uncertain`; None if the clip was not run.
+        diarization: The rates of `diarization_errors` under each of the rules in `diarization.error_rate`; None for a
+            corpus that labels whole clips.
     """
 
     file: str
@@ -193,13 +195,14 @@ class Clip:
     sex: str | None
     original: str
     label: str | None
-    predicted: str | None
-    scores: Mapping[str, float] | None
-    logits: Mapping[str, float] | None
-    dimensions: Mapping[str, float] | None
-    error: str | None
-    language: str | None
-    uncertain: bool | None
+    predicted: str | None = None
+    scores: Mapping[str, float] | None = None
+    logits: Mapping[str, float] | None = None
+    dimensions: Mapping[str, float] | None = None
+    error: str | None = None
+    language: str | None = None
+    uncertain: bool | None = None
+    diarization: Mapping[str, Mapping[str, float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -216,7 +219,8 @@ class Evaluation:
         judged: Number of clips in the figures.
         speakers: Number of their speakers.
         resampled: Unit of the bootstrap, `speakers` or `clips`.
-        open: Figures if the model may answer with any of its labels; None for a dimensional model.
+        open: Figures if the model may answer with any of its labels; None for a dimensional model, and for a corpus
+            that says which emotion appears when.
         closed: Figures if the model may only answer with labels that have references.
         ece: Expected calibration error of the open answers.
         ece_scaled: Expected calibration error with a temperature; that of each half of the speakers (or clips) is
@@ -238,6 +242,8 @@ class Evaluation:
             corpus of its training but from other speakers (`corpus`), or that its temperature was fitted on
             (`calibration`); None if nothing is known about its training.
         known_voices: How the answers were adapted to each speaker; None if they were not.
+        diarization: The mean of each rate of the clips under each of these rules; empty for a corpus that labels whole
+            clips.
     """
 
     model: str
@@ -249,23 +255,24 @@ class Evaluation:
     judged: int
     speakers: int
     resampled: str
-    open: Figures | None
-    closed: Figures | None
-    ece: Figure | None
-    ece_scaled: Figure | None
-    reliability: tuple[tuple[float, ...], ...]
-    by_speaker: Mapping[str, tuple[int, float]]
-    by_sex: Mapping[str, Group]
-    by_language: Mapping[str, Group]
-    risk: Risk | None
-    doubt: Doubt | None
-    conditions: Mapping[str, Condition]
-    impossible: Mapping[str, int]
-    uar_with_impossible: float | None
-    unmapped: Mapping[str, int]
-    dimensions: Mapping[str, Mapping[str, Figure]]
-    seen: Mapping[str, Seen] | None
+    open: Figures | None = None
+    closed: Figures | None = None
+    ece: Figure | None = None
+    ece_scaled: Figure | None = None
+    reliability: tuple[tuple[float, ...], ...] = ()
+    by_speaker: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    by_sex: Mapping[str, Group] = field(default_factory=dict)
+    by_language: Mapping[str, Group] = field(default_factory=dict)
+    risk: Risk | None = None
+    doubt: Doubt | None = None
+    conditions: Mapping[str, Condition] = field(default_factory=dict)
+    impossible: Mapping[str, int] = field(default_factory=dict)
+    uar_with_impossible: float | None = None
+    unmapped: Mapping[str, int] = field(default_factory=dict)
+    dimensions: Mapping[str, Mapping[str, Figure]] = field(default_factory=dict)
+    seen: Mapping[str, Seen] | None = None
     known_voices: KnownVoices | None = None
+    diarization: Mapping[str, Mapping[str, Figure]] = field(default_factory=dict)
 
     @property
     def errors(self) -> tuple[str, ...]:
@@ -295,7 +302,7 @@ def mean(evaluations: Sequence[Evaluation]) -> dict[str, float]:
 
 def _flat(evaluation: Evaluation) -> dict[str, float]:
     if evaluation.open is None or evaluation.closed is None or evaluation.ece is None or evaluation.ece_scaled is None:
-        rows = evaluation.dimensions.items()
+        rows = (evaluation.dimensions or evaluation.diarization).items()
         return {f"{name}_{key}": figure.value for name, figures in rows for key, figure in figures.items()}
     flat: dict[str, float] = {}
     for kind, figures in (("open", evaluation.open), ("closed", evaluation.closed)):

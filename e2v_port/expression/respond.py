@@ -48,15 +48,15 @@ def respond(emotion: str, confidence: float, strategy: str = "complement") -> Re
 
     Args:
         emotion: Emotion heard in the voice: the shade of a judgement (`segment.shade.name`), one of the 26; or a label
-            of emotion2vec, which counts as the emotion it most probably means.
+            of a set in the taxonomy, which counts as the emotion it most probably means.
         confidence: Confidence in that emotion, 0 to 1.
         strategy: Name of one of the four strategies.
 
     Raises:
         ValueError: The emotion or strategy is unknown, the label names no emotion, or the confidence is out of range.
     """
-    if emotion in set(taxonomy.labels("emotion2vec")) - {each.name for each in taxonomy.emotions()}:
-        emotion = next(iter(taxonomy.shades(emotion)), emotion)
+    if emotion not in {each.name for each in taxonomy.emotions()} and (label_set := taxonomy.label_set_of((emotion,))):
+        emotion = next(iter(taxonomy.shades(emotion, label_set=label_set)), emotion)
     taxonomy.emotion(emotion)
     if strategy not in _SHARES:
         raise ValueError(f"unknown strategy {quoted(strategy)}: choose one of {', '.join(STRATEGIES)}")

@@ -202,12 +202,14 @@ def opened(
         dimensional: Model that measures arousal, dominance and valence, as for `EmotionDetector`.
         fusion: Settings of the fusion.
         fallback: Whether another backend may replace one that cannot run.
-        options: `runtime`, `dtype` and `offline`, as for `load`.
+        options: `runtime`, `dtype`, `labels` and `offline`, as for `load`.
     """
     if backend not in {None, *BACKENDS}:
         raise ValueError(f"unknown backend {quoted(backend)}: use one of {', '.join(BACKENDS)}")
     if backend == "prosodic" and not (model is None and dimensional is None):
         raise ValueError("the backend prosodic uses no model: leave model= and dimensional= out")
+    if backend == "prosodic" and options["labels"] is not None:
+        raise ValueError("the backend prosodic gives no labels to choose among: leave labels= out")
     if backend == "bundled" and model is not None:
         raise ValueError("the backend bundled brings its model: leave model= or backend= out")
     if backend is None and model is None:

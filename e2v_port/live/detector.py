@@ -56,6 +56,7 @@ class EmotionDetector:
         dimensional: Model that measures arousal, dominance and valence, in the same forms.
         runtime: Runtime of the models to load, as for `load`.
         dtype: Type of their arithmetic, as for `load`.
+        labels: Labels that the answers of `model` are limited to, as for `Model.limited`; by default all of them.
         fallback: Whether to use the bundled model, or else prosody alone, if the backend cannot run here. Every result
             then holds the reason. Otherwise this is an error.
         baseline: Baselines of speakers, one or several, or the files that hold them: see `calibrate` and `e2v adapt`.
@@ -88,6 +89,7 @@ class EmotionDetector:
         dimensional: str | Path | Model | None = None,
         runtime: str = "auto",
         dtype: str | None = None,
+        labels: str | Iterable[str] | None = None,
         fallback: bool = False,
         baseline: Baselines = None,
         adapt: bool = False,
@@ -110,6 +112,7 @@ class EmotionDetector:
             fallback=fallback,
             runtime=runtime,
             dtype=dtype,
+            labels=labels,
             offline=offline,
         )
         self.backend, self.fallback = self._backend.name, self._backend.fallback

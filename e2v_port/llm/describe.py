@@ -254,12 +254,12 @@ def _described(voice: _Voice, settings: FusionSettings) -> str:
         return f"{subject} has {' and '.join(levels) or 'no marked arousal, dominance or valence'}{octant}{reasons}"
     signs = [*levels, *voice.reasons]
     doubt = voice.doubt(settings)
-    if voice.measured and voice.shade and voice.shade.name != voice.label and not doubt:
+    if voice.measured and voice.shade and voice.shade.name != voice.label.casefold() and not doubt:
         signs.insert(0, f"shade: {voice.shade.name}")
     found = f" ({', '.join(signs)})" if signs else ""
     if doubt:
         return f"{subject} unclear: {rivals(voice.label, voice.scores)}{found}"
-    if voice.label in taxonomy.NO_EMOTION:
+    if not taxonomy.names_emotion(voice.label):
         return f"{subject} shows no clear emotion{found}"
     second = also(voice.label, voice.support)
     besides = f", possibly also {second}" if second else ""

@@ -3,6 +3,7 @@
 import logging
 import os
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 
 from e2v_port import seam
@@ -20,7 +21,14 @@ _logger = logging.getLogger(__name__)
 _noted: set[str] = set()  # lines and models that were logged once in this process
 
 
-def load(model: str | Path, *, runtime: str = "auto", dtype: str | None = None, offline: bool = False) -> Model:
+def load(
+    model: str | Path,
+    *,
+    runtime: str = "auto",
+    dtype: str | None = None,
+    labels: str | Iterable[str] | None = None,
+    offline: bool = False,
+) -> Model:
     """Loads a model.
 
     Args:
@@ -34,6 +42,7 @@ def load(model: str | Path, *, runtime: str = "auto", dtype: str | None = None, 
             the type they are stored in; numpy and ONNX Runtime compute in float32 only. `auto` selects the fastest one
             on this machine that moves no probability by more than 0.02, and logs which; small networks on spectrograms
             keep their type.
+        labels: Labels that its answers are limited to, as for `Model.limited`; by default all of them.
         offline: Never open a connection; `E2V_OFFLINE=1` does the same.
 
     Raises:
@@ -41,6 +50,7 @@ def load(model: str | Path, *, runtime: str = "auto", dtype: str | None = None, 
         DownloadError: No hub delivered it.
         CheckpointError: The checkpoint or the converted folder is damaged or of no known family.
         RuntimeUnavailable: The runtime cannot run here.
+        NoLabels: The model does not have the `labels`.
     """
     chosen = devices.choose(runtime, dtype)  # first, so that nothing is downloaded for a runtime that cannot run
     weights = weights_of(model, chosen, offline=offline)
@@ -54,7 +64,7 @@ def load(model: str | Path, *, runtime: str = "auto", dtype: str | None = None, 
                 raise
         else:
             if identity(folder) == before:
-                return loaded
+                return loaded if labels is None else loaded.limited(labels)
         # A conversion has put another model there meanwhile: the parts that were read may belong to both.
 
 

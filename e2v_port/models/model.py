@@ -1,6 +1,9 @@
 """A loaded model: predictions, dimensions and embeddings of clips, one or many."""
 
+import copy
 import hashlib
+from collections.abc import Iterable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeVar, overload
@@ -11,15 +14,23 @@ from numpy.typing import NDArray
 from e2v_port.architectures.config import ModelConfig
 from e2v_port.architectures.runtime import Output, Runtime
 from e2v_port.architectures.tensors import read_means
-from e2v_port.audio import Clip, load_audio
+from e2v_port.audio import SAMPLING_RATE, Clip, load_audio
+from e2v_port.emotions import taxonomy
 from e2v_port.emotions.adaptation import Centers
+from e2v_port.emotions.changes import DIARIZATION, Boundary, BoundarySettings, boundaries
 from e2v_port.emotions.estimates import Dimensions, Prediction, softmax
 from e2v_port.errors import AudioError, E2VError, NoLabels, quoted
 from e2v_port.files import identity
 from e2v_port.models.batches import Batched
 from e2v_port.models.long_clips import prepared
 
-__all__ = ["Model"]
+__all__ = ["CLASSES", "SENSITIVE", "Model"]
+
+SENSITIVE = ("age", "sex")
+"""Further outputs about the person rather than the moment: given only where they are named."""
+
+CLASSES = ("sex", "events", "language")
+"""Further outputs whose numbers are logits of classes, so that a softmax makes probabilities of them."""
 
 Vector = NDArray[np.float32]
 _Found = TypeVar("_Found")
@@ -33,6 +44,7 @@ class Model(Batched):
         runtime: `cuda`, `cpu`, `mps`, `mlx`, `numpy` or one of `devices.PROVIDERS`.
         dtype: Type of the arithmetic between waveform norm and pooling: `float32`, `float16` or `bfloat16`.
         labels: Names of its labels, in order; empty for a model without a head.
+        limited_to: The labels that it was limited to, see `limited`; None for all of them.
         embed_dim: Length of an embedding.
         window_seconds: Approximate amount of audio that `each` sorts at a time, in seconds.
         readers: Number of clips that are read at the same time, ahead of the batches; 0 to read them one by one.
@@ -43,6 +55,7 @@ class Model(Batched):
     ) -> None:
         super().__init__(config, runtime, dtype, runner)
         self.labels = tuple(label.name for label in config.labels if not label.unused)
+        self.limited_to: tuple[str, ...] | None = None
         self.embed_dim = config.architecture.embed_dim
         self._weights = weights
         self._identity = identity(weights) if weights else None
@@ -203,6 +216,74 @@ class Model(Batched):
             return self.layers([clips], sampling_rate, channel=channel)[0]
         return [layers for _, layers in map(_ok, self.each_layers(clips, sampling_rate, channel=channel))]
 
+    @overload
+    def diarize(
+        self,
+        clips: Clip,
+        sampling_rate: int | None = None,
+        *,
+        settings: BoundarySettings = DIARIZATION,
+        channel: int | str = "mix",
+    ) -> tuple[Boundary, ...]: ...
+    @overload
+    def diarize(
+        self,
+        clips: list[Clip] | tuple[Clip, ...],
+        sampling_rate: int | None = None,
+        *,
+        settings: BoundarySettings = DIARIZATION,
+        channel: int | str = "mix",
+    ) -> list[tuple[Boundary, ...]]: ...
+    def diarize(
+        self,
+        clips: Clip | list[Clip] | tuple[Clip, ...],
+        sampling_rate: int | None = None,
+        *,
+        settings: BoundarySettings = DIARIZATION,
+        channel: int | str = "mix",
+    ) -> tuple[Boundary, ...] | list[tuple[Boundary, ...]]:
+        """Returns which emotion appears when in one clip, or in each clip of a list.
+
+        Silence is labeled like speech: `e2v_port.analyze` finds the segments of speech first.
+
+        Args:
+            clips: Clips, as for `predict`.
+            sampling_rate: Sampling rate of arrays, as for `predict`.
+            settings: How frames become spans. By default each frame has its most probable label and equal neighbors
+                are merged (arXiv 2306.12991); `BoundarySettings()` smooths them first.
+            channel: Channel, as for `predict`.
+
+        Returns:
+            Spans in seconds that cover the clip without gap or overlap, each with its label and the mean probability
+            of that label; for a list, one such tuple per clip in the same order.
+
+        Raises:
+            AudioError: A clip cannot be used, or is silent, as for `predict`.
+            NoLabels: The model has no labels, or they belong to whole clips alone.
+        """
+        self.need_labels()
+        if not isinstance(clips, (list, tuple)):
+            return self.diarize([clips], sampling_rate, settings=settings, channel=channel)[0]
+        results = self.each(clips, sampling_rate, frames=True, channel=channel, refuse_silence=True)
+        return [self.spans(_ok(result), settings) for result in results]
+
+    def spans(self, result: tuple[float, Output], settings: BoundarySettings = DIARIZATION) -> tuple[Boundary, ...]:
+        """Turns a clip's duration and output, as `each` yields them with frames, into spans: see `diarize`."""
+        duration, output = result
+        hop = self.config.architecture.hop / SAMPLING_RATE
+        return tuple(boundaries(self.frame_scores(output), self.labels, (0.0, duration), hop, settings))
+
+    def frame_scores(self, output: Output) -> NDArray[np.float64]:
+        """Returns the probabilities of the labels for each frame of an output with frames: [frames, labels].
+
+        Raises:
+            NoLabels: The labels of the model belong to whole clips alone.
+        """
+        if output.frame_logits is None:
+            raise NoLabels(f"{self.config.source.repository} judges whole clips, not the frames in them")
+        used = [not label.unused for label in self.config.labels]
+        return softmax(output.frame_logits[:, used], self.config.temperature)
+
     def judge(self, result: tuple[float, Output]) -> Prediction:
         """Turns a clip's duration and output, as `each` yields them, into a Prediction.
 
@@ -228,23 +309,72 @@ class Model(Batched):
         _, output = result
         self.need_dimensions()
         if not self.config.dimensional:
-            return Dimensions(**self.outputs(result)["dimensions"])
+            return Dimensions(**self.outputs(result, ["dimensions"])["dimensions"])
         assert output.logits is not None
         names = (label.name for label in self.config.labels)
         return Dimensions(**dict(zip(names, output.logits.tolist(), strict=True)))
 
-    def outputs(self, result: tuple[float, Output]) -> dict[str, dict[str, float]]:
-        """Returns every further output of a clip, from its duration and output as `each` yields them.
+    def outputs(self, result: tuple[float, Output], names: Iterable[str] | None = None) -> dict[str, dict[str, float]]:
+        """Returns further outputs of a clip, from its duration and output as `each` yields them.
+
+        Args:
+            result: Duration and output of the clip.
+            names: Names of the outputs. By default all but age and sex (`SENSITIVE`), which are only given where they
+                are named: they are estimates about a person, and wrong for some groups more often than for others.
 
         Returns:
-            The numbers of each output by their names, raw, such as `{"age": {"years": 31.4}}`; an empty dict for a
-            model without further outputs.
+            The numbers of each output by their names, raw, such as `{"age": {"years": 31.4}}`: logits for those of
+            `CLASSES`. An empty dict for a model without further outputs.
+
+        Raises:
+            NoLabels: The model has no further output of a name.
         """
         _, output = result
+        others = self.config.others
         return {
-            name: dict(zip(rows, self._runner.score(output.embedding, name).tolist(), strict=True))
-            for name, rows in self.config.others.items()
+            name: dict(zip(others[name], self._runner.score(output.embedding, name).tolist(), strict=True))
+            for name in self.need_outputs(names)
         }
+
+    def limited(self, labels: str | Iterable[str]) -> "Model":
+        """Returns the same model limited to some of its labels, which share the probability among themselves.
+
+        The probabilities are the softmax over the logits of these labels, so they answer "which of these is it", and
+        say nothing about whether it is one of them. Logits, embeddings and temperature stay those of the model.
+
+        Args:
+            labels: Labels as the model spells them, in any case; or other words for them, as in the taxonomy: `anger`
+                stands for every label that means `angry`, unless the model has a label of that name. As one text, they
+                are separated by commas. To leave `other` and `unknown` out, name the rest.
+
+        Raises:
+            NoLabels: The model has no labels, or none of such a name, or fewer than two are left.
+        """
+        self.need_labels()
+        names = labels.split(",") if isinstance(labels, str) else labels
+        chosen = {found for name in names for found in self._named(name)}
+        if len(chosen) < 2:
+            raise NoLabels(f"{len(chosen)} label is no choice: name two or more of {', '.join(self.labels)}")
+        limited = copy.copy(self)
+        limited.__dict__.pop("centers", None)  # of all labels
+        limited.labels = limited.limited_to = tuple(name for name in self.labels if name in chosen)
+        kept = (replace(label, unused=label.name not in chosen) for label in self.config.labels)
+        limited.config = replace(self.config, labels=tuple(kept))
+        return limited
+
+    def _named(self, name: str) -> list[str]:
+        """Returns the labels that a user's name for them stands for."""
+        name = name.strip()
+        found = [label for label in self.labels if label.casefold() == name.casefold()]
+        own, theirs = taxonomy.label_set_of(self.labels), taxonomy.label_set_of((name,))
+        if not found and own and theirs:
+            wanted = taxonomy.meaning(name, theirs).name
+            found = [label for label in self.labels if taxonomy.meaning(label, own).name == wanted]
+        if not found:
+            raise NoLabels(
+                f"{self.config.source.repository} has no label {quoted(name)}: its labels are {', '.join(self.labels)}"
+            )
+        return found
 
     @cached_property
     def centers(self) -> Centers:
@@ -300,6 +430,21 @@ class Model(Batched):
                 f"{self.config.source.repository} has no classification head: it returns embeddings, not labels: "
                 f"use embed, or a model with labels such as iic/emotion2vec_plus_base"
             )
+
+    def need_outputs(self, names: Iterable[str] | None = None) -> list[str]:
+        """Returns the names of the further outputs that `outputs` gives for `names`. Call it before long work.
+
+        Raises:
+            NoLabels: The model has no further output of a name.
+        """
+        known = self.config.others
+        if names is None:
+            return [name for name in known if name not in SENSITIVE]
+        chosen = list(dict.fromkeys(names))
+        if unknown := [name for name in chosen if name not in known]:
+            has = f"its further outputs are {', '.join(known)}" if known else "it has no further outputs"
+            raise NoLabels(f"{self.config.source.repository} has no output {quoted(unknown[0])}: {has}")
+        return chosen
 
     def need_dimensions(self) -> None:
         """Raises NoLabels for a model without dimensions. Call it before long work."""

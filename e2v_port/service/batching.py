@@ -238,6 +238,7 @@ class BatchedModel(Model):
     def __init__(self, batcher: Batcher, job: Job) -> None:
         model = batcher.model
         super().__init__(model.config, model.runtime, model.dtype, model._runner)
+        self.limited_to = model.limited_to
         self._batcher, self._job = batcher, job
 
     def each(

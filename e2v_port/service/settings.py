@@ -30,6 +30,8 @@ class Settings(BaseSettings):
         dimensional: Model that measures arousal, dominance and valence.
         runtime: Runtime of both models, as for `e2v_port.load`.
         dtype: Precision of the weights, as for `e2v_port.load`.
+        labels: Labels that the answers of `model` are limited to, separated by commas, as for `Model.limited`; by
+            default all of them.
         offline: Never connect to a hub.
         token: Token that every request must carry.
         insecure: Allow another host than loopback without a token.
@@ -70,6 +72,7 @@ class Settings(BaseSettings):
     dimensional: str | None = None
     runtime: str = "auto"
     dtype: str | None = None
+    labels: str | None = None
     offline: bool = False
     token: SecretStr | None = Field(None, min_length=1)
     insecure: bool = False

@@ -44,7 +44,7 @@ class Service:
         self.enabled = self._enabled_at_start()
         self.switched = datetime.now(UTC)
         self.telemetry = Telemetry()
-        names = ("model", "dimensional", "runtime", "dtype", "offline", "speech_threshold", "max_gain")
+        names = ("model", "dimensional", "runtime", "dtype", "labels", "offline", "speech_threshold", "max_gain")
         limits = ("max_seconds", "max_audio_seconds", "engine_seconds")
         options = {name: getattr(settings, name) for name in names + limits}
         options |= {"speakers": settings.enrolled, "adapt": settings.adapt, "emotion": self.enabled}

@@ -131,7 +131,7 @@ class _Worker:
         model, dimensional = options["model"], options["dimensional"]
         if not model and not dimensional:
             model = catalog.BUNDLED
-        load_options = {name: options[name] for name in ("runtime", "dtype", "offline")}
+        load_options = {name: options[name] for name in ("runtime", "dtype", "labels", "offline")}
         judge = Judge.load(model or None, dimensional or None, **load_options)
         warm = np.linspace(-1, 1, 2 * SAMPLING_RATE, dtype=np.float32)  # silence would be worth a note
         judge.one(warm)
@@ -474,6 +474,7 @@ class _Worker:
             "dtype": model.dtype,
             "runtime": model.runtime,
             "licence": config.licence,
+            "limited_to": None if model.limited_to is None else list(model.limited_to),
             "labels": list(model.labels),
             "embed_dim": model.embed_dim,
             "hop_seconds": config.architecture.hop / SAMPLING_RATE,

@@ -150,6 +150,7 @@ class ModelAnswer(TypedDict):
     dtype: str
     runtime: str
     licence: str
+    limited_to: list[str] | None
     labels: list[str]
     embed_dim: int
     hop_seconds: float

@@ -2,7 +2,8 @@
 
 import { percent } from "./dom.js";
 
-const NO_EMOTION = ["other", "unknown"]; // labels that name none
+const NO_EMOTION = ["other", "unknown"];
+const namesNone = (label) => NO_EMOTION.includes(label.toLowerCase());
 const ALSO = 0.5; // a second label is named if it has at least this share of the first one's probability, as in the library
 
 /** Whether the service has noted doubt about the label. The page avoids its word: "uncertain" is an emotion, too. */
@@ -24,10 +25,10 @@ export function headline(emotion) {
 
 /** What a doubtful voice may sound like: "angry or disgusted", "perhaps angry". */
 export function rivals({ primary, e2v_scores: scores }) {
-  const others = Object.keys(scores ?? {}).filter((name) => name !== primary && !NO_EMOTION.includes(name));
+  const others = Object.keys(scores ?? {}).filter((name) => name !== primary && !namesNone(name));
   const second = likeliest(scores, others);
   const names = [primary, second && scores[second] >= ALSO * scores[primary] ? second : null];
-  const named = names.filter((name) => name && !NO_EMOTION.includes(name));
+  const named = names.filter((name) => name && !namesNone(name));
   if (named.length > 1) return named.join(" or ");
   return named.length ? `perhaps ${named[0]}` : "no emotion stands out";
 }
@@ -78,7 +79,7 @@ export function tally(segments) {
 
 /** The shade of the headline, {name, probability}; null where it only repeats the label, or that is in doubt. */
 export function shade(emotion) {
-  return emotion?.shade && !doubtful(emotion) && emotion.shade.name !== emotion.primary ? emotion.shade : null;
+  return emotion?.shade && !doubtful(emotion) && emotion.shade.name !== emotion.primary.toLowerCase() ? emotion.shade : null;
 }
 
 /** The compound of a label that is not in doubt; null without one. */
