@@ -245,6 +245,19 @@ def test_all_measurements_are_present(result):
     assert result["machine"]["threads"] == torch.get_num_threads()
 
 
+def test_onnx_runtime_is_measured_on_an_export(toy, monkeypatch):
+    pytest.importorskip("onnx", reason='onnx is not installed: pip install "e2v-port[onnx]"')
+    monkeypatch.delenv("LD_PRELOAD", raising=False)
+    (measured,) = measure.bench([str(toy)], runtime="onnx", dtypes=["float32"], plan=PLAN)
+    (model,) = measured["models"]
+    ours, peer = model["throughput"]
+    assert peer["name"] == "FunASR"
+    assert ours["difference"] < 1e-4
+    assert not any("failed" in row for part in ("cold_start", "memory") for row in model[part])
+    with pytest.raises(RuntimeUnavailable, match=r"ONNX Runtime on the CPU|not available"):
+        next(measure.bench([str(toy)], runtime="onnx:cuda", plan=PLAN))
+
+
 def test_the_page_shows_every_figure(result, tmp_path):
     report.save(result, tmp_path / "new")
     assert json.loads((tmp_path / "new" / "bench.json").read_text("utf-8")) == result

@@ -71,7 +71,7 @@ def _command(setup: Setup, name: str, spec: Spec, config: ModelConfig) -> list[s
         return ["-c", program(config), str(checkpoint), spec["peer"], clip]
     embeds = not config.architecture.num_labels  # analyze needs labels or dimensions
     command = ["embed"] if embeds else ["analyze", "--whole", "--json"]
-    options = ["--model" if embeds or not config.dimensional else "--dimensional", str(setup.folder)]
+    options = ["--model" if embeds or not config.dimensional else "--dimensional", str(setup.loaded)]
     options += ["--runtime", setup.runtime, "--dtype", spec["dtype"], "--offline"]
     options += ["--out", str(setup.work / "cold.npz")] if embeds else []
     return ["-m", "e2v_port", *command, *options, clip]
@@ -107,4 +107,4 @@ def long_files(setup: Setup, specs: Mapping[str, Spec], config: ModelConfig) -> 
 
 
 def _alone(setup: Setup, spec: Spec, clips: list[str]) -> dict[str, Any]:
-    return alone({"folder": str(setup.folder), "runtime": setup.runtime, "clips": clips, **spec})
+    return alone({"folder": str(setup.loaded), "runtime": setup.runtime, "clips": clips, **spec})

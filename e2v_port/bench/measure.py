@@ -21,6 +21,8 @@ from e2v_port.bench import clips as speech
 from e2v_port.bench import cold, machine, warm
 from e2v_port.bench.contenders import Contender, e2v, peer
 from e2v_port.bench.plan import FULL, QUICK, Note, Plan, Setup
+from e2v_port.errors import RuntimeUnavailable
+from e2v_port.export.onnx_folder import export_onnx
 from e2v_port.models import convert, devices
 from e2v_port.models.load import load
 from e2v_port.models.model import Model
@@ -42,7 +44,7 @@ def bench(
 
     Args:
         models: Models as for `e2v_port.load`. By default `plan.sizes` are made with random weights.
-        runtime: Runtime as for `e2v_port.load`.
+        runtime: Runtime as for `e2v_port.load`; `onnx` exports the models first.
         dtypes: Types as for `e2v_port.load`.
         plan: Amount of audio and number of repetitions.
         recordings: Folder of recordings to cut the clips from; by default the synthetic speech in the package.
@@ -57,6 +59,8 @@ def bench(
         ModelNotFound, DownloadError, CheckpointError, RuntimeUnavailable: See `e2v_port.load`.
     """
     runtime = devices.choose(runtime)
+    if runtime in devices.PROVIDERS and runtime != "onnx":
+        raise RuntimeUnavailable(f"runtime {runtime} is not measured: use onnx, ONNX Runtime on the CPU")
     result: dict[str, Any] = {
         "date": str(date.today()),
         "command": _command(models, runtime, dtypes, plan, recordings),
@@ -79,7 +83,11 @@ def bench(
                 note(f"{given}: making it, with random weights")
                 _make(given, place)
             converted = convert.folder_of(place / "model" if not models else given, offline=offline)
-            setup = Setup(given, converted, not models, runtime, plan, folder, clips, note)
+            loaded = converted
+            if runtime == "onnx":
+                note(f"{given}: exporting it")
+                loaded = export_onnx(converted, folder / "exported", offline=True).folder
+            setup = Setup(given, converted, loaded, not models, runtime, plan, folder, clips, note)
             result["models"].append(_measure(setup, list(dtypes), with_peer=not preloaded))
             shutil.rmtree(place, ignore_errors=True)
             yield result
@@ -148,7 +156,7 @@ def _loaded(setup: Setup, dtypes: list[str], notes: list[str]) -> tuple[dict[str
     models: dict[str, Model] = {}
     contenders = []
     for dtype in dtypes:
-        model = load(setup.folder, runtime=setup.runtime, dtype=dtype, offline=True)
+        model = load(setup.loaded, runtime=setup.runtime, dtype=dtype, offline=True)
         if any(model.dtype == other.dtype for other in models.values()):
             notes.append(f"{dtype} is {model.dtype} here, which is measured already")
             continue
@@ -175,7 +183,7 @@ def _peer(setup: Setup, config: ModelConfig, device: str, notes: list[str]) -> C
 def _peer_device(runtime: str) -> str:
     if runtime == "mlx" and devices.unavailable("mps") is None:
         return "mps"
-    return "cpu" if runtime in {"mlx", "numpy"} else runtime
+    return "cpu" if runtime in {"mlx", "numpy", "onnx"} else runtime
 
 
 def _parameters(folder: Path) -> int:
