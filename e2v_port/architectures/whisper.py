@@ -60,7 +60,7 @@ class WhisperConfig(Transformer):
             stored[f"conv_layers.{i}.bias"] = (self.width,)
         blocks = self._blocks("blocks", self.depth)
         stored |= {name: shape for name, shape in blocks.items() if not name.endswith("k_proj.bias")}
-        if self.readout is None:
+        if self.finished:
             stored |= norm("norm", self.width)
         return stored | self._readout_and_head()
 
