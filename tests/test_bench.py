@@ -298,6 +298,19 @@ def test_transformers_gives_the_same_answers(tmp_path):
         np.testing.assert_allclose(answer, expected, atol=2e-5)
 
 
+@toys.needs_mlx
+def test_funasr_mlx_gives_the_same_answers(toy, tmp_path):
+    pytest.importorskip("funasr_mlx", reason="funasr-mlx is not installed: pip install funasr-mlx")
+    config = ModelConfig.read(toy)
+    assert contenders.has_mlx(config)
+    paths, _ = clips.cut(tmp_path, 20)
+    peer = contenders.peer(config, "mlx")
+    ours = contenders.e2v(load(toy, runtime="mlx"), "e2v")
+    assert peer.name == "funasr-mlx"
+    for expected, answer in zip(peer.answer(paths), ours.answer(paths), strict=True):
+        np.testing.assert_allclose(answer, expected, atol=2e-5)
+
+
 def test_a_model_without_a_library_is_measured_alone(monkeypatch):
     monkeypatch.delenv("LD_PRELOAD", raising=False)
     plan = Plan(seconds=2, repeats=1, long_files=(3,), counts=(1,), sizes=())

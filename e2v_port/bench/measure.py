@@ -19,7 +19,7 @@ from e2v_port import seam
 from e2v_port.architectures.config import ModelConfig
 from e2v_port.bench import clips as speech
 from e2v_port.bench import cold, machine, warm
-from e2v_port.bench.contenders import Contender, e2v, peer
+from e2v_port.bench.contenders import Contender, e2v, has_mlx, peer
 from e2v_port.bench.plan import FULL, QUICK, Note, Plan, Setup
 from e2v_port.errors import RuntimeUnavailable
 from e2v_port.export.onnx_folder import export_onnx
@@ -71,7 +71,7 @@ def bench(
     }
     preloaded = "openblas" in os.environ.get("LD_PRELOAD", "").lower()
     if preloaded:
-        result["notes"].append("OpenBLAS is preloaded, which slows torch down: no library was compared")
+        result["notes"].append("OpenBLAS is preloaded, which slows torch down: no library on torch was compared")
     with tempfile.TemporaryDirectory(prefix="e2v-bench-") as name:
         folder = Path(name)
         note("cutting the clips")
@@ -88,7 +88,7 @@ def bench(
                 note(f"{given}: exporting it")
                 loaded = export_onnx(converted, folder / "exported", offline=True).folder
             setup = Setup(given, converted, loaded, not models, runtime, plan, folder, clips, note)
-            result["models"].append(_measure(setup, list(dtypes), with_peer=not preloaded))
+            result["models"].append(_measure(setup, list(dtypes), preloaded=preloaded))
             shutil.rmtree(place, ignore_errors=True)
             yield result
 
@@ -109,19 +109,19 @@ def _make(size: str, folder: Path) -> None:
     convert.convert(str(checkpoint), out=folder / "model", offline=True, note=lambda _: None)
 
 
-def _measure(setup: Setup, dtypes: list[str], *, with_peer: bool) -> dict[str, Any]:
+def _measure(setup: Setup, dtypes: list[str], *, preloaded: bool) -> dict[str, Any]:
     """Takes all measurements of one model.
 
     Args:
         setup: The model and the conditions.
         dtypes: Types to measure e2v-port in.
-        with_peer: Whether to compare with the library the model comes from.
+        preloaded: Whether OpenBLAS is preloaded; then there is no comparison with a library on torch.
     """
     config = ModelConfig.read(setup.folder)
     notes: list[str] = []
     models, contenders = _loaded(setup, dtypes, notes)
-    device = _peer_device(setup.runtime)
-    other = _peer(setup, config, device, notes) if with_peer else None
+    device = _peer_device(setup.runtime, config)
+    other = _peer(setup, config, device, notes) if device == "mlx" or not preloaded else None
     specs: dict[str, cold.Spec] = {
         contender.name: {"dtype": dtype} for dtype, contender in zip(models, contenders, strict=True)
     }
@@ -180,7 +180,9 @@ def _peer(setup: Setup, config: ModelConfig, device: str, notes: list[str]) -> C
     return other
 
 
-def _peer_device(runtime: str) -> str:
+def _peer_device(runtime: str, config: ModelConfig) -> str:
+    if runtime == "mlx" and has_mlx(config):
+        return "mlx"
     if runtime == "mlx" and devices.unavailable("mps") is None:
         return "mps"
     return "cpu" if runtime in {"mlx", "numpy", "onnx"} else runtime

@@ -110,7 +110,7 @@ def loading(setup: Setup, dtypes: list[str], peer: ModelConfig | None, device: s
         for dtype in dtypes
     }
     if peer:
-        tasks[library(peer)] = loader(peer, device)
+        tasks[library(peer, device)] = loader(peer, device)
     seconds = take_turns(tasks, max(3, setup.plan.repeats))
     return [{"name": name, "seconds": times} for name, times in seconds.items()]
 
