@@ -22,7 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from e2v_port import load
+from e2v_port import cli, load
 from e2v_port.architectures.config import ModelConfig
 from e2v_port.bench import clips, contenders, measure, report, timing
 from e2v_port.bench.plan import Plan
@@ -324,6 +324,16 @@ def test_a_model_without_a_library_is_measured_alone(monkeypatch):
     (long,) = model["long_files"]
     assert (long["clip"], long["name"]) == (3, "e2v float32")
     assert 1e7 < long["peak_bytes"] < 8e9
+
+
+def test_sizes_are_those_that_can_be_made(capsys, monkeypatch):
+    cases = {"--size huge": "unknown size huge: use base", "--model bundled --size base": "pass --model or --size"}
+    for options, words in cases.items():
+        monkeypatch.setattr("sys.argv", ["e2v", "bench", *options.split()])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert end.value.code == 2
+        assert words in capsys.readouterr().err
 
 
 def test_a_missing_library_is_an_error(toy, monkeypatch):

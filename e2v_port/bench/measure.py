@@ -94,7 +94,9 @@ def bench(
 
 
 def _command(models: Sequence[str], runtime: str, dtypes: Sequence[str], plan: Plan, recordings: Path | None) -> str:
+    usual = {each.sizes for plan in (QUICK, FULL) for each in (plan, plan.longer())}
     options = [f"--model {shlex.quote(model)}" for model in models]
+    options += [f"--size {size}" for size in plan.sizes] if not models and plan.sizes not in usual else []
     options += [f"--runtime {runtime}", *(f"--dtype {dtype}" for dtype in dtypes)]
     options += [f"--audio {shlex.quote(str(recordings))}"] if recordings else []
     options += ["--quick"] if plan.seconds == QUICK.seconds else []
