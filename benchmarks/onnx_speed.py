@@ -111,7 +111,7 @@ def _funasr(checkpoint: Path, out: Path) -> Run:
 
         model: Any = AutoModel(model=str(checkpoint), disable_update=True, device="cpu")
         model.export(type="onnx", quantize=False, output_dir=str(out))
-    (file,) = out.glob("*.onnx")
+    file = out / "emotion2vec"  # without a suffix; its weights are in emotion2vec.data
     options = SessionOptions()
     options.intra_op_num_threads = 1
     session = InferenceSession(file, options, providers=["CPUExecutionProvider"])

@@ -14,7 +14,7 @@ from e2v_port.architectures.runtime import Runtime
 if TYPE_CHECKING:
     from e2v_port.converters.checkpoint import extract
     from e2v_port.converters.folder import may_replace, placing, store
-    from e2v_port.converters.synthetic import make_checkpoint
+    from e2v_port.converters.synthetic import make_checkpoint, sizes
     from e2v_port.converters.weights import write
     from e2v_port.runtimes import cuda_runtime, mlx_runtime, numpy_runtime, onnx_runtime, torch_runtime
     from e2v_port.runtimes.layers_torch import Head, Readout
@@ -40,6 +40,7 @@ __all__ = [
     "may_replace",
     "placing",
     "runtime",
+    "sizes",
     "store",
     "write",
     "write_onnx",
@@ -54,6 +55,7 @@ _HOME = {
     "make_checkpoint": "converters.synthetic",
     "may_replace": "converters.folder",
     "placing": "converters.folder",
+    "sizes": "converters.synthetic",
     "store": "converters.folder",
     "write": "converters.weights",
     "write_onnx": "runtimes.onnx_graph",

@@ -6,6 +6,7 @@ Dimensions: B clips, S samples, T frames, C channels, D features per frame, H he
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial, reduce
 from typing import Any, ClassVar
 
 import mlx.core as mx
@@ -14,6 +15,8 @@ from mlx import nn
 from e2v_port.architectures.base import VARIANCE, Architecture, Transformer, WaveformTransformer
 from e2v_port.architectures.heads import NORM_EPS, Step
 from e2v_port.audio import SAMPLING_RATE
+
+from .layers_numpy import P, Q
 
 __all__ = [
     "Attention",
@@ -27,6 +30,7 @@ __all__ = [
     "Steps",
     "Trace",
     "WaveformEncoder",
+    "gelu",
     "linear",
     "parameter",
     "sum_over_time",
@@ -35,6 +39,7 @@ __all__ = [
 ]
 
 LOCAL = 0.5  # seconds on both sides of a frame whose deviations score it: together about a word or two
+TILE = 1 << 17  # numbers that GELU takes at a time on a CPU, so that the values between its steps stay in the cache
 LEAST = -30.0  # lowest logarithm of a weight of attention in such a neighborhood, so that no sum of weights is zero
 
 Trace = Callable[[str, mx.array], None]  # receives the name and value of every stage
@@ -65,6 +70,24 @@ def sum_over_time(x: mx.array) -> mx.array:
     # In two steps: a single sum would lose three digits over the 96 000 frames of 30 s.
     x = mx.pad(x, [(0, 0), (0, -x.shape[1] % 256), (0, 0)])
     return mx.unflatten(x, 1, (-1, 256)).sum(2).sum(1, keepdims=True)
+
+
+def gelu(x: mx.array) -> mx.array:
+    """Applies the exact GELU, as `nn.gelu` does; on a CPU faster, and within 5e-7 of it times the value."""
+    if mx.default_device().type != mx.DeviceType.cpu:
+        return nn.gelu(x)
+    parts = mx.split(x.reshape(-1), range(TILE, x.size, TILE))
+    return mx.concatenate([rational_gelu(part) for part in parts]).reshape(x.shape)
+
+
+@partial(mx.compile, shapeless=True)
+def rational_gelu(x: mx.array) -> mx.array:
+    """Applies the exact GELU, with the error function as x P(x^2) / Q(x^2), in float32."""
+    numbers = x.astype(mx.float32)
+    clipped = mx.clip(numbers * math.sqrt(0.5), -4, 4)
+    square = clipped * clipped
+    above, below = (reduce(lambda total, factor: total * square + factor, factors) for factors in (P, Q))
+    return (numbers * (0.5 + 0.5 * clipped * above / below)).astype(x.dtype)
 
 
 class Convolution(nn.Module):
@@ -98,7 +121,7 @@ class Convolution(nn.Module):
             x = self.norm(x)
         elif self.norm is not None:
             x = self.over_time(x, lengths) * self.norm.weight + self.norm.bias
-        return nn.gelu(x)
+        return gelu(x)
 
     def convolve(self, x: mx.array) -> mx.array:
         x = mx.conv1d(x.astype(self.weight.dtype), self.weight, self.stride)
@@ -126,7 +149,7 @@ class Positions(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         x = self.convolve(x)[:, : x.shape[1]]  # an even kernel yields one frame too many
-        return nn.gelu(mx.fast.layer_norm(x, None, None, 1e-5) if self.norm else x)
+        return gelu(mx.fast.layer_norm(x, None, None, 1e-5) if self.norm else x)
 
     def convolve(self, x: mx.array) -> mx.array:
         return mx.conv1d(x, self.weight, padding=self.kernel // 2, groups=self.groups) + self.bias
@@ -181,7 +204,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def __call__(self, x: mx.array, residual: mx.array) -> mx.array:
-        out: mx.array = residual + self.fc2(nn.gelu(self.fc1(x)))
+        out: mx.array = residual + self.fc2(gelu(self.fc1(x)))
         return out
 
 
@@ -238,7 +261,7 @@ class Steps(nn.Module):
                 assert valid is not None
                 x = scale_clips(x, valid)
             elif step.op == "gelu":
-                x = nn.gelu(x)
+                x = gelu(x)
             else:
                 x = getattr(nn, step.op)(x)
         return x

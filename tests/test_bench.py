@@ -22,7 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from e2v_port import load
+from e2v_port import cli, load
 from e2v_port.architectures.config import ModelConfig
 from e2v_port.bench import clips, contenders, measure, report, timing
 from e2v_port.bench.plan import Plan
@@ -251,6 +251,19 @@ def test_all_measurements_are_present(result):
     assert result["machine"]["threads"] == torch.get_num_threads()
 
 
+def test_onnx_runtime_is_measured_on_an_export(toy, monkeypatch):
+    pytest.importorskip("onnx", reason='onnx is not installed: pip install "e2v-port[onnx]"')
+    monkeypatch.delenv("LD_PRELOAD", raising=False)
+    (measured,) = measure.bench([str(toy)], runtime="onnx", dtypes=["float32"], plan=PLAN)
+    (model,) = measured["models"]
+    ours, peer = model["throughput"]
+    assert peer["name"] == "FunASR"
+    assert ours["difference"] < 1e-4
+    assert not any("failed" in row for part in ("cold_start", "memory") for row in model[part])
+    with pytest.raises(RuntimeUnavailable, match=r"ONNX Runtime on the CPU|not available"):
+        next(measure.bench([str(toy)], runtime="onnx:cuda", plan=PLAN))
+
+
 def test_the_page_shows_every_figure(result, tmp_path):
     report.save(result, tmp_path / "new")
     assert json.loads((tmp_path / "new" / "bench.json").read_text("utf-8")) == result
@@ -291,6 +304,19 @@ def test_transformers_gives_the_same_answers(tmp_path):
         np.testing.assert_allclose(answer, expected, atol=2e-5)
 
 
+@toys.needs_mlx
+def test_funasr_mlx_gives_the_same_answers(toy, tmp_path):
+    pytest.importorskip("funasr_mlx", reason="funasr-mlx is not installed: pip install funasr-mlx")
+    config = ModelConfig.read(toy)
+    assert contenders.has_mlx(config)
+    paths, _ = clips.cut(tmp_path, 20)
+    peer = contenders.peer(config, "mlx")
+    ours = contenders.e2v(load(toy, runtime="mlx"), "e2v")
+    assert peer.name == "funasr-mlx"
+    for expected, answer in zip(peer.answer(paths), ours.answer(paths), strict=True):
+        np.testing.assert_allclose(answer, expected, atol=2e-5)
+
+
 def test_a_model_without_a_library_is_measured_alone(monkeypatch):
     monkeypatch.delenv("LD_PRELOAD", raising=False)
     plan = Plan(seconds=2, repeats=1, long_files=(3,), counts=(1,), sizes=())
@@ -304,6 +330,16 @@ def test_a_model_without_a_library_is_measured_alone(monkeypatch):
     (long,) = model["long_files"]
     assert (long["clip"], long["name"]) == (3, "e2v float32")
     assert 1e7 < long["peak_bytes"] < 8e9
+
+
+def test_sizes_are_those_that_can_be_made(capsys, monkeypatch):
+    cases = {"--size huge": "unknown size huge: use base", "--model bundled --size base": "pass --model or --size"}
+    for options, words in cases.items():
+        monkeypatch.setattr("sys.argv", ["e2v", "bench", *options.split()])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert end.value.code == 2
+        assert words in capsys.readouterr().err
 
 
 def test_a_missing_library_is_an_error(toy, monkeypatch):

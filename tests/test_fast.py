@@ -89,3 +89,23 @@ def test_a_bias_that_depends_on_the_frames_is_not_compiled() -> None:
         empty = wavlm_torch.Wavlm(CONFIGS["wavlm"])
     with pytest.raises(ValueError, match="more than a bias of distances"):
         compiled.compiled(network("wavlm"), empty)
+
+
+@toys.needs_mlx
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_gelu_on_mlx_is_the_exact_one(dtype: str) -> None:
+    import mlx.core as mx
+
+    from e2v_port.runtimes import layers_mlx
+
+    draw = torch.Generator().manual_seed(0)
+    x = torch.cat([8 * torch.randn(300_000, generator=draw), torch.tensor([0.0, -0.0, 40.0, -40.0, 1e4, -1e4])])
+    given = mx.array(x.numpy()).astype(getattr(mx, dtype)).reshape(3, -1)
+    with mx.stream(mx.cpu):
+        found = layers_mlx.gelu(given)
+    assert (found.dtype, found.shape) == (given.dtype, given.shape)
+    exact = torch.nn.functional.gelu(torch.tensor(given.astype(mx.float32).tolist(), dtype=torch.float64))
+    within = 5e-7 if dtype == "float32" else torch.finfo(getattr(torch, dtype)).eps
+    error = (torch.tensor(found.astype(mx.float32).tolist()) - exact).abs()
+    assert (error <= within * (1 + exact.abs().clamp(min=1) + x.reshape(3, -1).abs())).all()
+    assert mx.isnan(layers_mlx.gelu(mx.array([mx.nan]))).item()

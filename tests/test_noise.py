@@ -1,5 +1,6 @@
 """Speech in noise is noticed, wherever it is judged, and clean speech is not."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from e2v_port.audio import SAMPLING_RATE, load_audio
 from e2v_port.emotions.estimates import Dimensions
 from e2v_port.emotions.fusion import FusionSettings, fuse
 from e2v_port.live.detector import EmotionDetector
+from e2v_port.prosody import noise
 from e2v_port.prosody.measure import measure
 from e2v_port.prosody.noise import LEAST_SAMPLES, signal_to_noise
 from e2v_port.speech.detect import detect
@@ -135,3 +137,14 @@ def test_a_clip_too_short_to_measure() -> None:
     bundled = EmotionDetector(runtime="cpu")._backend.judge
     assert isinstance(bundled, Judge)
     assert bundled.one(np.full(LEAST_SAMPLES - 1, 0.1, np.float32)).snr is None
+
+
+def test_a_minute_takes_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    minute = colored(1.0, 60 * SAMPLING_RATE).astype(np.float32)
+    tracemalloc.start()
+    found = signal_to_noise(minute)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30e6  # the spectra of its frames alone take 25 MB
+    monkeypatch.setattr(noise, "_FRAMES", len(minute))
+    assert signal_to_noise(minute) == found

@@ -40,6 +40,7 @@ def first_steps(clip: str, repeats: int) -> list[dict[str, Any]]:
 def cold_start(setup: Setup, specs: Mapping[str, Spec], config: ModelConfig) -> list[dict[str, Any]]:
     """Times one clip from the start of Python to the answer."""
     setup.note(f"{setup.name}: cold start")
+    specs = {name: spec for name, spec in specs.items() if "peer" not in spec or program(config, spec["peer"])}
     commands = {name: _command(setup, name, spec, config) for name, spec in specs.items()}
     failures = {}
     for name, command in [*commands.items()]:  # the first run fills the caches of the system and of Python
@@ -68,10 +69,10 @@ def _command(setup: Setup, name: str, spec: Spec, config: ModelConfig) -> list[s
     clip = setup.piece(LATENCY_SECONDS[1], f"{LATENCY_SECONDS[1]}s")
     if "peer" in spec:
         checkpoint = verify.checkpoint_of(config, None).weights.parent
-        return ["-c", program(config), str(checkpoint), spec["peer"], clip]
+        return ["-c", program(config, spec["peer"]), str(checkpoint), spec["peer"], clip]
     embeds = not config.architecture.num_labels  # analyze needs labels or dimensions
     command = ["embed"] if embeds else ["analyze", "--whole", "--json"]
-    options = ["--model" if embeds or not config.dimensional else "--dimensional", str(setup.folder)]
+    options = ["--model" if embeds or not config.dimensional else "--dimensional", str(setup.loaded)]
     options += ["--runtime", setup.runtime, "--dtype", spec["dtype"], "--offline"]
     options += ["--out", str(setup.work / "cold.npz")] if embeds else []
     return ["-m", "e2v_port", *command, *options, clip]
@@ -107,4 +108,4 @@ def long_files(setup: Setup, specs: Mapping[str, Spec], config: ModelConfig) -> 
 
 
 def _alone(setup: Setup, spec: Spec, clips: list[str]) -> dict[str, Any]:
-    return alone({"folder": str(setup.folder), "runtime": setup.runtime, "clips": clips, **spec})
+    return alone({"folder": str(setup.loaded), "runtime": setup.runtime, "clips": clips, **spec})

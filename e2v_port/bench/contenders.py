@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 from e2v_port.architectures.config import ModelConfig
+from e2v_port.bench import funasr_mlx
 from e2v_port.errors import AudioError, RuntimeUnavailable
 from e2v_port.models.model import Model
 from e2v_port.parity import references, verify
 from e2v_port.parity.references import Vector
 
-__all__ = ["Contender", "e2v", "library", "loader", "peer", "program"]
+__all__ = ["Contender", "e2v", "has_mlx", "library", "loader", "peer", "program"]
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,13 @@ def _answer(model: Model, result: Any) -> Vector:
 
 
 def peer(config: ModelConfig, device: str) -> Contender:
-    """Loads the unconverted checkpoint with the library the model comes from.
+    """Loads the unconverted checkpoint with the library the model comes from; on MLX, with its port to MLX.
 
     Raises:
         RuntimeUnavailable: The library is not installed, or no library has this family.
         CheckpointError, ModelNotFound: The checkpoint is missing, or the library cannot read it.
     """
-    return Contender(library(config), "float32", peer=True, answer=loader(config, device)())
+    return Contender(library(config, device), "float32", peer=True, answer=loader(config, device)())
 
 
 def loader(config: ModelConfig, device: str) -> Callable[[], Callable[[list[str]], list[Vector]]]:
@@ -65,22 +66,29 @@ def loader(config: ModelConfig, device: str) -> Callable[[], Callable[[list[str]
     Raises:
         RuntimeUnavailable, CheckpointError, ModelNotFound: See `peer`.
     """
-    found = _peer(config)
+    found = _peer(config, device)
     checkpoint = verify.checkpoint_of(config, None)
     return lambda: found.load(checkpoint, device)
 
 
-def library(config: ModelConfig) -> str:
-    """Returns the name of the library the model comes from."""
-    return _peer(config).library
+def library(config: ModelConfig, device: str) -> str:
+    """Returns the name of the library that a device is measured beside."""
+    return _peer(config, device).library
 
 
-def program(config: ModelConfig) -> str:
-    """Returns what a user of that library writes to judge one clip; see `references.Peer`."""
-    return _peer(config).program
+def program(config: ModelConfig, device: str) -> str:
+    """Returns what a user of that library writes to judge one clip, empty if nothing; see `references.Peer`."""
+    return _peer(config, device).program
 
 
-def _peer(config: ModelConfig) -> references.Peer:
+def has_mlx(config: ModelConfig) -> bool:
+    """Returns whether a library that runs the family on MLX is installed."""
+    return config.family == funasr_mlx.FAMILY and funasr_mlx.installed()
+
+
+def _peer(config: ModelConfig, device: str) -> references.Peer:
+    if device == "mlx":
+        return funasr_mlx.PEER
     found = references.peer(config.family)
     if found is None:
         raise RuntimeUnavailable(f"no library has {config.family}")

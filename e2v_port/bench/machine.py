@@ -21,7 +21,7 @@ def describe(runtime: str) -> dict[str, Any]:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         processor = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     versions = {"Python": platform.python_version()}
-    for name in ("e2v-port", "torch", "mlx", "funasr", "transformers", "numpy"):
+    for name in ("e2v-port", "torch", "mlx", "funasr", "funasr-mlx", "transformers", "numpy", "onnxruntime"):
         with suppress(PackageNotFoundError):
             versions[name] = version(name)
     return {

@@ -19,8 +19,10 @@ from e2v_port import seam
 from e2v_port.architectures.config import ModelConfig
 from e2v_port.bench import clips as speech
 from e2v_port.bench import cold, machine, warm
-from e2v_port.bench.contenders import Contender, e2v, peer
+from e2v_port.bench.contenders import Contender, e2v, has_mlx, peer
 from e2v_port.bench.plan import FULL, QUICK, Note, Plan, Setup
+from e2v_port.errors import RuntimeUnavailable
+from e2v_port.export.onnx_folder import export_onnx
 from e2v_port.models import convert, devices
 from e2v_port.models.load import load
 from e2v_port.models.model import Model
@@ -42,7 +44,7 @@ def bench(
 
     Args:
         models: Models as for `e2v_port.load`. By default `plan.sizes` are made with random weights.
-        runtime: Runtime as for `e2v_port.load`.
+        runtime: Runtime as for `e2v_port.load`; `onnx` exports the models first.
         dtypes: Types as for `e2v_port.load`.
         plan: Amount of audio and number of repetitions.
         recordings: Folder of recordings to cut the clips from; by default the synthetic speech in the package.
@@ -57,6 +59,8 @@ def bench(
         ModelNotFound, DownloadError, CheckpointError, RuntimeUnavailable: See `e2v_port.load`.
     """
     runtime = devices.choose(runtime)
+    if runtime in devices.PROVIDERS and runtime != "onnx":
+        raise RuntimeUnavailable(f"runtime {runtime} is not measured: use onnx, ONNX Runtime on the CPU")
     result: dict[str, Any] = {
         "date": str(date.today()),
         "command": _command(models, runtime, dtypes, plan, recordings),
@@ -67,7 +71,7 @@ def bench(
     }
     preloaded = "openblas" in os.environ.get("LD_PRELOAD", "").lower()
     if preloaded:
-        result["notes"].append("OpenBLAS is preloaded, which slows torch down: no library was compared")
+        result["notes"].append("OpenBLAS is preloaded, which slows torch down: no library on torch was compared")
     with tempfile.TemporaryDirectory(prefix="e2v-bench-") as name:
         folder = Path(name)
         note("cutting the clips")
@@ -79,14 +83,20 @@ def bench(
                 note(f"{given}: making it, with random weights")
                 _make(given, place)
             converted = convert.folder_of(place / "model" if not models else given, offline=offline)
-            setup = Setup(given, converted, not models, runtime, plan, folder, clips, note)
-            result["models"].append(_measure(setup, list(dtypes), with_peer=not preloaded))
+            loaded = converted
+            if runtime == "onnx":
+                note(f"{given}: exporting it")
+                loaded = export_onnx(converted, folder / "exported", offline=True).folder
+            setup = Setup(given, converted, loaded, not models, runtime, plan, folder, clips, note)
+            result["models"].append(_measure(setup, list(dtypes), preloaded=preloaded))
             shutil.rmtree(place, ignore_errors=True)
             yield result
 
 
 def _command(models: Sequence[str], runtime: str, dtypes: Sequence[str], plan: Plan, recordings: Path | None) -> str:
+    usual = {each.sizes for plan in (QUICK, FULL) for each in (plan, plan.longer())}
     options = [f"--model {shlex.quote(model)}" for model in models]
+    options += [f"--size {size}" for size in plan.sizes] if not models and plan.sizes not in usual else []
     options += [f"--runtime {runtime}", *(f"--dtype {dtype}" for dtype in dtypes)]
     options += [f"--audio {shlex.quote(str(recordings))}"] if recordings else []
     options += ["--quick"] if plan.seconds == QUICK.seconds else []
@@ -101,19 +111,19 @@ def _make(size: str, folder: Path) -> None:
     convert.convert(str(checkpoint), out=folder / "model", offline=True, note=lambda _: None)
 
 
-def _measure(setup: Setup, dtypes: list[str], *, with_peer: bool) -> dict[str, Any]:
+def _measure(setup: Setup, dtypes: list[str], *, preloaded: bool) -> dict[str, Any]:
     """Takes all measurements of one model.
 
     Args:
         setup: The model and the conditions.
         dtypes: Types to measure e2v-port in.
-        with_peer: Whether to compare with the library the model comes from.
+        preloaded: Whether OpenBLAS is preloaded; then there is no comparison with a library on torch.
     """
     config = ModelConfig.read(setup.folder)
     notes: list[str] = []
     models, contenders = _loaded(setup, dtypes, notes)
-    device = _peer_device(setup.runtime)
-    other = _peer(setup, config, device, notes) if with_peer else None
+    device = _peer_device(setup.runtime, config)
+    other = _peer(setup, config, device, notes) if device == "mlx" or not preloaded else None
     specs: dict[str, cold.Spec] = {
         contender.name: {"dtype": dtype} for dtype, contender in zip(models, contenders, strict=True)
     }
@@ -148,7 +158,7 @@ def _loaded(setup: Setup, dtypes: list[str], notes: list[str]) -> tuple[dict[str
     models: dict[str, Model] = {}
     contenders = []
     for dtype in dtypes:
-        model = load(setup.folder, runtime=setup.runtime, dtype=dtype, offline=True)
+        model = load(setup.loaded, runtime=setup.runtime, dtype=dtype, offline=True)
         if any(model.dtype == other.dtype for other in models.values()):
             notes.append(f"{dtype} is {model.dtype} here, which is measured already")
             continue
@@ -172,10 +182,12 @@ def _peer(setup: Setup, config: ModelConfig, device: str, notes: list[str]) -> C
     return other
 
 
-def _peer_device(runtime: str) -> str:
+def _peer_device(runtime: str, config: ModelConfig) -> str:
+    if runtime == "mlx" and has_mlx(config):
+        return "mlx"
     if runtime == "mlx" and devices.unavailable("mps") is None:
         return "mps"
-    return "cpu" if runtime in {"mlx", "numpy"} else runtime
+    return "cpu" if runtime in {"mlx", "numpy", "onnx"} else runtime
 
 
 def _parameters(folder: Path) -> int:

@@ -51,8 +51,9 @@ class Setup:
     Attributes:
         name: Name of the model in the report.
         folder: Converted model.
+        loaded: Folder that is loaded: the converted model, or its export for ONNX Runtime.
         random: Whether its weights are random.
-        runtime: `cuda`, `cpu`, `mps`, `mlx` or `numpy`.
+        runtime: `cuda`, `cpu`, `mps`, `mlx`, `numpy` or `onnx`.
         plan: Amount of audio and number of repetitions.
         work: Temporary folder.
         clips: Paths of the clips.
@@ -61,6 +62,7 @@ class Setup:
 
     name: str
     folder: Path
+    loaded: Path
     random: bool
     runtime: str
     plan: Plan

@@ -33,7 +33,7 @@ def take_turns(tasks: Mapping[str, Callable[[], object]], repeats: int) -> dict[
 
 def peak(runtime: str, dtype: str) -> float:
     """Returns the highest rate of operations per second that products of square matrices of several sizes reach."""
-    sizes = (512, 1024, 2048) if runtime in {"cpu", "numpy"} else (1024, 2048, 4096, 8192)
+    sizes = (512, 1024, 2048) if runtime in {"cpu", "numpy", "onnx"} else (1024, 2048, 4096, 8192)
     best = 0.0
     for size in sizes:
         multiply = _product(runtime, dtype, size)
@@ -50,7 +50,7 @@ def peak(runtime: str, dtype: str) -> float:
 
 def _product(runtime: str, dtype: str, size: int) -> Callable[[], object]:
     """Returns a function that multiplies two matrices and waits for the product."""
-    if runtime == "numpy":
+    if runtime in {"numpy", "onnx"}:
         one, other = np.random.default_rng(0).standard_normal((2, size, size), np.float32)
         return lambda: one @ other
     if runtime == "mlx":

@@ -106,11 +106,11 @@ def loading(setup: Setup, dtypes: list[str], peer: ModelConfig | None, device: s
     """Times loading with everything imported and the files in the system's cache."""
     setup.note(f"{setup.name}: loading again")
     tasks: dict[str, Callable[[], object]] = {
-        f"e2v {dtype}": partial(load, setup.folder, runtime=setup.runtime, dtype=dtype, offline=True)
+        f"e2v {dtype}": partial(load, setup.loaded, runtime=setup.runtime, dtype=dtype, offline=True)
         for dtype in dtypes
     }
     if peer:
-        tasks[library(peer)] = loader(peer, device)
+        tasks[library(peer, device)] = loader(peer, device)
     seconds = take_turns(tasks, max(3, setup.plan.repeats))
     return [{"name": name, "seconds": times} for name, times in seconds.items()]
 
@@ -132,8 +132,8 @@ def growth(setup: Setup, contenders: list[Contender]) -> list[dict[str, Any]]:
 
 
 def stages(setup: Setup, models: Mapping[str, Model]) -> list[dict[str, Any]]:
-    """Times the stages from a file at 44.1 kHz to its answer, with torch; returns no rows for MLX and numpy."""
-    if setup.runtime in {"mlx", "numpy"}:
+    """Times the stages from a file at 44.1 kHz to its answer, with torch; returns no rows for other runtimes."""
+    if setup.runtime in {"mlx", "numpy", "onnx"}:
         return []
     setup.note(f"{setup.name}: stages")
     paths = _files_to_resample(setup)

@@ -1,13 +1,14 @@
 """e2v bench."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from e2v_port.cli.options import Offline, RuntimeName
-from e2v_port.cli.output import need_folder
+from e2v_port.cli.output import fail, need_folder
 
 __all__ = ["bench"]
 
@@ -17,8 +18,16 @@ Models = Annotated[
         "--model",
         "-m",
         metavar="MODEL",
-        help="Known model, converted folder or checkpoint to measure. Repeatable. Default: full-size models with "
-        "random weights.",
+        help="Known model, converted folder or checkpoint to measure. Repeatable. Default: models of --size.",
+        show_default=False,
+    ),
+]
+Sizes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--size",
+        metavar="NAME",
+        help="Full-size model to make with random weights and measure. Repeatable. Default: base and audeering.",
         show_default=False,
     ),
 ]
@@ -51,6 +60,7 @@ Out = Annotated[
 
 def bench(
     model: Models = None,
+    size: Sizes = None,
     runtime: RuntimeName = "auto",
     dtype: Dtypes = None,
     quick: Quick = False,
@@ -65,19 +75,27 @@ def bench(
     """
     if out:
         need_folder("--out", out)
+    from e2v_port import seam
     from e2v_port.bench import measure, report
     from e2v_port.bench import plan as plans
+
+    if model and size:
+        fail("pass --model or --size, not both")
+    if wrong := set(size or ()) - {*seam.sizes()}:
+        fail(f"unknown size {', '.join(sorted(wrong))}: use {', '.join(seam.sizes())}")
 
     def note(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
     plan = plans.QUICK if quick else plans.FULL
+    plan = plan.longer() if long else plan
+    plan = replace(plan, sizes=tuple(size)) if size else plan
     result: dict[str, Any] = {}
     for result in measure.bench(
         model or (),
         runtime=runtime,
         dtypes=dtype or ("float32", "auto"),
-        plan=plan.longer() if long else plan,
+        plan=plan,
         recordings=audio,
         offline=offline,
         note=note,

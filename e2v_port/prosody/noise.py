@@ -15,6 +15,7 @@ LEAST_SAMPLES = 1600  # 0.1 s, of which five frames are left
 
 _MOST = 60.0  # dB
 _WINDOW = 512  # samples: 32 ms
+_FRAMES = 256  # at a time: the spectra of a minute would take 55 MB
 _BANDS = 16
 _LOWEST, _HIGHEST = 50.0, 8000.0  # Hz
 _QUIETEST = 0.02  # share of the frames that counts as noise, in each band
@@ -47,9 +48,13 @@ def signal_to_noise(waveform: Waveform) -> float:
 
 def _band_powers(waveform: Waveform) -> Numbers:
     """Returns the power in each band [frames, bands], averaged over three frames."""
-    frames = sliding_window_view(waveform, _WINDOW)[::HOP] * _hann()
-    powers = np.abs(np.fft.rfft(frames)) ** 2 * (2 / _WINDOW / (_hann() ** 2).sum())
-    bands = np.add.reduceat(powers, edges(), axis=1)
+    frames = sliding_window_view(waveform, _WINDOW)[::HOP]
+    scale = 2 / _WINDOW / (_hann() ** 2).sum()
+    parts = []
+    for start in range(0, len(frames), _FRAMES):
+        powers = np.abs(np.fft.rfft(frames[start : start + _FRAMES] * _hann())) ** 2 * scale
+        parts.append(np.add.reduceat(powers, edges(), axis=1))
+    bands = np.concatenate(parts)
     averaged: Numbers = sliding_window_view(bands, _SMOOTHED, axis=0).mean(axis=-1)
     return averaged
 
