@@ -108,6 +108,7 @@ def _configure(npz: _Npz, dtype: str, note: Callable[[str], None]) -> tuple[Mode
         licence=model.licence if model else "unknown: see where the checkpoint came from",
         source=npz.source,
         converter=f"e2v-port {__version__}",
+        others=dict(found.others),
     )
     return config, pieces
 

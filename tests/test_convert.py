@@ -42,6 +42,7 @@ from e2v_port.checkpoints.checkpoint import local
 from e2v_port.converters import checkpoint, weights
 from e2v_port.converters import emotion2vec as emotion2vec_converter
 from e2v_port.converters import folder as converters_folder
+from e2v_port.converters import sensevoice as sensevoice_converter
 from e2v_port.converters import wav2small as wav2small_converter
 from e2v_port.converters import wav2vec2 as wav2vec2_converter
 from e2v_port.converters import whisper as whisper_converter
@@ -253,6 +254,7 @@ CONFIGS: dict[str, Architecture] = {
     for name, config in {
         "emotion2vec": toys.TOY,
         "wav2vec2": toys.DIMENSIONAL,
+        "sensevoice": toys.SENSEVOICE,
         "wav2small deviation": toys.DEVIATION,
         "wav2small gram": toys.GRAM,
         "whisper": toys.WHISPER,
@@ -261,6 +263,7 @@ CONFIGS: dict[str, Architecture] = {
 } | {
     "base": emotion2vec_converter.BASE,
     "audeering": wav2vec2_converter.AUDEERING,
+    "sensevoice-small": sensevoice_converter.SMALL,
     "wav2small": wav2small_converter.PUBLISHED,
     "whisper-base": whisper_converter.BASE,
 }
@@ -291,7 +294,8 @@ def test_mlx_parameters_are_the_layout(config: Architecture) -> None:
 def held(layer: Any) -> Iterator[int]:
     """Identities of all arrays in a layer and in the layers in it."""
     for value in vars(layer).values():
-        for each in value if isinstance(value, list) else [value]:
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+        for each in parts:
             if isinstance(each, np.ndarray):
                 yield id(each)
             elif type(each).__module__.startswith("e2v_port.runtimes."):
@@ -313,6 +317,7 @@ def test_known_models_have_their_published_sizes(model: catalog.KnownModel) -> N
         ("emotion2vec", 768): emotion2vec_converter.BASE,
         ("emotion2vec", 1024): emotion2vec_converter.LARGE,
         ("wav2vec2", 1024): wav2vec2_converter.AUDEERING,
+        ("sensevoice", 2048): sensevoice_converter.SMALL,
         ("wav2small", 338): wav2small_converter.PUBLISHED,
         **{("whisper", config.width): config for config in whisper_converter.CONVERTER.sizes.values()},
     }

@@ -41,6 +41,8 @@ CONFIGS: dict[str, Architecture] = {
     "wav2vec2": toys.DIMENSIONAL,
     "wav2vec2, base": GROUP,
     "wav2vec2, deviation": toys.DIMENSIONAL.read(Readout((2,), "deviation")),
+    "sensevoice": replace(toys.SENSEVOICE, others=()),
+    "sensevoice, deviation": toys.SENSEVOICE.read(Readout((2, 5), "deviation")),
     "wav2small, deviation": toys.DEVIATION,
     "wav2small, gram": toys.GRAM,
     "whisper": WHISPER,
@@ -202,7 +204,9 @@ def test_a_model_stored_in_fewer_bits_is_exported_with_the_numbers_it_has(tmp_pa
 
 
 @pytest.mark.parametrize("opset", OPSETS)
-@pytest.mark.parametrize("name", ["emotion2vec", "wav2vec2, base", "wav2small, gram", "whisper, attention"])
+@pytest.mark.parametrize(
+    "name", ["emotion2vec", "wav2vec2, base", "sensevoice", "wav2small, gram", "whisper, attention"]
+)
 def test_every_opset_is_valid_and_runs(models: dict[str, Path], tmp_path: Path, name: str, opset: int) -> None:
     export_onnx(models[name], tmp_path / "onnx", opset=opset)
     model = onnx.load(tmp_path / "onnx" / "model.onnx")

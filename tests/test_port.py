@@ -26,6 +26,10 @@ CONFIGS: dict[str, list[Architecture]] = {
         toys.DIMENSIONAL,
         replace(toys.DIMENSIONAL, conv_norm="group", pre_norm=False, conv_bias=False, head_dim=0),
     ],
+    "sensevoice": [
+        toys.SENSEVOICE,
+        replace(toys.SENSEVOICE, head_dim=9, others=()),
+    ],
     "wav2small": [toys.DEVIATION, toys.GRAM, replace(toys.GRAM, head_dim=0)],
     "whisper": [toys.WHISPER, replace(toys.WHISPER, num_labels=3), replace(toys.WHISPER, num_labels=3, head_dim=9)],
 }
@@ -68,11 +72,13 @@ def uses(network: nn.Module, module: str, method: str, name: str) -> bool:
     kind, function = method.split(".")
     if module.endswith("_numpy"):
         function = function.replace("forward", "__call__")
-    source = inspect.getsource(getattr(getattr(importlib.import_module(module), kind), function))
+    layers = f"e2v_port.runtimes.layers_{module.rpartition('_')[2]}"
+    home = next(found for each in (module, layers) if hasattr(found := importlib.import_module(each), kind))
+    source = inspect.getsource(getattr(getattr(home, kind), function))
     path = name.split(".")
     for i, attribute in enumerate(path):
         holder = network.get_submodule(".".join(path[:i]))
-        if kind in {parent.__name__ for parent in type(holder).__mro__}:
+        if attribute != "others" and kind in {parent.__name__ for parent in type(holder).__mro__}:
             if hasattr(holder, "operations"):  # a head is data: its tensors are named there
                 names = {step.name for step in holder.operations}
                 return "self.operations" in source and (attribute if path[i + 1 :] else "") in names

@@ -89,7 +89,7 @@ def _local_folder(checkpoint: Checkpoint, dtype: str) -> Path:
     """
     weights = checkpoint.weights.resolve()
     state = hashlib.sha256(os.fsencode(f"{weights}\0{weights.stat().st_size}\0{weights.stat().st_mtime_ns}\0"))
-    for role in ("config", "tokens", "preprocessor"):
+    for role in ("config", "tokens", "preprocessor", "cmvn"):
         path: Path | None = getattr(checkpoint, role)
         content = hashlib.sha256(path.read_bytes()).hexdigest() if path else ""
         state.update(f"{role}\0{content}\0".encode())
