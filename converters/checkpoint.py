@@ -3,7 +3,7 @@
     python -m e2v_port.converters.checkpoint CHECKPOINT OUT.npz
 
 needs no torch, except for checkpoints from before PyTorch 1.6. The npz also holds the checkpoint's config.yaml,
-tokens.txt and origin: the second half, `python -m e2v_port.converters.weights`, can run on another machine.
+tokens.txt, am.mvn and origin: the second half, `python -m e2v_port.converters.weights`, can run on another machine.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from itertools import count, islice
+from itertools import count, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +194,23 @@ def _settings(checkpoint: Checkpoint, inside: Mapping[str, int | str]) -> dict[s
     }
 
 
+def _read_cmvn(path: Path | None) -> dict[str, NDArray[np.float32]]:
+    """Returns what is added to FunASR's features and what they are then multiplied by, as `WavFrontend` reads them."""
+    if path is None:
+        return {}
+    try:
+        lines = [line.split() for line in path.read_text("utf-8").splitlines()]
+        found = {}
+        for layer, name in (("<AddShift>", "cmvn.shift"), ("<Rescale>", "cmvn.scale")):
+            (numbers,) = (after for line, after in pairwise(lines) if line[:1] == [layer])
+            if numbers[0] != "<LearnRateCoef>" or numbers[2] != "[" or numbers[-1] != "]":
+                raise ValueError(f"{layer} is followed by {' '.join(numbers)[:40]!r}")
+            found[name] = np.array(numbers[3:-1]).astype(np.float32)
+    except (OSError, IndexError, ValueError) as error:
+        raise CheckpointError(f"{path} does not hold the scaling of features ({_first_line(error)})") from error
+    return found
+
+
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -232,16 +249,19 @@ def extract(checkpoint: Checkpoint, out: Path) -> None:
         file=path.name,
         sha256=_sha256(path),
     )
+    scaling = _read_cmvn(checkpoint.cmvn)
     about = {
         **_settings(checkpoint, inside),
         "source": asdict(source),
-        "tensors": len(tensors),
+        "tensors": len(tensors) + len(scaling),
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     with npz.writing(out) as add:
         add(ABOUT, np.array(json.dumps(about, default=str)))
         for name, tensor in tensors.items():
             add(name, _array(tensor, name, path))
+        for name, values in scaling.items():
+            add(name, values)
 
 
 def main() -> None:

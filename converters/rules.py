@@ -3,7 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,7 @@ class Converter:
         sizes: Sizes that a synthetic checkpoint can have, by name.
         make: Writes a synthetic checkpoint of some sizes to a folder, `make(sizes, folder, seed=0)`, and returns the
             folder. Needs torch.
+        others: Names of the numbers in each further output of its models.
     """
 
     rules: tuple[Rule, ...]
@@ -152,6 +153,7 @@ class Converter:
     ]
     sizes: Mapping[str, Architecture]
     make: Callable[..., Path]
+    others: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def converter(family: str) -> Converter:

@@ -122,7 +122,7 @@ def _configure(
         licence=model.licence if model else "unknown: see where the checkpoint came from",
         source=npz.source,
         converter=f"e2v-port {__version__}",
-        others=dict(head.rows),
+        others={**found.others, **head.rows},
     )
     return config, pieces
 

@@ -43,6 +43,7 @@ from e2v_port.checkpoints.checkpoint import local
 from e2v_port.converters import checkpoint, weights
 from e2v_port.converters import emotion2vec as emotion2vec_converter
 from e2v_port.converters import folder as converters_folder
+from e2v_port.converters import sensevoice as sensevoice_converter
 from e2v_port.converters import wav2small as wav2small_converter
 from e2v_port.converters import wav2vec2 as wav2vec2_converter
 from e2v_port.converters import wavlm as wavlm_converter
@@ -257,6 +258,7 @@ CONFIGS: dict[str, Architecture] = {
         "wav2vec2": toys.DIMENSIONAL,
         "wav2vec2 without a norm before the projection": replace(toys.DIMENSIONAL, projection_norm=False),
         "wavlm": replace(toys.WAVLM, num_labels=3),
+        "sensevoice": toys.SENSEVOICE,
         "wav2small deviation": toys.DEVIATION,
         "wav2small gram": toys.GRAM,
         "whisper": toys.WHISPER,
@@ -266,6 +268,7 @@ CONFIGS: dict[str, Architecture] = {
     "base": emotion2vec_converter.BASE,
     "audeering": wav2vec2_converter.AUDEERING,
     "wavlm-large": wavlm_converter.LARGE,
+    "sensevoice-small": sensevoice_converter.SMALL,
     "wav2small": wav2small_converter.PUBLISHED,
     "whisper-base": whisper_converter.BASE,
 }
@@ -296,7 +299,8 @@ def test_mlx_parameters_are_the_layout(config: Architecture) -> None:
 def held(layer: Any) -> Iterator[int]:
     """Identities of all arrays in a layer and in the layers in it."""
     for value in vars(layer).values():
-        for each in value if isinstance(value, list) else [value]:
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+        for each in parts:
             if isinstance(each, np.ndarray):
                 yield id(each)
             elif type(each).__module__.startswith("e2v_port.runtimes."):
@@ -339,6 +343,7 @@ def test_known_models_have_their_published_sizes(model: catalog.KnownModel) -> N
         ("wav2vec2", 768): wav2vec2_converter.BASE,
         ("wav2vec2", 1024): wav2vec2_converter.AUDEERING,
         ("wavlm", 1024): wavlm_converter.LARGE,
+        ("sensevoice", 2048): sensevoice_converter.SMALL,
         ("wav2small", 338): wav2small_converter.PUBLISHED,
         **{("whisper", config.width): config for config in whisper_converter.CONVERTER.sizes.values()},
     }

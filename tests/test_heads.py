@@ -76,6 +76,20 @@ def test_the_new_model_holds_the_numbers_of_a_packed_one(task: training_task.Tas
     np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-5)
 
 
+@pytest.mark.parametrize(("layers", "finetune"), [("", 0), ("2,5", 0), ("", 1)])
+def test_a_model_with_further_outputs_gets_a_new_head_alone(
+    task: training_task.Task, tmp_path: Path, layers: str, finetune: int
+) -> None:
+    """The new head is for the states of SenseVoice's queries, or for the frames of its blocks."""
+    old = toys.convert(toys.make_sensevoice(tmp_path / "toy"), tmp_path / "old")
+    recipe = replace(FAST, layers=layers, finetune=finetune, finetune_epochs=1)
+    head.train(old, task, tmp_path / "model", recipe, runtime="cpu", number_of_threads=1)
+    config = ModelConfig.read(tmp_path / "model")
+    assert config.others == {}
+    assert not config.architecture.others
+    assert {*model_of(tmp_path / "model").predict(task.parts["dev"][0].file).scores} == {*LABELS}
+
+
 def model_of(folder: Path, runtime: str = "cpu") -> e2v_port.Model:
     return e2v_port.load(folder, runtime=runtime, offline=True)
 

@@ -44,6 +44,8 @@ CONFIGS: dict[str, Architecture] = {
     "wav2vec2, no norm before the projection": replace(GROUP, projection_norm=False),
     "wavlm": toys.WAVLM,
     "wavlm, base": replace(toys.WAVLM, conv_norm="group", pre_norm=False, normalize=False, num_labels=4),
+    "sensevoice": replace(toys.SENSEVOICE, others=()),
+    "sensevoice, deviation": toys.SENSEVOICE.read(Readout((2, 5), "deviation")),
     "wav2small, deviation": toys.DEVIATION,
     "wav2small, gram": toys.GRAM,
     "whisper": WHISPER,
@@ -205,7 +207,9 @@ def test_a_model_stored_in_fewer_bits_is_exported_with_the_numbers_it_has(tmp_pa
 
 
 @pytest.mark.parametrize("opset", OPSETS)
-@pytest.mark.parametrize("name", ["emotion2vec", "wav2vec2, base", "wav2small, gram", "whisper, attention"])
+@pytest.mark.parametrize(
+    "name", ["emotion2vec", "wav2vec2, base", "sensevoice", "wav2small, gram", "whisper, attention"]
+)
 def test_every_opset_is_valid_and_runs(models: dict[str, Path], tmp_path: Path, name: str, opset: int) -> None:
     export_onnx(models[name], tmp_path / "onnx", opset=opset)
     model = onnx.load(tmp_path / "onnx" / "model.onnx")

@@ -27,6 +27,10 @@ CONFIGS: dict[str, list[Architecture]] = {
         replace(toys.DIMENSIONAL, conv_norm="group", pre_norm=False, conv_bias=False, head_dim=0),
     ],
     "wavlm": [replace(toys.WAVLM, conv_bias=True, num_labels=3, head_dim=head) for head in (0, 9)],
+    "sensevoice": [
+        toys.SENSEVOICE,
+        replace(toys.SENSEVOICE, head_dim=9, others=()),
+    ],
     "wav2small": [toys.DEVIATION, toys.GRAM, replace(toys.GRAM, head_dim=0)],
     "whisper": [toys.WHISPER, replace(toys.WHISPER, num_labels=3), replace(toys.WHISPER, num_labels=3, head_dim=9)],
 }
@@ -70,15 +74,16 @@ def uses(network: nn.Module, module: str, method: str, name: str) -> bool:
     if module.endswith("_numpy"):
         function = function.replace("forward", "__call__")
     own = getattr(importlib.import_module(module), type(network).__name__)
-    # A network that extends another one has layers of both.
+    # A network that extends another one has layers of both, and every network has the common ones.
     places = [importlib.import_module(parent.__module__) for parent in own.__mro__]
+    places.append(importlib.import_module(f"e2v_port.runtimes.layers_{module.rpartition('_')[2]}"))
     source = inspect.getsource(
         getattr(next(getattr(place, kind) for place in places if hasattr(place, kind)), function)
     )
     path = name.split(".")
     for i, attribute in enumerate(path):
         holder = network.get_submodule(".".join(path[:i]))
-        if kind in {parent.__name__ for parent in type(holder).__mro__}:
+        if attribute != "others" and kind in {parent.__name__ for parent in type(holder).__mro__}:
             if hasattr(holder, "operations"):  # a head is data: its tensors are named there
                 names = {step.name for step in holder.operations}
                 return "self.operations" in source and (attribute if path[i + 1 :] else "") in names

@@ -17,6 +17,7 @@ import e2v_port
 from e2v_port.architectures.base import Readout, Transformer
 from e2v_port.architectures.config import ModelConfig
 from e2v_port.architectures.emotion2vec import Emotion2vecConfig
+from e2v_port.architectures.sensevoice import SensevoiceConfig
 from e2v_port.architectures.whisper import WhisperConfig
 from e2v_port.checkpoints.checkpoint import local
 from e2v_port.converters import wav2vec2 as wav2vec2_converter
@@ -34,6 +35,7 @@ FAMILIES: dict[str, Transformer] = {
     "wav2vec2 large": LARGE,
     "wav2vec2 base": BASE,
     "emotion2vec": toys.TOY,
+    "sensevoice": toys.SENSEVOICE,
     "whisper": toys.WHISPER,
 }
 READOUTS = {
@@ -72,6 +74,8 @@ def checkpoint(root: Path) -> Callable[[str], Path]:
         config, folder = FAMILIES[family], root / family
         if isinstance(config, Emotion2vecConfig):
             return toys.make(folder, config)
+        if isinstance(config, SensevoiceConfig):
+            return toys.make_sensevoice(folder, config)
         if isinstance(config, WhisperConfig):
             return whisper_converter.make(config, folder)
         return wav2vec2_converter.make(config, folder)  # type: ignore[arg-type]

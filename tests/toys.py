@@ -18,6 +18,7 @@ from e2v_port.architectures.base import Architecture, Transformer
 from e2v_port.architectures.config import Label, ModelConfig, Source
 from e2v_port.architectures.emotion2vec import Emotion2vecConfig
 from e2v_port.architectures.registry import family_of
+from e2v_port.architectures.sensevoice import SensevoiceConfig
 from e2v_port.architectures.wav2small import Wav2smallConfig
 from e2v_port.architectures.wavlm import WavlmConfig
 from e2v_port.architectures.whisper import WhisperConfig
@@ -25,6 +26,7 @@ from e2v_port.audio import mel_filters
 from e2v_port.checkpoints.checkpoint import local
 from e2v_port.converters import checkpoint, weights
 from e2v_port.converters import emotion2vec as emotion2vec_converter
+from e2v_port.converters import sensevoice as sensevoice_converter
 from e2v_port.converters import wav2vec2 as wav2vec2_converter
 from e2v_port.converters import wavlm as wavlm_converter
 from e2v_port.converters import whisper as whisper_converter
@@ -100,6 +102,7 @@ WHISPER = WhisperConfig(
     bands=80,
     pad=False,
 )
+SENSEVOICE = replace(sensevoice_converter.SMALL, embed_dim=4 * 64, num_heads=8, depth=3, tp_depth=2, ffn_dim=128)
 GRAM = replace(DEVIATION, pooling="gram", width=7, embed_dim=7 * (5 + 7))
 
 needs_mlx = pytest.mark.skipif(
@@ -118,6 +121,11 @@ def make(folder: Path, config: Emotion2vecConfig = TOY, **options: Any) -> Path:
 def make_dimensional(folder: Path, **options: Any) -> Path:
     """Writes a checkpoint folder of a model of arousal, dominance and valence."""
     return wav2vec2_converter.make(DIMENSIONAL, folder, **options)
+
+
+def make_sensevoice(folder: Path, config: SensevoiceConfig = SENSEVOICE, **options: Any) -> Path:
+    """Writes a checkpoint folder of a SenseVoice."""
+    return sensevoice_converter.make(config, folder, **options)
 
 
 def make_whisper(folder: Path, config: WhisperConfig = WHISPER, *, labels: int = 3, **settings: Any) -> Path:

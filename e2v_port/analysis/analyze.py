@@ -165,6 +165,8 @@ def each(
     if model is None and dimensional is None:
         model = _bundled()
     judge = Judge.load(model, dimensional, fusion, runtime=runtime, dtype=dtype, labels=labels, offline=offline)
+    if frames:
+        judge.models[CATEGORICAL].need_judged_frames()
     chosen = AnalysisSettings(
         source="whole" if whole else "speech" if given is None else "given",
         segments=settings or SegmentSettings(),

@@ -20,7 +20,7 @@ __all__ = ["POOLINGS", "VARIANCE", "Architecture", "Readout", "Transformer", "Wa
 
 POOLINGS = ("mean", "deviation", "attention")  # those that can be trained here
 VARIANCE = 1e-5  # added to a variance over time before its root, which has no gradient at zero
-MAY_BE_ZERO = {"prenet_depth", "depth", "num_extra_tokens", "num_labels", "head_dim"}
+MAY_BE_ZERO = {"prenet_depth", "depth", "num_extra_tokens", "num_labels", "head_dim", "tp_depth"}
 
 
 @dataclass(frozen=True, kw_only=True)

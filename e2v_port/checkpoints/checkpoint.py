@@ -13,6 +13,8 @@ Find = Callable[[str], Path | None]  # from a file's name in the repository
 
 # Files that FunASR itself looks for where a repository has no configuration.json; fetched in this order.
 _USUAL = {"config": "config.yaml", "tokens": "tokens.txt", "weights": "model.pt"}
+# Files that are used where they are, unless configuration.json names others: SenseVoice's scaling and vocabulary.
+_OPTIONAL = {"cmvn": "am.mvn", "tokens": "tokens.json"}
 # Files that transformers saves; the weights come in one of two formats, of which only this one is inherently safe. Next
 # to a config.json, too, CTranslate2 has its weights.
 _TRANSFORMERS = {"config": "config.json", "preprocessor": "preprocessor_config.json", "weights": "model.safetensors"}
@@ -35,8 +37,9 @@ class Checkpoint:
         weights: PyTorch or safetensors file, or the model.bin of CTranslate2.
         config: config.yaml, the config.json of a transformers or CTranslate2 model, or hyperparams.yaml of speechbrain;
             None without one.
-        tokens: File with the labels, one per line; None without one.
+        tokens: File with the labels, one per line, or a vocabulary as a JSON list; None without one.
         preprocessor: preprocessor_config.json of a transformers model; None without one.
+        cmvn: am.mvn of a FunASR model with a front end, which scales its features; None without one.
         repository: Name of the repository on the hub, or the local path.
         hub: `modelscope`, `huggingface` or `local`.
         revision: Commit on Hugging Face; on ModelScope, which reports none, the requested revision; empty for a local
@@ -52,13 +55,15 @@ class Checkpoint:
     revision: str
     preprocessor: Path | None = None
     head_weights: Path | None = None
+    cmvn: Path | None = None
 
 
 def local(path: Path) -> Checkpoint:
     """Returns the checkpoint in a folder, or the one a .pt file belongs to.
 
     A folder's configuration.json names its files. Without one, the weights are model.pt or else the only .pt file, and
-    config.yaml and tokens.txt are used if they exist. The same two files are used if they lie next to a given file.
+    config.yaml and tokens.txt are used if they exist. In both cases so are am.mvn, and tokens.json in place of
+    tokens.txt. The same files are used if they lie next to a given file.
 
     Args:
         path: Folder or weights file.
@@ -78,8 +83,14 @@ def local(path: Path) -> Checkpoint:
         return folder / name if (folder / name).is_file() else None
 
     if not path.is_dir():
-        config, tokens = find(_USUAL["config"]) or find(_TRANSFORMERS["config"]), find(_USUAL["tokens"])
-        return Checkpoint(path, config, tokens, str(path.resolve()), "local", "", find(_TRANSFORMERS["preprocessor"]))
+        beside = {
+            "weights": path,
+            "config": find(_USUAL["config"]) or find(_TRANSFORMERS["config"]),
+            "tokens": find(_USUAL["tokens"]) or find(_OPTIONAL["tokens"]),
+            "preprocessor": find(_TRANSFORMERS["preprocessor"]),
+            "cmvn": find(_OPTIONAL["cmvn"]),
+        }
+        return from_files(beside, str(path.resolve()), "local", "")
     found, missing, named = gather(find, optional=True)
     if missing and not named:
         candidates = sorted(entry for entry in folder.glob("*.pt") if entry.is_file())
@@ -110,6 +121,8 @@ def gather(find: Find, *, optional: bool) -> tuple[dict[str, Path | None], list[
             names["weights"] = next(filter(find, (_PICKLED, _CTRANSLATE2)), _PICKLED)
     found = {role: find(file) for role, file in names.items()}
     needed = {"weights"} if optional and not named else set(names)
+    if "preprocessor" not in names and named is not _SPEECHBRAIN:
+        found |= {role: find(file) for role, file in _OPTIONAL.items() if not found.get(role)}
     return found, [names[role] for role in names if role in needed and not found[role]], named is not None
 
 
@@ -124,10 +137,11 @@ def _named(configuration: Path) -> dict[str, str] | None:
     metas = content.get("file_path_metas") if isinstance(content, dict) else None
     if not isinstance(metas, dict) or metas.get("init_param") is None:
         return None
-    tokenizer = metas.get("tokenizer_conf")
+    tokenizer, frontend = metas.get("tokenizer_conf"), metas.get("frontend_conf")
     names = {
         "config": metas.get("config"),
         "tokens": tokenizer.get("token_list") if isinstance(tokenizer, dict) else None,
+        "cmvn": frontend.get("cmvn_file") if isinstance(frontend, dict) else None,
         "weights": metas["init_param"],
     }
     for file in names.values():
@@ -156,4 +170,5 @@ def from_files(found: Mapping[str, Path | None], repository: str, hub: str, revi
         revision,
         found.get("preprocessor"),
         found.get("head_weights"),
+        found.get("cmvn"),
     )

@@ -148,7 +148,8 @@ def _from_hub(client: Client) -> Checkpoint:
 
 
 def _verified(checkpoint: Checkpoint, known_hashes: Mapping[str, tuple[str, ...]]) -> Checkpoint:
-    for path in (checkpoint.weights, checkpoint.config, checkpoint.tokens, checkpoint.head_weights):
+    files = (checkpoint.weights, checkpoint.config, checkpoint.tokens, checkpoint.head_weights, checkpoint.cmvn)
+    for path in files:
         accepted = known_hashes.get(path.name, ()) if path else ()
         if path and accepted and (got := sha256_of(path)) not in accepted:
             # Resolved, because a path in the cache may be a link whose target has to be deleted.

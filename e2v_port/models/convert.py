@@ -95,8 +95,9 @@ def _local_folder(checkpoint: Checkpoint, dtype: str, head: Path | None = None) 
     """
     weights = checkpoint.weights.resolve()
     state = hashlib.sha256(os.fsencode(f"{weights}\0{weights.stat().st_size}\0{weights.stat().st_mtime_ns}\0"))
-    read = {role: getattr(checkpoint, role) for role in ("config", "tokens", "preprocessor", "head_weights")}
-    for role, path in (read | ({"head": head} if head else {})).items():
+    roles = ("config", "tokens", "preprocessor", "head_weights", "cmvn")
+    read = {role: getattr(checkpoint, role) for role in roles} | ({"head": head} if head else {})
+    for role, path in read.items():
         content = hashlib.sha256(path.read_bytes()).hexdigest() if path else ""
         state.update(f"{role}\0{content}\0".encode())
     name = checkpoint.weights.resolve().parent.name

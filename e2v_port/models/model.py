@@ -446,6 +446,13 @@ class Model(Batched):
             raise NoLabels(f"{self.config.source.repository} has no output {quoted(unknown[0])}: {has}")
         return chosen
 
+    def need_judged_frames(self) -> None:
+        """Raises NoLabels for a model whose labels belong to whole clips alone. Call it before long work."""
+        if not self.config.architecture.judges_frames:
+            raise NoLabels(
+                f"{self.config.source.repository} judges whole clips, not their frames: leave out frames (--frames)"
+            )
+
     def need_dimensions(self) -> None:
         """Raises NoLabels for a model without dimensions. Call it before long work."""
         if not self.config.measures:

@@ -225,6 +225,7 @@ def _config(old: ModelConfig, task: Task, recipe: HeadRecipe, licence: str | Non
             means=not task.dimensional,
         ),
         labels=tuple(Label(name, name, unused=False) for name in task.outputs),
+        others={},
         dtype=old.arithmetic,  # packing again would change the numbers
         temperature=1.0,
         calibrated_on=(),
