@@ -154,6 +154,7 @@ def meaning(label: str, label_set: str = "emotion2vec") -> Meaning:
     return Meaning(name, row["polarity"], row["compound"], dict(row["weights"]))
 
 
+@cache
 def names_emotion(label: str) -> bool:
     """Returns whether a label of any model names an emotion: False for `other`, `Unknown`, `xxx` and the like."""
     label_set = label_set_of((label,))

@@ -46,7 +46,8 @@ export class Results {
     const unmeasured = answer.segments.some(({ emotion }) => derived(emotion));
     $("plane-from").hidden = !unmeasured;
     $("plane-note").textContent = unmeasured ? "Derived from the labels, not measured: the mean position of the emotions that these can mean." : "";
-    const models = answer.models.map((model) => `${model.name} (${model.kind}, ${model.runtime}, ${model.licence})`);
+    const limited = ({ limited_to: labels }) => (labels ? `, limited to ${labels.join(", ")}` : "");
+    const models = answer.models.map((model) => `${model.name} (${model.kind}, ${model.runtime}, ${model.licence}${limited(model)})`);
     if (models.length) $("models").textContent = `Models: ${models.join("; ")}`;
     this.showJson();
   }
