@@ -137,8 +137,8 @@ def encoder_sizes(
         preprocessor: Parsed preprocessor_config.json.
         kinds: Values of `model_type` that are supported.
         note: Called with a line for each setting that was inferred rather than read.
-        normalize: Returns whether a published model of these settings normalizes the waveform, for a checkpoint whose
-            preprocessor does not say so.
+        normalize: Returns whether a published model of these settings normalizes the waveform, for a checkpoint
+            without a preprocessor_config.json.
 
     Raises:
         CheckpointError: There is no config.json, or it has a setting that the runtimes cannot compute.
@@ -161,7 +161,8 @@ def encoder_sizes(
         "ffn_dim": int(config["intermediate_size"]),
         "conv_pos_kernel": int(config["num_conv_pos_embeddings"]),
         "conv_pos_groups": int(config["num_conv_pos_embedding_groups"]),
-        "normalize": (preprocessor or {}).get("do_normalize", normalize(config)),
+        # True is transformers' default.
+        "normalize": normalize(config) if preprocessor is None else preprocessor.get("do_normalize", True),
         "norm_eps": float(config["layer_norm_eps"]),
         "conv_bias": config["conv_bias"],
         "conv_norm": str(config["feat_extract_norm"]),
