@@ -126,6 +126,8 @@ def find(
         head = _described(shapes, described)
     elif not shapes:
         head = NONE
+    elif not all(shapes.values()):
+        raise CheckpointError(f"a tensor of the head is a single number: {_listed(shapes)}: {DESCRIBE}")
     elif shapes.keys() - {WEIGHTS} == PROJECTED:
         head = _sequence_classification(shapes, config, note)
     elif (out := _last_of_two(shapes, "classifier")) is not None:
@@ -177,6 +179,9 @@ def _sequence_classification(shapes: Mapping[str, Shape], config: Mapping[str, A
         raise CheckpointError(
             f"config.json: use_weighted_layer_sum is {not summed}, but there {'is a' if summed else 'is no'} {WEIGHTS}"
         )
+    hidden, rows = shapes["projector.bias"][0], shapes["classifier.bias"][0]
+    if rows > hidden:  # also keeps a damaged file from growing when its layers are folded
+        raise CheckpointError(f"{rows} labels from {hidden} features: no published classifier has more labels")
     version = re.match(r"\d+", str(config.get("transformers_version", "")))
     if summed and config.get("do_stable_layer_norm") and version and int(version[0]) >= 5:
         note(
@@ -192,7 +197,7 @@ def _sequence_classification(shapes: Mapping[str, Shape], config: Mapping[str, A
     layers = tuple(range(shapes[WEIGHTS][0])) if summed else ()
     return Head(
         rules=(fold, *([Rule(WEIGHTS, ("readout.weights",))] if summed else [])),
-        steps=(Step("linear", width=shapes["classifier.bias"][0]),),
+        steps=(Step("linear", width=rows),),
         layers=layers,
     )
 
@@ -285,7 +290,7 @@ def _described(shapes: Mapping[str, Shape], described: Mapping[str, Any]) -> Hea
         return _parsed(shapes, described)
     except KeyError as error:
         raise CheckpointError(f"the description of the head lacks {error}") from error
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
         raise CheckpointError(f"the description of the head is wrong: {error}") from error
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_model
+from safetensors.torch import load_file, save_file, save_model
 from torch import Tensor, nn
 from toys import RUNTIMES
 
@@ -365,6 +365,9 @@ def test_a_described_head_equals_the_original(runtime, stack, tmp_path):
             logits, valence = original(prepared(clip))
         np.testing.assert_allclose(together[1].logits, logits, rtol=0, atol=verify.LOGIT_TOLERANCES[runtime])
         assert model.outputs(together)["pleasure"]["valence"] == pytest.approx(float(valence), abs=2e-5)
+    rows, notes = verify.verify([model])
+    assert not rows
+    assert "no forward pass is published for the head" in notes[0]
 
 
 def test_a_head_that_is_not_known_is_refused_with_all_of_its_tensors(stack, tmp_path):
@@ -481,6 +484,29 @@ def test_half_a_head_is_refused(missing, made, tmp_path):
     del state[missing]
     torch.save(state, source / "pytorch_model.bin")
     with pytest.raises(e2v_port.CheckpointError, match=r"no known head has|there is no layer_weights"):
+        e2v_port.convert(source, out=tmp_path / "model")
+
+
+def test_a_head_of_another_shape_is_refused(made, tmp_path):
+    source = changed(made("superb/hubert-base")[1], tmp_path)
+    state = torch.load(source / "pytorch_model.bin", weights_only=True)
+    torch.save(state | {"layer_weights": torch.tensor(1.0)}, source / "pytorch_model.bin")
+    with pytest.raises(e2v_port.CheckpointError, match="single number"):
+        e2v_port.convert(source, out=tmp_path / "model")
+    torch.save(state | {"projector.weight": torch.ones(20, 47)}, source / "pytorch_model.bin")
+    with pytest.raises(e2v_port.CheckpointError, match=r"head.weight"):
+        e2v_port.convert(source, out=tmp_path / "model")
+    large = {"classifier.bias": torch.ones(60_000), "classifier.weight": torch.ones(60_000, 20)}
+    torch.save(state | large, source / "pytorch_model.bin")
+    with pytest.raises(e2v_port.CheckpointError, match="60000 labels from 20 features"):
+        e2v_port.convert(source, out=tmp_path / "model")
+
+
+def test_other_positions_are_refused_under_a_head(made, tmp_path):
+    source = changed(made("firdhokk")[1], tmp_path)
+    state = load_file(source / "model.safetensors")
+    save_file(state | {"encoder.embed_positions.weight": torch.zeros(1500, WIDTH)}, source / "model.safetensors")
+    with pytest.raises(e2v_port.CheckpointError, match="from the sines and cosines"):
         e2v_port.convert(source, out=tmp_path / "model")
 
 
