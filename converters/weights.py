@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from e2v_port.checkpoints import catalog
 from e2v_port.errors import CheckpointError, E2VError
 
 from .folder import store
-from .rules import Converter, Piece, converter, plan
+from .rules import Converter, Piece, converter, dialect, plan
 
 __all__ = ["write"]
 
@@ -84,10 +84,23 @@ class _Npz:
 def _configure(npz: _Npz, dtype: str, note: Callable[[str], None]) -> tuple[ModelConfig, list[Piece]]:
     """Plans the conversion; raises one error that lists every problem of the checkpoint."""
     repository = npz.source.repository
-    family, found = _recognized(npz)
-    pieces, targets, problems = plan(found.rules, npz.shapes)
+    others: Mapping[str, tuple[str, ...]] = {}
     try:
-        architecture, labels = found.describe(npz.config, npz.tokens, npz.preprocessor, targets, note)
+        special = dialect(npz.shapes, npz.config)
+    except CheckpointError as error:
+        raise CheckpointError(f"{repository}: {error}") from error
+    if special:
+        family, rules = special.family, special.rules
+    else:
+        family, found = _recognized(npz)
+        rules = found.rules
+    pieces, targets, problems = plan(rules, npz.shapes)
+    try:
+        if special:
+            described = special.describe()
+            architecture, labels, others = described.architecture, described.labels, described.others
+        else:
+            architecture, labels = found.describe(npz.config, npz.tokens, npz.preprocessor, targets, note)
     except CheckpointError as error:
         raise CheckpointError(f"{repository}: {'; '.join([str(error), *problems])}") from error
     if (head := architecture.num_labels) != len(labels):
@@ -108,6 +121,7 @@ def _configure(npz: _Npz, dtype: str, note: Callable[[str], None]) -> tuple[Mode
         licence=model.licence if model else "unknown: see where the checkpoint came from",
         source=npz.source,
         converter=f"e2v-port {__version__}",
+        others=dict(others),
     )
     return config, pieces
 

@@ -419,7 +419,7 @@ class Encoder(ABC):
             if read and number in read.layers:
                 states.append(last[self.extra :])
         frames = self.readout.combine(states) if states else self.finish(last[self.extra :], trace)
-        return self.pool(frames, trace)
+        return self.pool(frames[: self.config.frames(len(waveform))], trace)
 
     @abstractmethod
     def begin(self, waveform: Array, trace: Trace) -> tuple[Array, Array | None]:

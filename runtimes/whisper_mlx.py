@@ -54,6 +54,8 @@ class Whisper(Encoder):
     def begin(
         self, waveform: mx.array, samples: mx.array, padded: bool, trace: Trace
     ) -> tuple[mx.array, mx.array, mx.array | None]:
+        read, samples = (samples // COLUMN + 1) // 2, mx.maximum(samples, self.config.canvas)
+        waveform = mx.pad(waveform, [(0, 0), (0, max(self.config.canvas - waveform.shape[1], 0))])
         lengths = samples // COLUMN
         x = self.spectrogram(waveform, samples)  # [B, M, bands]
         trace("spectrogram", x)
@@ -65,7 +67,7 @@ class Whisper(Encoder):
             trace(f"conv_layers.{i}", x)
         x = x + marks(x.shape[1], self.config.width).astype(x.dtype)
         trace("positions", x)
-        return x, lengths, self.bias(x, valid_frames(lengths, x.shape[1]), padded)
+        return x, read, self.bias(x, valid_frames(lengths, x.shape[1]), padded)
 
     def spectrogram(self, waveform: mx.array, samples: mx.array) -> mx.array:
         """Computes the logarithm of the power in each mel band.

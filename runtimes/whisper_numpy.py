@@ -60,7 +60,7 @@ class Whisper(Encoder):
         self.head = Head(stored["head"], config) if config.num_labels else None
 
     def begin(self, waveform: Array, trace: Trace) -> tuple[Array, Array | None]:
-        x = self.spectrogram(waveform)  # [M, bands]
+        x = self.spectrogram(np.pad(waveform, (0, max(self.config.canvas - len(waveform), 0))))  # [M, bands]
         trace("spectrogram", x)
         for i, layer in enumerate(self.conv_layers):
             x = layer(np.pad(x, ((1, 1), (0, 0))))  # [T, D]

@@ -57,6 +57,8 @@ class Whisper(Encoder):
     def begin(
         self, waveform: Tensor, samples: Tensor, padded: bool, trace: Trace
     ) -> tuple[Tensor, Tensor, Tensor | None]:
+        read, samples = (samples // COLUMN + 1) // 2, samples.clamp_min(self.config.canvas)
+        waveform = F.pad(waveform, (0, max(self.config.canvas - waveform.shape[1], 0)))
         lengths = samples // COLUMN
         x = self.spectrogram(waveform, samples)  # [B, M, bands]
         trace("spectrogram", x)
@@ -68,7 +70,7 @@ class Whisper(Encoder):
             trace(f"conv_layers.{i}", x)
         x = x + marks(x.shape[1], self.config.width, x.device).to(x.dtype)
         trace("positions", x)
-        return x, lengths, self.bias(x, valid_frames(lengths, x.shape[1]), padded)
+        return x, read, self.bias(x, valid_frames(lengths, x.shape[1]), padded)
 
     def spectrogram(self, waveform: Tensor, samples: Tensor) -> Tensor:
         """Computes the logarithm of the power in each mel band.

@@ -26,7 +26,6 @@ class Architecture(ABC):
         waveform_eps: Epsilon of the waveform norm.
         mean_of_frames: Whether an embedding is the mean of its frames, unless `joining` says otherwise.
         half_precision: Whether the network may compute in 16 bits, so that `dtype="auto"` considers it.
-        longest: Samples of the longest clip that the network runs in one piece; None for any.
         normalize: Whether the waveform is scaled to zero mean and unit variance first.
         embed_dim: Length of an embedding.
         head_dim: Width of the head's hidden layer, which ends in a tanh; 0 for a head of one linear layer.
@@ -37,7 +36,6 @@ class Architecture(ABC):
     waveform_eps: ClassVar[float]
     mean_of_frames: ClassVar[bool]
     half_precision: ClassVar[bool]
-    longest: ClassVar[int | None] = None
 
     normalize: bool
     embed_dim: int
@@ -56,6 +54,16 @@ class Architecture(ABC):
                 raise ValueError(f"{field.name} is {value!r}")
         if self.means and not self.num_labels:
             raise ValueError("there are means of labels without a head")
+
+    @property
+    def longest(self) -> int | None:
+        """Samples of the longest clip that the network runs in one piece; None for any."""
+        return None
+
+    @property
+    def canvas(self) -> int:
+        """Samples that the network itself fills shorter clips up to, with silence that it does not read; 0 for none."""
+        return 0
 
     @property
     def shortest(self) -> int:
