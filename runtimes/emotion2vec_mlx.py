@@ -68,7 +68,7 @@ class Emotion2vec(WaveformEncoder):
         self.context_blocks = [Block(config) for _ in range(config.prenet_depth)]
         self.blocks = [Block(config) for _ in range(config.depth)]
         self.readout = Readout(config)
-        self.head = Head(config) if config.num_labels else None
+        self.head = Head(config) if config.has_head else None
 
     def begin(
         self, waveform: mx.array, samples: mx.array, padded: bool, trace: Trace

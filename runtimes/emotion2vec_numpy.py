@@ -64,7 +64,7 @@ class Emotion2vec(WaveformEncoder):
         self.context_blocks = [Block(stored["context_blocks"][str(i)], config) for i in range(config.prenet_depth)]
         self.blocks = [Block(stored["blocks"][str(i)], config) for i in range(config.depth)]
         self.readout = Readout(stored.get("readout", {}), config)
-        self.head = Head(stored["head"], config) if config.num_labels else None
+        self.head = Head(stored["head"], config) if config.has_head else None
 
     def begin(self, waveform: Array, trace: Trace) -> tuple[Array, Array | None]:
         x = self.extract(waveform, trace)  # [T, C]

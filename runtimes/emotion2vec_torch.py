@@ -70,7 +70,7 @@ class Emotion2vec(WaveformEncoder):
         self.context_blocks = nn.ModuleList([Block(config) for _ in range(config.prenet_depth)])
         self.blocks = nn.ModuleList([Block(config) for _ in range(config.depth)])
         self.readout = Readout(config)
-        self.head = Head(config) if config.num_labels else None
+        self.head = Head(config) if config.has_head else None
 
     def begin(
         self, waveform: Tensor, samples: Tensor, padded: bool, trace: Trace

@@ -12,6 +12,7 @@ import mlx.core as mx
 from mlx import nn
 
 from e2v_port.architectures.base import VARIANCE, Architecture, Transformer, WaveformTransformer
+from e2v_port.architectures.heads import NORM_EPS, Step
 from e2v_port.audio import SAMPLING_RATE
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Positions",
     "Projection",
     "Readout",
+    "Steps",
     "Trace",
     "WaveformEncoder",
     "linear",
@@ -49,8 +51,8 @@ def parameter(*shape: int) -> mx.array:
 
 def linear(x: mx.array, layer: Any) -> mx.array:
     """Applies the weight and bias of a layer in float32, whatever their type."""
-    out: mx.array = x.astype(mx.float32) @ layer.weight.astype(mx.float32).T + layer.bias.astype(mx.float32)
-    return out
+    out: mx.array = x.astype(mx.float32) @ layer.weight.astype(mx.float32).T
+    return out + layer.bias.astype(mx.float32) if "bias" in layer else out
 
 
 def valid_frames(lengths: mx.array, time: int) -> mx.array:
@@ -183,21 +185,71 @@ class Mlp(nn.Module):
         return out
 
 
-class Head(nn.Module):
-    """One linear layer; or a linear layer, a tanh and another. Computes in float32; no sigmoid, no softmax."""
+def scale_clips(x: mx.array, valid: mx.array) -> mx.array:
+    """Scales each clip [B, T, C] to zero mean and unit variance over its frames and features together.
+
+    Args:
+        x: [B, T, C], float32.
+        valid: Which of the frames belong to each clip, [B, T, 1].
+    """
+    count = sum_over_time(valid.astype(mx.float32)) * x.shape[2]
+    x = x - (x * valid).sum((1, 2), keepdims=True) / count
+    variance = (mx.square(x) * valid).sum((1, 2), keepdims=True) / count
+    return x * mx.rsqrt(variance + NORM_EPS)
+
+
+class Steps(nn.Module):
+    """Operations of a readout or a head in float32, as `architectures.heads.Step` says.
+
+    Args:
+        steps: The operations.
+        width: Numbers that the first of them takes.
+    """
+
+    def __init__(self, steps: tuple[Step, ...], width: int) -> None:
+        super().__init__()
+        self.operations = steps
+        for step in steps:
+            if step.op not in {"linear", "norm"}:
+                continue
+            layer = nn.Linear(width, step.width, step.bias) if step.op == "linear" else nn.LayerNorm(width)
+            width = step.width or width
+            if step.name:
+                setattr(self, step.name, layer)
+            else:
+                for part, value in layer.items():
+                    setattr(self, part, value)
+
+    def __call__(self, x: mx.array, valid: mx.array | None = None) -> mx.array:
+        """Returns [..., C'] for embeddings or frames [..., C].
+
+        Args:
+            x: Embeddings, or frames [B, T, C].
+            valid: Which of the frames belong to each clip, [B, T, 1]; None for embeddings.
+        """
+        x = x.astype(mx.float32)
+        for step in self.operations:
+            layer: Any = getattr(self, step.name) if step.name else self
+            if step.op == "linear":
+                x = linear(x, layer)
+            elif step.op == "norm":
+                x = mx.fast.layer_norm(x, layer.weight.astype(mx.float32), layer.bias.astype(mx.float32), NORM_EPS)
+            elif step.op == "clip_norm":
+                assert valid is not None
+                x = scale_clips(x, valid)
+            elif step.op == "gelu":
+                x = nn.gelu(x)
+            else:
+                x = getattr(nn, step.op)(x)
+        return x
+
+
+class Head(Steps):
+    """Everything that is computed from embeddings: the outputs, if there are any, and all further ones, by name."""
 
     def __init__(self, config: Architecture) -> None:
-        super().__init__()
-        self.hidden = config.head_dim
-        if self.hidden:
-            self.dense = nn.Linear(config.embed_dim, self.hidden)
-            self.out = nn.Linear(self.hidden, config.num_labels)
-        else:
-            only = nn.Linear(config.embed_dim, config.num_labels)
-            self.weight, self.bias = only.weight, only.bias
-
-    def __call__(self, x: mx.array) -> mx.array:
-        return linear(mx.tanh(linear(x, self.dense)), self.out) if self.hidden else linear(x, self)
+        super().__init__(config.head_steps, config.embed_dim)
+        self.others = {each.name: Steps(each.steps, config.embed_dim) for each in config.others}
 
 
 def sum_over_windows(x: mx.array, reach: int) -> mx.array:
@@ -229,13 +281,19 @@ class Readout(nn.Module):
         super().__init__()
         read = config.readout
         self.pooling = read.pooling if read else "mean"
-        heads = read.heads if read else 0
-        self.share = config.width // heads if heads else 0  # features of each head of attention
+        heads, width = read.heads if read else 0, config.frame_dim
+        self.share = width // heads if heads else 0  # features of each head of attention
         self.reach = round(LOCAL * SAMPLING_RATE / config.hop)
+        self.steps = Steps(read.steps if read else (), config.width)
         if read and len(read.layers) > 1:
             self.weights = parameter(len(read.layers))
+        if self.pooling == "statistics":
+            self.scores = nn.Linear(width, width)
         if heads:
-            self.attention = nn.Linear(config.width, heads, bias=False)
+            self.attention = nn.Linear(width, heads, bias=False)
+        if self.pooling == "flatten":
+            self.frames = config.frames(config.shortest)
+            self.flatten = nn.Linear(self.frames * width, config.embed_dim)
 
     def combine(self, states: Sequence[mx.array]) -> mx.array:
         """Returns the weighted sum of the outputs of blocks, each [B, T, D]; a single one unchanged."""
@@ -247,14 +305,26 @@ class Readout(nn.Module):
             total = total + weights[i] * state.astype(mx.float32)
         return total
 
+    def refine(self, frames: mx.array, lengths: mx.array) -> mx.array:
+        """Applies the steps before pooling to frames [B, T, D], of which each clip has `lengths` [B]."""
+        if not self.steps.operations:
+            return frames
+        return self.steps(frames, valid_frames(lengths, frames.shape[1])[:, :, None])  # type: ignore[no-any-return]
+
     def __call__(self, frames: mx.array, lengths: mx.array) -> mx.array:
-        """Returns the embeddings [B, D or 2 D] of frames [B, T, D], of which each clip has `lengths` [B]."""
+        """Returns the embeddings [B, embed_dim] of frames [B, T, D], of which each clip has `lengths` [B]."""
         x, valid = frames.astype(mx.float32), valid_frames(lengths, frames.shape[1])[:, :, None]  # [B, T, 1]
         if self.pooling == "mean":
             return (x * valid).sum(1) / lengths[:, None]
+        if self.pooling == "flatten":
+            return linear(x[:, : self.frames].flatten(1), self.flatten)
         weights, mean = self.weigh(x, valid, -math.inf)
-        deviation = mx.sqrt(sum_over_time(mx.square(x - mean) * weights) + VARIANCE)
+        deviation = self.deviation(sum_over_time(mx.square(x - mean) * weights))
         return mx.concatenate([mean, deviation], 2)[:, 0]
+
+    def deviation(self, variance: mx.array) -> mx.array:
+        """Returns the standard deviation; the gradient of a root at zero is infinite."""
+        return mx.sqrt(mx.maximum(variance, VARIANCE) if self.pooling == "statistics" else variance + VARIANCE)
 
     def local(self, frames: mx.array, lengths: mx.array) -> mx.array:
         """Returns for every frame the embedding of itself, or where that takes deviations, of the second around it.
@@ -274,7 +344,7 @@ class Readout(nn.Module):
         total = sum_over_windows(weights, self.reach) + (1 - valid.astype(mx.float32))  # not zero after a clip's end
         near = sum_over_windows(x * weights, self.reach) / total
         variance = nn.relu(sum_over_windows(mx.square(x) * weights, self.reach) / total - mx.square(near))
-        return mx.concatenate([near + mean, mx.sqrt(variance + VARIANCE)], 2)
+        return mx.concatenate([near + mean, self.deviation(variance)], 2)
 
     def weigh(self, x: mx.array, valid: mx.array, least: float) -> tuple[mx.array, mx.array]:
         """Returns the weight of every frame and the weighted mean over time.
@@ -289,7 +359,8 @@ class Readout(nn.Module):
         """
         weights = valid / sum_over_time(valid.astype(mx.float32))
         if self.share:
-            scores = mx.where(valid, x @ self.attention.weight.astype(mx.float32).T, -math.inf)  # [B, T, H]
+            scored = mx.tanh(linear(x, self.scores)) if self.pooling == "statistics" else x
+            scores = mx.where(valid, scored @ self.attention.weight.astype(mx.float32).T, -math.inf)  # [B, T, H]
             scores = scores - mx.logsumexp(scores, 1, keepdims=True)
             scores = mx.exp(mx.where(scores < least, least, scores)) * valid
             weights = mx.repeat(scores, self.share, 2)  # [B, T, D]
@@ -343,12 +414,14 @@ class Encoder(nn.Module, ABC):
             trace: Same as for `__call__`.
         """
         x, lengths, bias = self.begin(waveform, samples, padded, trace)
-        read = self.config.readout
-        states, last = [], x
+        layers = self.config.readout.layers if self.config.readout else (self.config.blocks,)
+        states, last = [x[:, self.extra :]] if 0 in layers else [], x
         for number, last in enumerate(self.run(x, bias, trace), 1):
-            if read and number in read.layers:
+            if number in layers:
                 states.append(last[:, self.extra :])
-        frames = self.readout.combine(states) if states else self.finish(last[:, self.extra :], trace)
+        if self.config.finished:
+            states = [*states[:-1], self.finish(last[:, self.extra :], trace)]
+        frames = self.readout.combine(states)[:, : self.config.frames(waveform.shape[1])]
         return self.pool(frames, lengths, trace)
 
     @abstractmethod
@@ -397,19 +470,22 @@ class Encoder(nn.Module, ABC):
         return mx.where(valid, mx.array(0, x.dtype), mx.array(-math.inf, x.dtype))[:, None, None, :]
 
     def pool(self, frames: mx.array, lengths: mx.array, trace: Trace) -> tuple[mx.array, mx.array, mx.array | None]:
-        """Returns frames [B, T, D], the embedding of each clip [B, embed_dim], and its logits."""
+        """Returns refined frames [B, T, D], the embedding of each clip [B, embed_dim], and its logits."""
+        frames = self.readout.refine(frames, lengths)
+        if self.readout.steps.operations:
+            trace("refined", frames)
         pooled = self.readout(frames, lengths)
         trace("pooled", pooled)
-        if self.head is None:
+        if self.head is None or not self.config.num_labels:
             return frames, pooled, None
         logits = self.score(pooled)  # [B, labels]
         trace("logits", logits)
         return frames, pooled, logits
 
-    def score(self, x: mx.array) -> mx.array:
-        """Applies the head to embeddings [..., D]: logits [..., labels], float32."""
+    def score(self, x: mx.array, output: str = "") -> mx.array:
+        """Applies the head to embeddings [..., D]: logits [..., labels], or a further output by name; float32."""
         assert self.head is not None
-        logits: mx.array = self.head(x)
+        logits: mx.array = self.head.others[output](x) if output else self.head(x)
         return logits
 
     def score_frames(self, frames: mx.array, samples: list[int]) -> mx.array:

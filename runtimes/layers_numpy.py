@@ -14,6 +14,7 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from e2v_port.architectures.base import VARIANCE, Architecture, Transformer, WaveformTransformer
+from e2v_port.architectures.heads import NORM_EPS, Step
 from e2v_port.audio import SAMPLING_RATE
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Positions",
     "Projection",
     "Readout",
+    "Steps",
     "Stored",
     "Trace",
     "WaveformEncoder",
@@ -279,20 +281,47 @@ class Mlp:
         return residual + self.fc2(gelu(self.fc1(x)))
 
 
-class Head:
-    """One linear layer; or a linear layer, a tanh and another. No sigmoid, no softmax."""
+def scale_clip(x: Array) -> Array:
+    """Scales a clip [T, C] to zero mean and unit variance over its frames and features together."""
+    x = x - x.mean(dtype=np.float64).astype(np.float32)
+    variance = np.square(x).mean(dtype=np.float64) + NORM_EPS
+    return (x / np.sqrt(variance)).astype(np.float32)
 
-    def __init__(self, stored: Stored, config: Architecture) -> None:
-        self.hidden = config.head_dim
-        if self.hidden:
-            self.dense = Linear(stored["dense"])
-            self.out = Linear(stored["out"])
-        else:
-            self.weight, self.bias = stored["weight"], stored["bias"]
+
+FUNCTIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": lambda x: np.maximum(x, 0),
+    "tanh": np.tanh,
+    "gelu": gelu,
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "clip_norm": scale_clip,
+}  # of the operations of a head without tensors
+
+
+class Steps:
+    """Operations of a readout or a head, as `architectures.heads.Step` says."""
+
+    def __init__(self, stored: Stored, steps: tuple[Step, ...]) -> None:
+        self.operations = [self._operation(stored[step.name] if step.name else stored, step) for step in steps]
+
+    @staticmethod
+    def _operation(stored: Stored, step: Step) -> Callable[[Array], Array]:
+        if step.op == "linear":
+            return Linear(stored)
+        return LayerNorm(stored, NORM_EPS) if step.op == "norm" else FUNCTIONS[step.op]
 
     def __call__(self, x: Array) -> Array:
-        out: Array = self.out(np.tanh(self.dense(x))) if self.hidden else x @ self.weight.T + self.bias
-        return out
+        """Returns [..., C'] for embeddings, or for the frames of a clip, [..., C]."""
+        for operation in self.operations:
+            x = operation(x)
+        return x
+
+
+class Head(Steps):
+    """Everything that is computed from embeddings: the outputs, if there are any, and all further ones, by name."""
+
+    def __init__(self, stored: Stored, config: Architecture) -> None:
+        super().__init__(stored, config.head_steps)
+        self.others = {each.name: Steps(stored["others"][each.name], each.steps) for each in config.others}
 
 
 def sum_over_windows(x: Array, reach: int) -> Array:
@@ -324,10 +353,13 @@ class Readout:
         read = config.readout
         self.pooling = read.pooling if read else "mean"
         heads = read.heads if read else 0
-        self.share = config.width // heads if heads else 0  # features of each head of attention
+        self.share = config.frame_dim // heads if heads else 0  # features of each head of attention
         self.reach = round(LOCAL * SAMPLING_RATE / config.hop)
+        self.steps = Steps(stored.get("steps", {}), read.steps if read else ())
         self.weights = stored.get("weights")
+        self.scores = Linear(stored["scores"]) if self.pooling == "statistics" else None
         self.attention = Linear(stored["attention"]) if heads else None
+        self.flatten = Linear(stored["flatten"]) if self.pooling == "flatten" else None
 
     def combine(self, states: Sequence[Array]) -> Array:
         """Returns the weighted sum of the outputs of blocks, each [T, D]; a single one unchanged."""
@@ -340,12 +372,19 @@ class Readout:
         return total
 
     def __call__(self, frames: Array) -> Array:
-        """Returns the embedding [D or 2 D] of frames [T, D]."""
+        """Returns the embedding [embed_dim] of frames [T, D]."""
         if self.pooling == "mean":
             return mean_over_time(frames)
+        if self.flatten is not None:
+            return self.flatten(frames.ravel())
         weights, mean = self.weigh(frames, -math.inf)
-        deviation = np.sqrt(sum_over_time(np.square(frames - mean) * weights) + VARIANCE)
+        deviation = self.deviation(sum_over_time(np.square(frames - mean) * weights))
         return np.concatenate([mean, deviation])
+
+    def deviation(self, variance: Array) -> Array:
+        """Returns the standard deviation, as it was trained: at zero a root has no gradient."""
+        root: Array = np.sqrt(np.maximum(variance, VARIANCE) if self.pooling == "statistics" else variance + VARIANCE)
+        return root
 
     def local(self, frames: Array) -> Array:
         """Returns for every frame the embedding of itself, or where that takes deviations, of the second around it.
@@ -363,7 +402,7 @@ class Readout:
         total = sum_over_windows(weights, self.reach)
         near = sum_over_windows(x * weights, self.reach) / total
         variance = np.maximum(sum_over_windows(np.square(x) * weights, self.reach) / total - np.square(near), 0)
-        return np.concatenate([near + mean, np.sqrt(variance + VARIANCE)], 1)
+        return np.concatenate([near + mean, self.deviation(variance)], 1)
 
     def weigh(self, x: Array, least: float) -> tuple[Array, Array]:
         """Returns the weight of every frame and the weighted mean over time.
@@ -377,7 +416,7 @@ class Readout:
         """
         weights = np.full((len(x), 1), 1 / len(x), np.float32)
         if self.attention is not None:
-            scores = self.attention(x)  # [T, H]
+            scores = self.attention(x if self.scores is None else np.tanh(self.scores(x)))  # [T, H]
             scores -= scores.max(0)
             scores -= np.log(sum_over_time(np.exp(scores)))
             weights = np.repeat(np.exp(np.maximum(scores, least)), self.share, 1)  # [T, D]
@@ -413,13 +452,15 @@ class Encoder(ABC):
             Frames [T, D], the embedding [embed_dim] and the logits [labels] (None without a head).
         """
         x, bias = self.begin(waveform, trace)
-        read = self.config.readout
-        states, last = [], x
+        layers = self.config.readout.layers if self.config.readout else (self.config.blocks,)
+        states, last = [x[self.extra :]] if 0 in layers else [], x
         for number, last in enumerate(self.run(x, bias, trace), 1):
-            if read and number in read.layers:
+            if number in layers:
                 states.append(last[self.extra :])
-        frames = self.readout.combine(states) if states else self.finish(last[self.extra :], trace)
-        return self.pool(frames[: self.config.frames(len(waveform))], trace)
+        if self.config.finished:
+            states = [*states[:-1], self.finish(last[self.extra :], trace)]
+        frames = self.readout.combine(states)[: self.config.frames(len(waveform))]
+        return self.pool(frames, trace)
 
     @abstractmethod
     def begin(self, waveform: Array, trace: Trace) -> tuple[Array, Array | None]:
@@ -448,19 +489,22 @@ class Encoder(ABC):
         return [state[self.extra :] for state in self.run(x, bias, untraced)]
 
     def pool(self, frames: Array, trace: Trace) -> tuple[Array, Array, Array | None]:
-        """Returns frames [T, D], the embedding of the clip [embed_dim], and its logits."""
+        """Returns refined frames [T, D], the embedding of the clip [embed_dim], and its logits."""
+        frames = self.readout.steps(frames)
+        if self.readout.steps.operations:
+            trace("refined", frames)
         pooled = self.readout(frames)
         trace("pooled", pooled)
-        if self.head is None:
+        if self.head is None or not self.config.num_labels:
             return frames, pooled, None
         logits = self.score(pooled)  # [labels]
         trace("logits", logits)
         return frames, pooled, logits
 
-    def score(self, x: Array) -> Array:
-        """Applies the head to embeddings [..., D]: logits [..., labels]."""
+    def score(self, x: Array, output: str = "") -> Array:
+        """Applies the head to embeddings [..., D]: logits [..., labels], or a further output by name."""
         assert self.head is not None
-        return self.head(x)
+        return self.head.others[output](x) if output else self.head(x)
 
     def score_frames(self, frames: Array) -> Array:
         """Applies the head to what the readout makes of each frame [T, D] and its neighbors: [T, labels]."""

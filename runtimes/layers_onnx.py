@@ -5,14 +5,15 @@ Dimensions: B clips, S samples, T frames, C channels, D features per frame, H he
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper
 
-from e2v_port.architectures.base import VARIANCE, Architecture, Transformer, WaveformTransformer
+from e2v_port.architectures.base import VARIANCE, Transformer, WaveformTransformer
+from e2v_port.architectures.heads import NORM_EPS, Step
 
 __all__ = ["Array", "Encoder", "Graph", "Network", "Value", "WaveformEncoder"]
 
@@ -274,11 +275,34 @@ class Graph:
     def gelu(self, x: Value) -> Value:
         return x * ((x / math.sqrt(2)).apply("Erf") + 1.0) * 0.5
 
-    def head(self, x: Value, config: Architecture) -> Value:
-        """Returns the outputs of the head, [B, labels], for embeddings [B, embed_dim]."""
-        if not config.head_dim:
-            return self.linear(x, "head")
-        return self.linear(self.linear(x, "head.dense").apply("Tanh"), "head.out")
+    def steps(self, x: Value, steps: Iterable[Step], part: str, valid: Value | None = None) -> Value:
+        """Writes operations of a readout or a head, as `architectures.heads.Step` says.
+
+        Args:
+            x: Embeddings [B, C], or frames [B, T, C].
+            steps: The operations.
+            part: Name of the part of the model that they belong to.
+            valid: Which of the frames belong to each clip, [B, T, 1]; None for embeddings.
+        """
+        for step in steps:
+            name = f"{part}.{step.name}" if step.name else part
+            if step.op == "linear":
+                x = self.linear(x, name, bias=step.bias)
+            elif step.op == "norm":
+                x = self.norm(x, name, NORM_EPS)
+            elif step.op == "clip_norm":
+                assert valid is not None
+                x = self.scale_clips(x, valid)
+            else:
+                x = self.gelu(x) if step.op == "gelu" else x.apply(step.op.capitalize())
+        return x
+
+    def scale_clips(self, x: Value, valid: Value) -> Value:
+        """Scales each clip [B, T, C] to zero mean and unit variance over its frames and features together."""
+        count = valid.to("float").sum(1) * x.size(2).to("float")  # [B, 1, 1]
+        x = x - self.where(valid, x, 0.0).sum(1, 2) / count
+        variance = self.where(valid, x * x, 0.0).sum(1, 2) / count
+        return x / (variance + NORM_EPS).apply("Sqrt")
 
 
 class Network(ABC):
@@ -314,12 +338,18 @@ class Encoder(Network):
     def forward(self, waveform: Value, samples: Value) -> tuple[Value, Value, Value]:
         x, lengths, bias = self.begin(waveform, samples)
         read = self.config.readout
-        states, last = [], x
+        layers = read.layers if read else (self.config.blocks,)
+        states, last = [self.frames(x)] if 0 in layers else [], x
         for number, name in enumerate(self.blocks(), 1):
             last = self.block(last, bias, name)
-            if read and number in read.layers:
+            if number in layers:
                 states.append(self.frames(last))
-        frames = self.combine(states) if states else self.finish(self.frames(last))
+        if self.config.finished:
+            states = [*states[:-1], self.finish(self.frames(last))]
+        frames = self.combine(states)
+        if read and read.steps:
+            valid = self.graph.valid(lengths, frames.size(1)).axes(2)  # [B, T, 1]
+            frames = self.graph.steps(frames, read.steps, "readout.steps", valid)
         return frames, lengths, self.pool(frames, lengths)
 
     @abstractmethod
@@ -373,22 +403,28 @@ class Encoder(Network):
         return total
 
     def pool(self, frames: Value, lengths: Value) -> Value:
-        """Returns the embeddings [B, D or 2 D] of frames [B, T, D]."""
+        """Returns the embeddings [B, embed_dim] of frames [B, T, D]."""
         g, read = self.graph, self.config.readout
+        kind = read.pooling if read else "mean"
+        if kind == "flatten":
+            flat = self.config.frames(self.config.shortest) * self.config.frame_dim
+            return g.linear(frames.reshape(0, flat), "readout.flatten")
         valid = g.valid(lengths, frames.size(1)).axes(2)  # [B, T, 1]
         if read and read.heads:
-            scores = g.where(valid, g.linear(frames, "readout.attention", bias=False), -math.inf)  # [B, T, heads]
-            share = self.config.width // read.heads
+            scored = g.linear(frames, "readout.scores").apply("Tanh") if kind == "statistics" else frames
+            scores = g.where(valid, g.linear(scored, "readout.attention", bias=False), -math.inf)  # [B, T, heads]
+            share = self.config.frame_dim // read.heads
             spread = np.repeat(np.eye(read.heads, dtype=np.float32), share, 1)  # each head's weight, for its features
             weights = g.node("Softmax", scores, kind="float", axis=1) @ g.constant(spread)  # [B, T, D]
         else:
             weights = valid.to("float") / lengths.to("float").axes(1, 2)
         x = g.where(valid, frames, 0.0)
         mean = (x * weights).sum(1)  # [B, 1, D]
-        if not read or read.pooling == "mean":
+        if kind == "mean":
             return mean.without(1)
         distance = x - mean
-        deviation = ((distance * distance * weights).sum(1) + VARIANCE).apply("Sqrt")
+        variance = (distance * distance * weights).sum(1)
+        deviation = (variance.at_least(VARIANCE) if kind == "statistics" else variance + VARIANCE).apply("Sqrt")
         return g.join([mean, deviation], 2).without(1)
 
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from e2v_port.architectures.base import VARIANCE, Architecture, Transformer, WaveformTransformer
+from e2v_port.architectures.heads import NORM_EPS, Step
 from e2v_port.audio import SAMPLING_RATE
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Positions",
     "Projection",
     "Readout",
+    "Steps",
     "Trace",
     "WaveformEncoder",
     "linear",
@@ -50,8 +52,9 @@ def parameter(*shape: int) -> nn.Parameter:
 
 def linear(x: Tensor, layer: Any) -> Tensor:
     """Applies the weight and bias of a layer in float32, whatever their type."""
+    bias = layer.bias
     with torch.autocast(x.device.type, enabled=False):
-        return F.linear(x.float(), layer.weight.float(), layer.bias.float())
+        return F.linear(x.float(), layer.weight.float(), None if bias is None else bias.float())
 
 
 def valid_frames(lengths: Tensor, time: int) -> Tensor:
@@ -189,21 +192,70 @@ class Mlp(nn.Module):
         return out
 
 
-class Head(nn.Module):
-    """One linear layer; or a linear layer, a tanh and another. Computes in float32; no sigmoid, no softmax."""
+def scale_clips(x: Tensor, valid: Tensor) -> Tensor:
+    """Scales each clip [B, T, C] to zero mean and unit variance over its frames and features together.
+
+    Args:
+        x: [B, T, C], float32.
+        valid: Which of the frames belong to each clip, [B, T, 1].
+    """
+    count = sum_over_time(valid.float()) * x.shape[2]
+    x = x - (x * valid).sum((1, 2), keepdim=True) / count
+    variance = (torch.square(x) * valid).sum((1, 2), keepdim=True) / count
+    return x * torch.rsqrt(variance + NORM_EPS)
+
+
+class Steps(nn.Module):
+    """Operations of a readout or a head in float32, as `architectures.heads.Step` says.
+
+    Args:
+        steps: The operations.
+        width: Numbers that the first of them takes.
+    """
+
+    def __init__(self, steps: tuple[Step, ...], width: int) -> None:
+        super().__init__()
+        self.operations = steps
+        for step in steps:
+            if step.op not in {"linear", "norm"}:
+                continue
+            layer = nn.Linear(width, step.width, step.bias) if step.op == "linear" else nn.LayerNorm(width)
+            width = step.width or width
+            if step.name:
+                setattr(self, step.name, layer)
+            else:
+                self.weight, self.bias = layer.weight, layer.bias
+
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Returns [..., C'] for embeddings or frames [..., C].
+
+        Args:
+            x: Embeddings, or frames [B, T, C].
+            valid: Which of the frames belong to each clip, [B, T, 1]; None for embeddings.
+        """
+        x = x.float()
+        for step in self.operations:
+            layer: Any = getattr(self, step.name) if step.name else self
+            if step.op == "linear":
+                x = linear(x, layer)
+            elif step.op == "norm":
+                x = F.layer_norm(x, x.shape[-1:], layer.weight.float(), layer.bias.float(), NORM_EPS)
+            elif step.op == "clip_norm":
+                assert valid is not None
+                x = scale_clips(x, valid)
+            elif step.op == "gelu":
+                x = F.gelu(x)
+            else:
+                x = getattr(torch, step.op)(x)
+        return x
+
+
+class Head(Steps):
+    """Everything that is computed from embeddings: the outputs, if there are any, and all further ones, by name."""
 
     def __init__(self, config: Architecture) -> None:
-        super().__init__()
-        self.hidden = config.head_dim
-        if self.hidden:
-            self.dense = nn.Linear(config.embed_dim, self.hidden)
-            self.out = nn.Linear(self.hidden, config.num_labels)
-        else:
-            only = nn.Linear(config.embed_dim, config.num_labels)
-            self.weight, self.bias = only.weight, only.bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(torch.tanh(linear(x, self.dense)), self.out) if self.hidden else linear(x, self)
+        super().__init__(config.head_steps, config.embed_dim)
+        self.others = nn.ModuleDict({each.name: Steps(each.steps, config.embed_dim) for each in config.others})
 
 
 def sum_over_windows(x: Tensor, reach: int) -> Tensor:
@@ -235,13 +287,19 @@ class Readout(nn.Module):
         super().__init__()
         read = config.readout
         self.pooling = read.pooling if read else "mean"
-        heads = read.heads if read else 0
-        self.share = config.width // heads if heads else 0  # features of each head of attention
+        heads, width = read.heads if read else 0, config.frame_dim
+        self.share = width // heads if heads else 0  # features of each head of attention
         self.reach = round(LOCAL * SAMPLING_RATE / config.hop)
+        self.steps = Steps(read.steps if read else (), config.width)
         if read and len(read.layers) > 1:
             self.weights = parameter(len(read.layers))
+        if self.pooling == "statistics":
+            self.scores = nn.Linear(width, width)
         if heads:
-            self.attention = nn.Linear(config.width, heads, bias=False)
+            self.attention = nn.Linear(width, heads, bias=False)
+        if self.pooling == "flatten":
+            self.frames = config.frames(config.shortest)
+            self.flatten = nn.Linear(self.frames * width, config.embed_dim)
 
     def combine(self, states: Sequence[Tensor]) -> Tensor:
         """Returns the weighted sum of the outputs of blocks, each [B, T, D]; a single one unchanged."""
@@ -253,14 +311,26 @@ class Readout(nn.Module):
             total = total + weights[i] * state.float()
         return total
 
+    def refine(self, frames: Tensor, lengths: Tensor) -> Tensor:
+        """Applies the steps before pooling to frames [B, T, D], of which each clip has `lengths` [B]."""
+        if not self.steps.operations:
+            return frames
+        return self.steps(frames, valid_frames(lengths, frames.shape[1])[:, :, None])  # type: ignore[no-any-return]
+
     def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
-        """Returns the embeddings [B, D or 2 D] of frames [B, T, D], of which each clip has `lengths` [B]."""
+        """Returns the embeddings [B, embed_dim] of frames [B, T, D], of which each clip has `lengths` [B]."""
         x, valid = frames.float(), valid_frames(lengths, frames.shape[1])[:, :, None]  # [B, T, 1]
         if self.pooling == "mean":
             return (x * valid).sum(1) / lengths[:, None]
+        if self.pooling == "flatten":
+            return linear(x[:, : self.frames].flatten(1), self.flatten)
         weights, mean = self.weigh(x, valid, -math.inf)
-        deviation = torch.sqrt(sum_over_time(torch.square(x - mean) * weights) + VARIANCE)
+        deviation = self.deviation(sum_over_time(torch.square(x - mean) * weights))
         return torch.concatenate([mean, deviation], 2)[:, 0]
+
+    def deviation(self, variance: Tensor) -> Tensor:
+        """Returns the standard deviation; the gradient of a root at zero is infinite."""
+        return torch.sqrt(variance.clamp_min(VARIANCE) if self.pooling == "statistics" else variance + VARIANCE)
 
     def local(self, frames: Tensor, lengths: Tensor) -> Tensor:
         """Returns for every frame the embedding of itself, or where that takes deviations, of the second around it.
@@ -280,7 +350,7 @@ class Readout(nn.Module):
         total = sum_over_windows(weights, self.reach) + (1 - valid.float())  # not zero after a clip's end
         near = sum_over_windows(x * weights, self.reach) / total
         variance = F.relu(sum_over_windows(torch.square(x) * weights, self.reach) / total - torch.square(near))
-        return torch.concatenate([near + mean, torch.sqrt(variance + VARIANCE)], 2)
+        return torch.concatenate([near + mean, self.deviation(variance)], 2)
 
     def weigh(self, x: Tensor, valid: Tensor, least: float) -> tuple[Tensor, Tensor]:
         """Returns the weight of every frame and the weighted mean over time.
@@ -295,7 +365,8 @@ class Readout(nn.Module):
         """
         weights = valid / sum_over_time(valid.float())
         if self.share:
-            scores = torch.where(valid, x @ self.attention.weight.float().T, -math.inf)  # [B, T, H]
+            scored = torch.tanh(linear(x, self.scores)) if self.pooling == "statistics" else x
+            scores = torch.where(valid, scored @ self.attention.weight.float().T, -math.inf)  # [B, T, H]
             scores = scores - torch.logsumexp(scores, 1, keepdim=True)
             scores = torch.exp(torch.where(scores < least, least, scores)) * valid
             weights = torch.repeat_interleave(scores, self.share, 2)  # [B, T, D]
@@ -349,12 +420,14 @@ class Encoder(nn.Module, ABC):
             trace: Same as for `forward`.
         """
         x, lengths, bias = self.begin(waveform, samples, padded, trace)
-        read = self.config.readout
-        states, last = [], x
+        layers = self.config.readout.layers if self.config.readout else (self.config.blocks,)
+        states, last = [x[:, self.extra :]] if 0 in layers else [], x
         for number, last in enumerate(self.run(x, bias, trace), 1):
-            if read and number in read.layers:
+            if number in layers:
                 states.append(last[:, self.extra :])
-        frames = self.readout.combine(states) if states else self.finish(last[:, self.extra :], trace)
+        if self.config.finished:
+            states = [*states[:-1], self.finish(last[:, self.extra :], trace)]
+        frames = self.readout.combine(states)[:, : self.config.frames(waveform.shape[1])]
         return self.pool(frames, lengths, trace)
 
     @abstractmethod
@@ -403,19 +476,22 @@ class Encoder(nn.Module, ABC):
         return torch.zeros_like(valid, dtype=x.dtype).masked_fill(~valid, -math.inf)[:, None, None, :]
 
     def pool(self, frames: Tensor, lengths: Tensor, trace: Trace) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Returns frames [B, T, D], the embedding of each clip [B, embed_dim], and its logits."""
+        """Returns refined frames [B, T, D], the embedding of each clip [B, embed_dim], and its logits."""
+        frames = self.readout.refine(frames, lengths)
+        if self.readout.steps.operations:
+            trace("refined", frames)
         pooled = self.readout(frames, lengths)
         trace("pooled", pooled)
-        if self.head is None:
+        if self.head is None or not self.config.num_labels:
             return frames, pooled, None
         logits = self.score(pooled)  # [B, labels]
         trace("logits", logits)
         return frames, pooled, logits
 
-    def score(self, x: Tensor) -> Tensor:
-        """Applies the head to embeddings [..., D]: logits [..., labels], float32."""
+    def score(self, x: Tensor, output: str = "") -> Tensor:
+        """Applies the head to embeddings [..., D]: logits [..., labels], or a further output by name; float32."""
         assert self.head is not None
-        logits: Tensor = self.head(x)
+        logits: Tensor = self.head.others[output](x) if output else self.head(x)
         return logits
 
     def score_frames(self, frames: Tensor, samples: list[int]) -> Tensor:

@@ -97,7 +97,7 @@ class MlxRuntime:
 
     def _run(self, batch: Waveform, samples: list[int], frames: bool) -> list[Output]:
         hidden, pooled, logits = self.model(mx.array(batch), samples)
-        scored = self._score_frames(hidden, samples) if frames and logits is not None else None
+        scored = self._score_frames(hidden, samples) if frames and logits is not None and self.config.judges_frames else None
         wanted = hidden.astype(mx.float32) if frames else None
         mx.eval(pooled, logits, wanted, scored)  # together: values that several need are computed once
         means = np.array(pooled)
@@ -123,10 +123,10 @@ class MlxRuntime:
             scored = self.model.score(hidden)
         return scored
 
-    def score(self, embedding: NDArray[np.float32]) -> NDArray[np.float32]:
+    def score(self, embedding: NDArray[np.float32], output: str = "") -> NDArray[np.float32]:
         """Applies the head; see `architectures.runtime.Runtime`."""
         with self._own():
-            return _numpy(self.model.score(mx.array(embedding[None]))[0])
+            return _numpy(self.model.score(mx.array(embedding[None]), output)[0])
 
     def stages(self, waveform: Waveform) -> dict[str, NDArray[np.float32]]:
         """Runs one clip; see `architectures.runtime.Runtime`."""

@@ -62,7 +62,7 @@ class NumpyRuntime:
 
     def _run(self, waveform: Waveform, frames: bool) -> Output:
         hidden, pooled, logits = self.model(waveform)
-        scored = self._score_frames(hidden) if frames and logits is not None else None
+        scored = self._score_frames(hidden) if frames and logits is not None and self.config.judges_frames else None
         return Output(pooled, logits, hidden if frames else None, scored)
 
     def _score_frames(self, hidden: Array) -> Array:
@@ -70,10 +70,10 @@ class NumpyRuntime:
         scored: Array = self.model.score_frames(hidden) if encoder else self.model.score(hidden)
         return scored
 
-    def score(self, embedding: NDArray[np.float32]) -> NDArray[np.float32]:
+    def score(self, embedding: NDArray[np.float32], output: str = "") -> NDArray[np.float32]:
         """Applies the head; see `architectures.runtime.Runtime`."""
         with _own_settings():
-            scored: Array = self.model.score(embedding)
+            scored: Array = self.model.score(embedding, output)
             return scored
 
     def stages(self, waveform: Waveform) -> dict[str, NDArray[np.float32]]:

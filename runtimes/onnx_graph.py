@@ -70,6 +70,7 @@ def write_onnx(
         "dimensions": ["batch", architecture.num_labels],
         "embedding": ["batch", architecture.embed_dim],
         "frames": ["batch", "frames", architecture.frame_dim],
+        **{branch.name: ["batch", branch.rows] for branch in architecture.others},
     }
     save(
         path,
@@ -95,9 +96,11 @@ def _model(config: ModelConfig, g: Graph) -> dict[str, Value]:
         "frames": g.where(valid, frames, 0.0) + void.axes(1),
         "lengths": lengths,
     }
+    for branch in architecture.others:
+        outputs[branch.name] = g.steps(embedding, branch.steps, f"head.others.{branch.name}") + void
     if not config.labels:
         return outputs
-    logits = g.head(embedding, architecture) + void
+    logits = g.steps(embedding, architecture.head_steps, "head") + void
     if config.dimensional:
         return {"dimensions": logits} | outputs
     used = [row for row, label in enumerate(config.labels) if not label.unused]

@@ -41,7 +41,7 @@ class OnnxRuntime:
         self._lock = fork_safe_lock()
         self._head: Head | None = None
         self._readout: Readout | None = None
-        if config.labels:
+        if self.config.has_head:
             stored = nested(_head(weights.with_name("head.safetensors"), config).items())
             self._head = Head(stored["head"], self.config)
             if isinstance(self.config, Transformer):
@@ -81,9 +81,10 @@ class OnnxRuntime:
     def _output(self, embedding: Array, frames: Array | None, length: int) -> Output:
         if frames is not None:
             frames = frames[:length]
-        if self._head is None:
+        if not self.config.num_labels:
             return Output(embedding, None, frames, None)
-        return Output(embedding, self.score(embedding), frames, None if frames is None else self._score_frames(frames))
+        judged = self._score_frames(frames) if frames is not None and self.config.judges_frames else None
+        return Output(embedding, self.score(embedding), frames, judged)
 
     def _score_frames(self, frames: Array) -> Array:
         with np.errstate(all="ignore"):
@@ -94,11 +95,11 @@ class OnnxRuntime:
         """Raises E2VError: an exported model does not return the outputs of its blocks."""
         raise self._missing("the outputs of its blocks")
 
-    def score(self, embedding: NDArray[np.float32]) -> NDArray[np.float32]:
+    def score(self, embedding: NDArray[np.float32], output: str = "") -> NDArray[np.float32]:
         """Applies the head; see `architectures.runtime.Runtime`."""
         assert self._head is not None
         with np.errstate(all="ignore"):  # whatever the host program has numpy do
-            return self._head(embedding)
+            return self._head.others[output](embedding) if output else self._head(embedding)
 
     def stages(self, waveform: Waveform) -> dict[str, NDArray[np.float32]]:
         """Raises E2VError: an exported model does not return its stages."""

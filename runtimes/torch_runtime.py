@@ -104,7 +104,7 @@ class TorchRuntime:
     def _run(self, batch: Waveform, samples: list[int], frames: bool) -> list[Output]:
         with own_settings(self.device.type):
             hidden, pooled, logits = self._forward(batch, samples)
-            scored = _numpy(self._score_frames(hidden, samples)) if frames and logits is not None else None
+            scored = _numpy(self._score_frames(hidden, samples)) if frames and logits is not None and self.config.judges_frames else None
             means = _numpy(pooled)
             rows = None if logits is None else _numpy(logits)
             return [
@@ -132,10 +132,10 @@ class TorchRuntime:
         result: tuple[Tensor, Tensor, Tensor | None] = self.model(self._tensor(batch), samples)
         return result
 
-    def score(self, embedding: NDArray[np.float32]) -> NDArray[np.float32]:
+    def score(self, embedding: NDArray[np.float32], output: str = "") -> NDArray[np.float32]:
         """Applies the head; see `architectures.runtime.Runtime`."""
         with own_settings(self.device.type):
-            return _numpy(self.model.score(self._tensor(embedding[None]))[0])
+            return _numpy(self.model.score(self._tensor(embedding[None]), output)[0])
 
     def stages(self, waveform: Waveform) -> dict[str, NDArray[np.float32]]:
         """Runs one clip; see `architectures.runtime.Runtime`."""

@@ -87,7 +87,7 @@ class Wav2small(nn.Module):
         channels = list(chain.from_iterable(config.stages))
         self.layers = [ConvLayer(*pair) for pair in zip([1, *channels], channels, strict=False)]
         self.pooling = Gram(config) if config.pooling == "gram" else Deviation(config)
-        self.head = Head(config) if config.num_labels else None
+        self.head = Head(config) if config.has_head else None
 
     def __call__(
         self, waveform: mx.array, samples: list[int], trace: Trace = untraced
@@ -165,14 +165,14 @@ class Wav2small(nn.Module):
         frames, pooled = self.pooling(x.astype(mx.float32), valid)
         trace("frames", frames)
         trace("pooled", pooled)
-        if self.head is None:
+        if self.head is None or not self.config.num_labels:
             return frames, pooled, None
         logits = self.score(pooled)
         trace("logits", logits)
         return frames, pooled, logits
 
-    def score(self, x: mx.array) -> mx.array:
-        """Applies the head to embeddings [..., D]: logits [..., labels], float32."""
+    def score(self, x: mx.array, output: str = "") -> mx.array:
+        """Applies the head to embeddings [..., D]: logits [..., labels], or a further output by name; float32."""
         assert self.head is not None
-        logits: mx.array = self.head(x)
+        logits: mx.array = self.head.others[output](x) if output else self.head(x)
         return logits

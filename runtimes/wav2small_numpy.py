@@ -92,7 +92,7 @@ class Wav2small:
         self.layers = [ConvLayer(stored["layers"][str(i)]) for i in layers]
         pooling = Gram if config.pooling == "gram" else Deviation
         self.pooling: Gram | Deviation = pooling(stored["pooling"])
-        self.head = Head(stored["head"], config) if config.num_labels else None
+        self.head = Head(stored["head"], config) if config.has_head else None
 
     def __call__(self, waveform: Array, trace: Trace = untraced) -> tuple[Array, Array, Array | None]:
         """Runs the model.
@@ -132,16 +132,16 @@ class Wav2small:
         frames, pooled = self.pooling(x)
         trace("frames", frames)
         trace("pooled", pooled)
-        if self.head is None:
+        if self.head is None or not self.config.num_labels:
             return frames, pooled, None
         logits = self.score(pooled)
         trace("logits", logits)
         return frames, pooled, logits
 
-    def score(self, x: Array) -> Array:
-        """Applies the head to embeddings [..., D]: logits [..., labels]."""
+    def score(self, x: Array, output: str = "") -> Array:
+        """Applies the head to embeddings [..., D]: logits [..., labels], or a further output by name."""
         assert self.head is not None
-        return self.head(x)
+        return self.head.others[output](x) if output else self.head(x)
 
 
 def halved(x: Array) -> Array:

@@ -92,7 +92,7 @@ class Wav2small(nn.Module):
         channels = list(chain.from_iterable(config.stages))
         self.layers = nn.ModuleList([ConvLayer(*pair) for pair in zip([1, *channels], channels, strict=False)])
         self.pooling = Gram(config) if config.pooling == "gram" else Deviation(config)
-        self.head = Head(config) if config.num_labels else None
+        self.head = Head(config) if config.has_head else None
 
     def forward(
         self, waveform: Tensor, samples: list[int], trace: Trace = untraced
@@ -171,14 +171,14 @@ class Wav2small(nn.Module):
             frames, pooled = self.pooling(x.float(), valid)
         trace("frames", frames)
         trace("pooled", pooled)
-        if self.head is None:
+        if self.head is None or not self.config.num_labels:
             return frames, pooled, None
         logits = self.score(pooled)
         trace("logits", logits)
         return frames, pooled, logits
 
-    def score(self, x: Tensor) -> Tensor:
-        """Applies the head to embeddings [..., D]: logits [..., labels], float32."""
+    def score(self, x: Tensor, output: str = "") -> Tensor:
+        """Applies the head to embeddings [..., D]: logits [..., labels], or a further output by name; float32."""
         assert self.head is not None
-        logits: Tensor = self.head(x)
+        logits: Tensor = self.head.others[output](x) if output else self.head(x)
         return logits

@@ -66,7 +66,7 @@ class Wav2vec2(WaveformEncoder):
         self.norm = nn.LayerNorm(dim, eps=config.norm_eps) if config.has_norm else None
         self.blocks = [Block(config) for _ in range(config.depth)]
         self.readout = Readout(config)
-        self.head = Head(config) if config.num_labels else None
+        self.head = Head(config) if config.has_head else None
 
     def begin(
         self, waveform: mx.array, samples: mx.array, padded: bool, trace: Trace

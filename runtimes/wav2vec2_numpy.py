@@ -61,7 +61,7 @@ class Wav2vec2(WaveformEncoder):
         self.norm = LayerNorm(stored["norm"], config.norm_eps) if config.has_norm else None
         self.blocks = [Block(stored["blocks"][str(i)], config) for i in range(config.depth)]
         self.readout = Readout(stored.get("readout", {}), config)
-        self.head = Head(stored["head"], config) if config.num_labels else None
+        self.head = Head(stored["head"], config) if config.has_head else None
 
     def begin(self, waveform: Array, trace: Trace) -> tuple[Array, Array | None]:
         x = self.extract(waveform, trace)  # [T, C]

@@ -67,7 +67,7 @@ class Wav2vec2(WaveformEncoder):
         self.norm = nn.LayerNorm(dim, eps=config.norm_eps) if config.has_norm else None
         self.blocks = nn.ModuleList([Block(config) for _ in range(config.depth)])
         self.readout = Readout(config)
-        self.head = Head(config) if config.num_labels else None
+        self.head = Head(config) if config.has_head else None
 
     def begin(
         self, waveform: Tensor, samples: Tensor, padded: bool, trace: Trace

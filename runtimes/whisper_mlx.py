@@ -47,9 +47,9 @@ class Whisper(Encoder):
         sizes = zip((config.bands, config.width), STRIDES, strict=True)  # channels and stride
         self.conv_layers = [Convolution(channels, config.width, 3, stride, True, "") for channels, stride in sizes]
         self.blocks = [Block(config) for _ in range(config.depth)]
-        self.norm = nn.LayerNorm(config.width, eps=config.norm_eps) if config.readout is None else None
+        self.norm = nn.LayerNorm(config.width, eps=config.norm_eps) if config.finished else None
         self.readout = Readout(config)
-        self.head = Head(config) if config.num_labels else None
+        self.head = Head(config) if config.has_head else None
 
     def begin(
         self, waveform: mx.array, samples: mx.array, padded: bool, trace: Trace

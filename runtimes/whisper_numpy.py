@@ -55,9 +55,9 @@ class Whisper(Encoder):
         strides = enumerate(STRIDES)
         self.conv_layers = [Convolution(stored["conv_layers"][str(i)], stride, "") for i, stride in strides]
         self.blocks = [Block(stored["blocks"][str(i)], config) for i in range(config.depth)]
-        self.norm = LayerNorm(stored["norm"], config.norm_eps) if config.readout is None else None
+        self.norm = LayerNorm(stored["norm"], config.norm_eps) if config.finished else None
         self.readout = Readout(stored.get("readout", {}), config)
-        self.head = Head(stored["head"], config) if config.num_labels else None
+        self.head = Head(stored["head"], config) if config.has_head else None
 
     def begin(self, waveform: Array, trace: Trace) -> tuple[Array, Array | None]:
         x = self.spectrogram(np.pad(waveform, (0, max(self.config.canvas - len(waveform), 0))))  # [M, bands]

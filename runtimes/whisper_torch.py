@@ -50,9 +50,9 @@ class Whisper(Encoder):
             [Convolution(channels, config.width, 3, stride, True, "") for channels, stride in sizes]
         )
         self.blocks = nn.ModuleList([Block(config) for _ in range(config.depth)])
-        self.norm = nn.LayerNorm(config.width, eps=config.norm_eps) if config.readout is None else None
+        self.norm = nn.LayerNorm(config.width, eps=config.norm_eps) if config.finished else None
         self.readout = Readout(config)
-        self.head = Head(config) if config.num_labels else None
+        self.head = Head(config) if config.has_head else None
 
     def begin(
         self, waveform: Tensor, samples: Tensor, padded: bool, trace: Trace

@@ -2,18 +2,25 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, replace
-from itertools import pairwise
 from math import prod
 from typing import Any, ClassVar, Self
 
-from e2v_port.architectures.shapes import Shape, block, linear
+from e2v_port.architectures.heads import (
+    Branch,
+    Step,
+    check_steps,
+    linear_head,
+    step_operations,
+    step_tensors,
+    width_after,
+)
+from e2v_port.architectures.shapes import Shape, block, is_size, linear
 
-__all__ = ["POOLINGS", "VARIANCE", "Architecture", "Readout", "Transformer", "WaveformTransformer", "is_size"]
+__all__ = ["POOLINGS", "VARIANCE", "Architecture", "Readout", "Transformer", "WaveformTransformer"]
 
-POOLINGS = ("mean", "deviation", "attention")
+POOLINGS = ("mean", "deviation", "attention")  # those that can be trained here
 VARIANCE = 1e-5  # added to a variance over time before its root, which has no gradient at zero
 MAY_BE_ZERO = {"prenet_depth", "depth", "num_extra_tokens", "num_labels", "head_dim"}
-LARGEST = 1 << 16  # far above any size of a real model; a corrupt one is refused before it costs time and memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +38,9 @@ class Architecture(ABC):
         head_dim: Width of the head's hidden layer, which ends in a tanh; 0 for a head of one linear layer.
         num_labels: Outputs of the head; 0 for a model without one.
         means: Whether the mean embedding of each label is stored as well: see `tensors.MEANS`.
+        head: Operations from the embedding to the outputs, for a head of another kind than `head_dim` describes; empty
+            for those.
+        others: Further outputs, made of the same embedding.
     """
 
     waveform_eps: ClassVar[float]
@@ -42,6 +52,8 @@ class Architecture(ABC):
     head_dim: int
     num_labels: int
     means: bool = False
+    head: tuple[Step, ...] = ()
+    others: tuple[Branch, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises ValueError for sizes that no model has: they come from files."""
@@ -54,6 +66,27 @@ class Architecture(ABC):
                 raise ValueError(f"{field.name} is {value!r}")
         if self.means and not self.num_labels:
             raise ValueError("there are means of labels without a head")
+        if self.head:
+            check_steps(self.head, frames=False)
+            if self.head_dim or width_after(self.head, 0) != self.num_labels:
+                raise ValueError(f"a head of {self.num_labels} outputs cannot be {self.head!r}")
+        if type(self.others) is not tuple or len({branch.name for branch in self.others}) < len(self.others):
+            raise ValueError(f"further outputs are {self.others!r}")
+
+    @property
+    def head_steps(self) -> tuple[Step, ...]:
+        """Operations from the embedding to the outputs; none for a model without them."""
+        return self.head or (linear_head(self.num_labels, self.head_dim) if self.num_labels else ())
+
+    @property
+    def has_head(self) -> bool:
+        """Whether anything is computed from the embedding."""
+        return bool(self.num_labels or self.others)
+
+    @property
+    def judges_frames(self) -> bool:
+        """Whether the head can be applied to a part of a clip, such as one of its frames."""
+        return True
 
     @property
     def longest(self) -> int | None:
@@ -128,33 +161,25 @@ class Architecture(ABC):
         return False
 
     def _head(self) -> dict[str, Shape]:
-        if not self.num_labels:
-            return {}
-        if not self.head_dim:
-            return linear("head", self.num_labels, self.embed_dim)
-        dense, out = (
-            linear("head.dense", self.head_dim, self.embed_dim),
-            linear("head.out", self.num_labels, self.head_dim),
-        )
-        return dense | out
+        stored = step_tensors(self.head_steps, "head", self.embed_dim)
+        for branch in self.others:
+            stored |= step_tensors(branch.steps, f"head.others.{branch.name}", self.embed_dim)
+        return stored
 
     def _head_operations(self) -> int:
-        widths = [self.embed_dim, *([self.head_dim] if self.head_dim else []), self.num_labels]
-        return sum(2 * before * after for before, after in pairwise(widths))
+        heads = (self.head_steps, *(branch.steps for branch in self.others))
+        return sum(step_operations(steps, self.embed_dim) for steps in heads)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """Builds the architecture from what `dataclasses.asdict` returned; KeyError or TypeError for anything else.
 
-        Files of models without `means` may not mention it.
+        Files may not mention what was added later: `means`, `head` and `others`.
         """
-        values = {"means": False} | values
+        values = {"means": False, "head": (), "others": ()} | values
+        values["head"] = Step.many(values["head"])
+        values["others"] = tuple(map(Branch.from_dict, values["others"]))
         return cls(**{field.name: _frozen(values[field.name]) for field in fields(cls)})
-
-
-def is_size(value: object, lowest: int = 1) -> bool:
-    """Returns whether a value can be a size of a model."""
-    return type(value) is int and lowest <= value <= LARGEST
 
 
 def _frozen(value: Any) -> Any:
@@ -167,39 +192,60 @@ class Readout:
 
     Attributes:
         layers: Numbers of the blocks whose outputs are read, ascending; 1 is the first block (of emotion2vec: of the
-            context encoder). The outputs are raw, before any final norm. Several are summed, weighted by a softmax over
-            one learned number for each.
+            context encoder), 0 what the first block takes. The outputs are raw, before any final norm. Several are
+            summed, weighted by a softmax over one learned number for each.
         pooling: `mean`: the mean over time. `deviation`: the mean and the standard deviation over time side by side.
             `attention`: the same, weighted over time by attention (attentive statistics, arXiv 1803.10963), with each
-            head for its share of the features (arXiv 1906.09890).
-        heads: Heads of `attention`; 0 for the other kinds of pooling.
+            head for its share of the features (arXiv 1906.09890). `statistics`: the same as first published, scored by
+            a linear layer, a tanh and one head for all features, with variances of at least `VARIANCE`. `flatten`: a
+            linear layer on all frames side by side, of a model that fills clips up to one length.
+        heads: Heads of `attention`, 1 for `statistics`; 0 for the other kinds of pooling.
+        final: Whether the last output passes the model's final norm, if it has one.
+        steps: Operations on each frame after the sum, before pooling.
+        width: Features of a token, where steps or `flatten` hide it; else 0.
     """
 
     layers: tuple[int, ...]
     pooling: str
     heads: int = 0
+    final: bool = False
+    steps: tuple[Step, ...] = ()
+    width: int = 0
 
     def __post_init__(self) -> None:
         """Raises ValueError for values that no readout has: they come from files."""
         layers = self.layers
-        ascending = type(layers) is tuple and all(map(is_size, layers)) and layers == tuple(sorted({*layers}))
-        if not layers or not ascending:
+        sized = type(layers) is tuple and all(is_size(layer, 0) for layer in layers)
+        if not (sized and layers and layers == tuple(sorted({*layers}))):
             raise ValueError(f"layers to read are {layers!r}")
-        if self.pooling not in POOLINGS:
+        if self.pooling not in {*POOLINGS, "statistics", "flatten"}:
             raise ValueError(f"pooling is {self.pooling!r}")
-        attention = self.pooling == "attention"
-        if not (is_size(self.heads) if attention else type(self.heads) is int and self.heads == 0):
+        heads = {"attention": is_size(self.heads), "statistics": self.heads == 1}.get(self.pooling, self.heads == 0)
+        if type(self.heads) is not int or not heads:
             raise ValueError(f"{self.pooling} pooling has {self.heads!r} heads")
+        if type(self.final) is not bool or not is_size(self.width, 0):
+            raise ValueError(f"a readout is {self!r}")
+        check_steps(self.steps, frames=True)
 
     @property
     def statistics(self) -> int:
         """Numbers that pooling makes of each feature."""
-        return 1 if self.pooling == "mean" else 2
+        return 1 if self.pooling in {"mean", "flatten"} else 2
+
+    @property
+    def whole(self) -> bool:
+        """Whether a frame depends on all others of its clip even before pooling."""
+        return any(step.op == "clip_norm" for step in self.steps)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Builds the readout from what `dataclasses.asdict` returned; KeyError or TypeError for anything else."""
-        return cls(_frozen(values["layers"]), values["pooling"], values["heads"])
+        """Builds the readout from what `dataclasses.asdict` returned; KeyError or TypeError for anything else.
+
+        Files may not mention what was added later: `final`, `steps` and `width`.
+        """
+        values = {"final": False, "steps": (), "width": 0} | values
+        values["steps"] = Step.many(values["steps"])
+        return cls(**{field.name: _frozen(values[field.name]) for field in fields(cls)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,7 +281,11 @@ class Transformer(Architecture):
             return
         if type(read) is not Readout:
             raise ValueError(f"readout is {read!r}")
-        if self.embed_dim % read.statistics or (read.heads and self.width % read.heads):
+        if read.pooling == "flatten":
+            fits = read.width > 0 and self.shortest > 0
+        else:
+            fits = self.embed_dim == self.frame_dim * read.statistics and not (read.heads and self.frame_dim % read.heads)
+        if not fits:
             raise ValueError(f"an embedding of {self.embed_dim} numbers cannot come from {read}")
         if read.layers[-1] != self.blocks:
             raise ValueError(f"layers {read.layers} are read, but the last of the {self.blocks} blocks must be")
@@ -249,19 +299,32 @@ class Transformer(Architecture):
     @property
     def width(self) -> int:
         """Features of a token between the blocks."""
-        return self.embed_dim // (self.readout.statistics if self.readout else 1)
+        if self.readout is None:
+            return self.embed_dim
+        return self.readout.width or self.embed_dim // self.readout.statistics
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last block's output passes the final norm, in models that have one."""
+        return self.readout is None or self.readout.final
 
     @property
     def frame_dim(self) -> int:
-        """Length of the embedding of a single frame: the width."""
-        return self.width
+        """Length of the embedding of a single frame: the width, or what the steps of a readout make of it."""
+        return width_after(self.readout.steps, self.width) if self.readout else self.width
+
+    @property
+    def judges_frames(self) -> bool:
+        """Whether the head can be applied to a part of a clip; see `Architecture`."""
+        return self.readout is None or self.readout.pooling != "flatten"
 
     @property
     def joining(self) -> str:
         """How the windows of a long clip join into one embedding; see `Architecture`."""
-        if self.readout is None:
+        read = self.readout
+        if read is None:
             return "mean"
-        return "windows" if self.readout.pooling == "attention" else self.readout.pooling
+        return "windows" if read.whole or read.pooling not in {"mean", "deviation"} else read.pooling
 
     @property
     def blocks(self) -> int:
@@ -269,13 +332,18 @@ class Transformer(Architecture):
         return self.depth
 
     def cut(self, blocks: int) -> Self:
-        """Returns the architecture with this many blocks, from 1 to all, without a readout and means of its labels."""
-        return replace(self, depth=blocks, embed_dim=self.width, readout=None, means=False)
+        """Returns the architecture with this many blocks, from 1 to all, without a readout and means of its labels.
+
+        Its head, if it has one, is that of `head_dim`, and its only output.
+        """
+        bare = {"readout": None, "means": False, "head": (), "others": ()}
+        return replace(self, depth=blocks, embed_dim=self.width, **bare)
 
     def read(self, readout: Readout) -> Self:
         """Returns the architecture cut after the last block that a readout reads, with that readout."""
-        if not readout.layers[-1] <= self.blocks:
-            raise ValueError(f"block {readout.layers[-1]} cannot be read: there are {self.blocks}")
+        for layer in (readout.layers[0], readout.layers[-1]):
+            if not 1 <= layer <= self.blocks:
+                raise ValueError(f"block {layer} cannot be read: there are {self.blocks}")
         return replace(self.cut(readout.layers[-1]), embed_dim=self.width * readout.statistics, readout=readout)
 
     def tokens(self, samples: int) -> int:
@@ -301,22 +369,37 @@ class Transformer(Architecture):
 
     def _readout_and_head(self) -> dict[str, Shape]:
         stored: dict[str, Shape] = {}
-        if self.readout and len(self.readout.layers) > 1:
-            stored["readout.weights"] = (len(self.readout.layers),)
-        if self.readout and self.readout.heads:
-            stored["readout.attention.weight"] = (self.readout.heads, self.width)
+        read, width = self.readout, self.frame_dim
+        if read and len(read.layers) > 1:
+            stored["readout.weights"] = (len(read.layers),)
+        if read:
+            stored |= step_tensors(read.steps, "readout.steps", self.width)
+        if read and read.pooling == "statistics":
+            stored |= linear("readout.scores", width, width)
+        if read and read.heads:
+            stored["readout.attention.weight"] = (read.heads, width)
+        if read and read.pooling == "flatten":
+            stored |= linear("readout.flatten", self.embed_dim, self.frames(self.shortest) * width)
         return stored | self._head()
 
     def _block_operations(self, samples: int) -> dict[str, int]:
         """Counts the operations of the blocks and of all that follows."""
         tokens, width = self.tokens(samples), self.width
-        heads = self.readout.heads if self.readout else 0
         return {
             "attention": self.blocks * (8 * tokens * width**2 + 4 * tokens**2 * width),
             "MLP": self.blocks * 4 * tokens * width * self.ffn_dim,
-            **({"readout": 2 * self.frames(samples) * width * heads} if heads else {}),
+            **({"readout": read} if (read := self._readout_operations(samples)) else {}),
             "head": self._head_operations(),
         }
+
+    def _readout_operations(self, samples: int) -> int:
+        read, width = self.readout, self.frame_dim
+        if read is None:
+            return 0
+        scores = width if read.pooling == "statistics" else 0
+        frame = step_operations(read.steps, self.width) + 2 * width * (scores + read.heads)
+        flat = self.embed_dim if read.pooling == "flatten" else 0
+        return self.frames(samples) * (frame + 2 * width * flat)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """config.json of a converted model: architecture, labels and origin."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import Self
@@ -94,6 +94,8 @@ class ModelConfig:
         trained_on: For each training by `e2v train`, of the network and of its head, who it was trained on; empty for
             models that were only converted.
         calibrated_on: Speakers whose clips determined the temperature, e.g. `emodb/11`; empty if it was not fitted.
+        others: Names of the numbers in each further output, in order, e.g. `arousal`, `dominance`, `valence` for
+            `dimensions`.
     """
 
     family: str
@@ -107,6 +109,7 @@ class ModelConfig:
     converter: str
     trained_on: tuple[TrainedOn, ...] = ()
     calibrated_on: tuple[str, ...] = ()
+    others: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raises ValueError for values that no converted model has."""
@@ -118,6 +121,9 @@ class ModelConfig:
         rows = self.architecture.num_labels
         if len(self.labels) != rows or len({label.name for label in self.labels}) != rows:
             raise ValueError(f"the head has {rows} rows, but the labels are {self.labels}")
+        named = {name: len({*rows}) for name, rows in self.others.items()}
+        if named != {branch.name: branch.rows for branch in self.architecture.others}:
+            raise ValueError(f"the further outputs are {self.architecture.others}, but their names are {self.others}")
 
     @property
     def arithmetic(self) -> str:
@@ -128,6 +134,11 @@ class ModelConfig:
     def dimensional(self) -> bool:
         """Whether the outputs are arousal, dominance and valence rather than classes."""
         return {label.name for label in self.labels} == set(DIMENSIONS)
+
+    @property
+    def measures(self) -> bool:
+        """Whether arousal, dominance and valence are the outputs or the further output `dimensions`."""
+        return self.dimensional or {*self.others.get("dimensions", ())} == set(DIMENSIONS)
 
     def to_json(self) -> str:
         """Returns the text of config.json."""
@@ -152,6 +163,7 @@ class ModelConfig:
                 for each in values.get("trained_on", ())
             )
             values["calibrated_on"] = tuple(values.get("calibrated_on", ()))
+            values["others"] = {name: tuple(rows) for name, rows in values.get("others", {}).items()}
             return cls(**values)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"config.json is damaged ({error!r}): convert the checkpoint again") from error

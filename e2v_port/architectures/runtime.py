@@ -26,7 +26,7 @@ class Output:
             for transformers); None unless requested.
         frame_logits: Outputs of the head for each frame by itself, [frames, labels], or for the second around it where
             the embedding has deviations. The head was trained on whole clips, so these show where in a clip an emotion
-            lies rather than how certain it is.
+            lies rather than how certain it is. None without a head, or with one that takes whole clips only.
     """
 
     embedding: Vector
@@ -79,8 +79,8 @@ class Runtime(Protocol):
             For each clip, the outputs of all blocks for its frames, raw, in order: [blocks, frames, width].
         """
 
-    def score(self, embedding: Vector) -> Vector:
-        """Applies the head to embeddings [..., dim]: logits [..., labels]."""
+    def score(self, embedding: Vector, output: str = "") -> Vector:
+        """Applies the head to embeddings [..., dim]: logits [..., labels], or a further output by name."""
 
     def stages(self, waveform: Waveform) -> dict[str, Vector]:
         """Runs one normalized clip [samples] and returns the value of every stage by name, in order."""

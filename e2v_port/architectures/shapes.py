@@ -1,8 +1,15 @@
 """Names and shapes of the tensors of common layers, as they are stored."""
 
-__all__ = ["Shape", "block", "linear", "norm"]
+__all__ = ["Shape", "block", "is_size", "linear", "norm"]
 
 Shape = tuple[int, ...]
+
+LARGEST = 1 << 16  # far above any size of a real model; a corrupt one is refused before it costs time and memory
+
+
+def is_size(value: object, lowest: int = 1) -> bool:
+    """Returns whether a value can be a size of a model."""
+    return type(value) is int and lowest <= value <= LARGEST
 
 
 def linear(name: str, out: int, dim: int) -> dict[str, Shape]:

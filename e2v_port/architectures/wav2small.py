@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import ClassVar
 
-from e2v_port.architectures.base import Architecture, is_size
-from e2v_port.architectures.shapes import Shape, linear
+from e2v_port.architectures.base import Architecture
+from e2v_port.architectures.shapes import Shape, is_size, linear
 
 __all__ = ["Wav2smallConfig"]
 

@@ -34,7 +34,7 @@ class Wav2vec2Config(WaveformTransformer):
     @property
     def has_norm(self) -> bool:
         """Whether there is a norm besides those of the blocks: a readout leaves out the one after them."""
-        return not (self.pre_norm and self.readout)
+        return self.finished or not self.pre_norm
 
     def norm_of(self, layer: int) -> str:
         """Returns the norm after a convolution: `layer`, `group`, or empty for none."""

@@ -6,8 +6,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from e2v_port.architectures.base import Transformer, is_size
-from e2v_port.architectures.shapes import Shape, norm
+from e2v_port.architectures.base import Transformer
+from e2v_port.architectures.shapes import Shape, is_size, norm
 
 __all__ = ["COLUMN", "MAX_FRAMES", "STRIDES", "WINDOW", "WhisperConfig", "positions"]
 
@@ -82,7 +82,7 @@ class WhisperConfig(Transformer):
             stored[f"conv_layers.{i}.bias"] = (self.width,)
         blocks = self._blocks("blocks", self.depth)
         stored |= {name: shape for name, shape in blocks.items() if not name.endswith("k_proj.bias")}
-        if self.readout is None:
+        if self.finished:
             stored |= norm("norm", self.width)
         return stored | self._readout_and_head()
 

@@ -60,8 +60,8 @@ def export_onnx(
     """Writes a folder with model.onnx, config.json and run.py, after checking that it computes what this package does.
 
     The graph takes the clips as they are: `waveform` [batch, samples] in float32 at 16 kHz, and `samples` [batch], the
-    length of each. It returns `probabilities` and `logits`, or `dimensions`, for models that have them, and
-    `embedding`, `frames` and `lengths`, the number of frames of each clip.
+    length of each. It returns `probabilities` and `logits`, or `dimensions`, for models that have them, every further
+    output of the model by its name, and `embedding`, `frames` and `lengths`, the number of frames of each clip.
 
     Args:
         model: Model, as for `e2v_port.load`.
@@ -93,7 +93,7 @@ def export_onnx(
         seam.write_onnx(path, config, read, dtype=dtype, opset=opset, metadata=_metadata(config, dtype))
         compared, difference = _compare(path, own, dtype)
         head = {name: read(name) for name in architecture.tensors() if name.startswith(("head.", "readout."))}
-        if config.labels:  # this package's own runtime applies it to frames and to joined windows, outside the graph
+        if architecture.has_head:  # this package's own runtime applies it to frames and to joined windows, outside the graph
             save_file(head, place / "head.safetensors")
         # The mean embeddings of labels are left out, and whatever was stored computes in float32.
         written = replace(config, dtype="float32", architecture=replace(architecture, means=False))

@@ -227,9 +227,24 @@ class Model(Batched):
         """
         _, output = result
         self.need_dimensions()
+        if not self.config.dimensional:
+            return Dimensions(**self.outputs(result)["dimensions"])
         assert output.logits is not None
         names = (label.name for label in self.config.labels)
         return Dimensions(**dict(zip(names, output.logits.tolist(), strict=True)))
+
+    def outputs(self, result: tuple[float, Output]) -> dict[str, dict[str, float]]:
+        """Returns every further output of a clip, from its duration and output as `each` yields them.
+
+        Returns:
+            The numbers of each output by their names, raw, such as `{"age": {"years": 31.4}}`; an empty dict for a
+            model without further outputs.
+        """
+        _, output = result
+        return {
+            name: dict(zip(rows, self._runner.score(output.embedding, name).tolist(), strict=True))
+            for name, rows in self.config.others.items()
+        }
 
     @cached_property
     def centers(self) -> Centers:
@@ -288,7 +303,7 @@ class Model(Batched):
 
     def need_dimensions(self) -> None:
         """Raises NoLabels for a model without dimensions. Call it before long work."""
-        if not self.config.dimensional:
+        if not self.config.measures:
             raise NoLabels(
                 f"{self.config.source.repository} does not predict arousal, dominance and valence: use "
                 f"audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim"

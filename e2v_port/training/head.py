@@ -219,6 +219,8 @@ def _config(old: ModelConfig, task: Task, recipe: HeadRecipe, licence: str | Non
         architecture=replace(
             _architecture(old, recipe),
             head_dim=recipe.hidden,
+            head=(),
+            others=(),
             num_labels=len(task.outputs),
             means=not task.dimensional,
         ),
@@ -281,7 +283,7 @@ def _cut(work: Path, folder: Path, config: ModelConfig, backbone: Mapping[str, A
         return folder
     cut = work / "cut"
     if not catalog.is_converted(cut):
-        bare = replace(config.architecture, head_dim=0, num_labels=0, means=False)
+        bare = replace(config.architecture, head_dim=0, num_labels=0, means=False, head=(), others=())
         shapes = bare.tensors()
         arrays = {name: backbone.get(name, np.zeros(shapes[name], np.float32)) for name in shapes}
         seam.store(cut, replace(config, architecture=bare, labels=()), lambda: iter(arrays.items()))
