@@ -5,6 +5,8 @@ Wav2Vec2Model (arXiv 2006.11477) with the head on the model card of
 audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim (arXiv 2203.07378).
 """
 
+from typing import Any, ClassVar
+
 import mlx.core as mx
 from mlx import nn
 
@@ -47,10 +49,23 @@ class Block(nn.Module):
         return x
 
 
+class PlainProjection(nn.Module):
+    """Projects the channels of the convolutions to the width of the transformer, without a norm (DistilHuBERT)."""
+
+    def __init__(self, channels: int, dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(channels, dim)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        out: mx.array = self.linear(x)
+        return out
+
+
 class Wav2vec2(WaveformEncoder):
     """Waveforms in; frames, their mean and outputs out."""
 
     config: Wav2vec2Config
+    kind: ClassVar[Any] = Block  # of its blocks
 
     def __init__(self, config: Wav2vec2Config) -> None:
         super().__init__()
@@ -61,10 +76,13 @@ class Wav2vec2(WaveformEncoder):
             Convolution(channels[i], *layer, config.conv_bias, config.norm_of(i))
             for i, layer in enumerate(config.conv_layers)
         ]
-        self.projection = Projection(channels[-1], dim, config.norm_eps)
+        if config.projection_norm:
+            self.projection: Projection | PlainProjection = Projection(channels[-1], dim, config.norm_eps)
+        else:
+            self.projection = PlainProjection(channels[-1], dim)
         self.positions = Positions(dim, config.conv_pos_kernel, config.conv_pos_groups, norm=False)
         self.norm = nn.LayerNorm(dim, eps=config.norm_eps) if config.has_norm else None
-        self.blocks = [Block(config) for _ in range(config.depth)]
+        self.blocks = [self.kind(config) for _ in range(config.depth)]
         self.readout = Readout(config)
         self.head = Head(config) if config.has_head else None
 

@@ -5,6 +5,8 @@ Wav2Vec2Model (arXiv 2006.11477) with the head on the model card of
 audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim (arXiv 2203.07378).
 """
 
+from typing import Any, ClassVar
+
 from e2v_port.architectures.wav2vec2 import Wav2vec2Config
 
 from .layers_numpy import (
@@ -13,6 +15,7 @@ from .layers_numpy import (
     Convolution,
     Head,
     LayerNorm,
+    Linear,
     Mlp,
     Positions,
     Projection,
@@ -45,10 +48,21 @@ class Block:
         return x
 
 
+class PlainProjection:
+    """Projects the channels of the convolutions to the width of the transformer, without a norm (DistilHuBERT)."""
+
+    def __init__(self, stored: Stored) -> None:
+        self.linear = Linear(stored["linear"])
+
+    def __call__(self, x: Array) -> Array:
+        return self.linear(x)
+
+
 class Wav2vec2(WaveformEncoder):
     """A waveform in; frames, their mean and outputs out."""
 
     config: Wav2vec2Config
+    kind: ClassVar[Any] = Block  # of its blocks
 
     def __init__(self, stored: Stored, config: Wav2vec2Config) -> None:
         self.config = config
@@ -56,10 +70,13 @@ class Wav2vec2(WaveformEncoder):
             Convolution(stored["conv_layers"][str(i)], stride, config.norm_of(i))
             for i, (_, _, stride) in enumerate(config.conv_layers)
         ]
-        self.projection = Projection(stored["projection"], config.norm_eps)
+        if config.projection_norm:
+            self.projection: Projection | PlainProjection = Projection(stored["projection"], config.norm_eps)
+        else:
+            self.projection = PlainProjection(stored["projection"])
         self.positions = Positions(stored["positions"], config.conv_pos_groups, norm=False)
         self.norm = LayerNorm(stored["norm"], config.norm_eps) if config.has_norm else None
-        self.blocks = [Block(stored["blocks"][str(i)], config) for i in range(config.depth)]
+        self.blocks = [self.kind(stored["blocks"][str(i)], config) for i in range(config.depth)]
         self.readout = Readout(stored.get("readout", {}), config)
         self.head = Head(stored["head"], config) if config.has_head else None
 

@@ -18,7 +18,9 @@ class Wav2vec2(WaveformEncoder):
     def begin(self, waveform: Value, samples: Value) -> tuple[Value, Value, Value]:
         g, eps = self.graph, self.config.norm_eps
         x, lengths = self.extract(waveform, samples, self.config.norm_of, self.config.conv_bias)
-        x = g.linear(g.norm(x, "projection.norm", eps), "projection.linear")  # [B, T, D]
+        if self.config.projection_norm:
+            x = g.norm(x, "projection.norm", eps)
+        x = g.linear(x, "projection.linear")  # [B, T, D]
         valid = g.valid(lengths, x.size(1))  # [B, T]
         x = g.where(valid.axes(2), x, 0.0)
         x = x + g.gelu(self.positions(x, "positions"))

@@ -43,6 +43,7 @@ FAMILIES: dict[str, Family] = {
     for family in (
         Family("emotion2vec", "Emotion2vecConfig", "Emotion2vec"),
         Family("wav2vec2", "Wav2vec2Config", "Wav2vec2"),
+        Family("wavlm", "WavlmConfig", "Wavlm"),
         Family("wav2small", "Wav2smallConfig", "Wav2small"),
         Family("whisper", "WhisperConfig", "Whisper"),
     )
