@@ -116,7 +116,9 @@ class VoxProfile(nn.Module):
         else:
             prepare = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
             values = prepare(waveform, sampling_rate=16_000, return_tensors="pt")["input_values"]
-            states = torch.stack(self.backbone_model(values, output_hidden_states=True).hidden_states)
+            encoded = self.backbone_model(values, output_hidden_states=True)
+            # Of transformers 4, which the models were trained with: the last state has passed the final norm.
+            states = torch.stack([*encoded.hidden_states[:-1], encoded.last_hidden_state])
             x = (torch.softmax(self.weights, -1)[:, None, None, None] * states).sum(0)
             length = x.shape[1]
         x = self.model_seq(x.mT).mT[:, :length].mean(1)
