@@ -284,30 +284,43 @@ class Mlp:
 def scale_clip(x: Array) -> Array:
     """Scales a clip [T, C] to zero mean and unit variance over its frames and features together."""
     x = x - x.mean(dtype=np.float64).astype(np.float32)
-    variance = np.square(x).mean(dtype=np.float64) + NORM_EPS
-    return (x / np.sqrt(variance)).astype(np.float32)
+    deviation = np.sqrt(np.square(x).mean(dtype=np.float64) + NORM_EPS)
+    scaled: Array = x / np.float32(deviation)
+    return scaled
 
 
+def relu(x: Array) -> Array:
+    """Returns the numbers that are above zero, and zero for the others."""
+    return np.maximum(x, np.float32(0))
+
+
+def sigmoid(x: Array) -> Array:
+    """Returns 1 / (1 + exp(-x))."""
+    shares: Array = np.reciprocal(np.exp(-x) + np.float32(1))
+    return shares
+
+
+# Operations of a head without tensors.
 FUNCTIONS: dict[str, Callable[[Array], Array]] = {
-    "relu": lambda x: np.maximum(x, 0),
+    "relu": relu,
     "tanh": np.tanh,
     "gelu": gelu,
-    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "sigmoid": sigmoid,
     "clip_norm": scale_clip,
-}  # of the operations of a head without tensors
+}
 
 
 class Steps:
     """Operations of a readout or a head, as `architectures.heads.Step` says."""
 
     def __init__(self, stored: Stored, steps: tuple[Step, ...]) -> None:
-        self.operations = [self._operation(stored[step.name] if step.name else stored, step) for step in steps]
-
-    @staticmethod
-    def _operation(stored: Stored, step: Step) -> Callable[[Array], Array]:
-        if step.op == "linear":
-            return Linear(stored)
-        return LayerNorm(stored, NORM_EPS) if step.op == "norm" else FUNCTIONS[step.op]
+        self.operations: list[Callable[[Array], Array]] = []
+        for step in steps:
+            part = stored[step.name] if step.name else stored
+            if step.op == "linear":
+                self.operations.append(Linear(part))
+            else:
+                self.operations.append(LayerNorm(part, NORM_EPS) if step.op == "norm" else FUNCTIONS[step.op])
 
     def __call__(self, x: Array) -> Array:
         """Returns [..., C'] for embeddings, or for the frames of a clip, [..., C]."""

@@ -315,7 +315,8 @@ class Readout(nn.Module):
         """Applies the steps before pooling to frames [B, T, D], of which each clip has `lengths` [B]."""
         if not self.steps.operations:
             return frames
-        return self.steps(frames, valid_frames(lengths, frames.shape[1])[:, :, None])  # type: ignore[no-any-return]
+        refined: Tensor = self.steps(frames, valid_frames(lengths, frames.shape[1])[:, :, None])
+        return refined
 
     def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
         """Returns the embeddings [B, embed_dim] of frames [B, T, D], of which each clip has `lengths` [B]."""

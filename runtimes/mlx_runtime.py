@@ -97,7 +97,8 @@ class MlxRuntime:
 
     def _run(self, batch: Waveform, samples: list[int], frames: bool) -> list[Output]:
         hidden, pooled, logits = self.model(mx.array(batch), samples)
-        scored = self._score_frames(hidden, samples) if frames and logits is not None and self.config.judges_frames else None
+        judged = frames and logits is not None and self.config.judges_frames
+        scored = self._score_frames(hidden, samples) if judged else None
         wanted = hidden.astype(mx.float32) if frames else None
         mx.eval(pooled, logits, wanted, scored)  # together: values that several need are computed once
         means = np.array(pooled)

@@ -62,7 +62,8 @@ class NumpyRuntime:
 
     def _run(self, waveform: Waveform, frames: bool) -> Output:
         hidden, pooled, logits = self.model(waveform)
-        scored = self._score_frames(hidden) if frames and logits is not None and self.config.judges_frames else None
+        judged = frames and logits is not None and self.config.judges_frames
+        scored = self._score_frames(hidden) if judged else None
         return Output(pooled, logits, hidden if frames else None, scored)
 
     def _score_frames(self, hidden: Array) -> Array:

@@ -104,7 +104,8 @@ class TorchRuntime:
     def _run(self, batch: Waveform, samples: list[int], frames: bool) -> list[Output]:
         with own_settings(self.device.type):
             hidden, pooled, logits = self._forward(batch, samples)
-            scored = _numpy(self._score_frames(hidden, samples)) if frames and logits is not None and self.config.judges_frames else None
+            judged = frames and logits is not None and self.config.judges_frames
+            scored = _numpy(self._score_frames(hidden, samples)) if judged else None
             means = _numpy(pooled)
             rows = None if logits is None else _numpy(logits)
             return [

@@ -64,7 +64,7 @@ class Wavlm(Wav2vec2):
         super().__init__(stored, config)
         self.distances = stored["distances"]
 
-    def run(self, x: Array, _bias: None, trace: Trace) -> Iterator[Array]:
+    def run(self, x: Array, _bias: Array | None, trace: Trace) -> Iterator[Array]:
         places = self.places(len(x))
         for i, block in enumerate(self.blocks):
             x = block(x, places)

@@ -3,8 +3,6 @@
 Dimensions: B clips, T frames, D features per frame, H heads.
 """
 
-import numpy as np
-
 from e2v_port.architectures.wavlm import WavlmConfig, buckets
 
 from .layers_onnx import Value

@@ -15,7 +15,7 @@ from browsing import browser, microphone, service, visit
 __all__ = ["browser", "microphone", "service", "visit"]
 
 # Groups of tests in which one worker holds a model of the size and format of a published one, with random weights.
-FULL_SIZE = {"base", "large", "audeering", "whisper-base"}
+FULL_SIZE = {"base", "large", "audeering", "hubert-large", "wavlm-large", "whisper-base"}
 REAL_WEIGHTS = {"whisper_base", "whisper_tiny_en"}  # fixtures; their tests are of full size, too
 RECORDINGS = Path(__file__).parents[1] / ".." / "shared" / "audio"
 

@@ -73,6 +73,9 @@ def uses(network: nn.Module, module: str, method: str, name: str) -> bool:
     for i, attribute in enumerate(path):
         holder = network.get_submodule(".".join(path[:i]))
         if kind in {parent.__name__ for parent in type(holder).__mro__}:
+            if hasattr(holder, "operations"):  # a head is data: its tensors are named there
+                names = {step.name for step in holder.operations}
+                return "self.operations" in source and (attribute if path[i + 1 :] else "") in names
             return re.search(rf"\bself\.{attribute}\b|, self\)", source) is not None
     return False
 

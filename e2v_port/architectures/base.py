@@ -176,9 +176,9 @@ class Architecture(ABC):
 
         Files may not mention what was added later: `means`, `head` and `others`.
         """
-        values = {"means": False, "head": (), "others": ()} | values
-        values["head"] = Step.many(values["head"])
-        values["others"] = tuple(map(Branch.from_dict, values["others"]))
+        values = {"means": False} | values
+        values["head"] = Step.many(values.get("head", ()))
+        values["others"] = tuple(map(Branch.from_dict, values.get("others", ())))
         return cls(**{field.name: _frozen(values[field.name]) for field in fields(cls)})
 
 
@@ -243,8 +243,8 @@ class Readout:
 
         Files may not mention what was added later: `final`, `steps` and `width`.
         """
-        values = {"final": False, "steps": (), "width": 0} | values
-        values["steps"] = Step.many(values["steps"])
+        values = {"final": False, "width": 0} | values
+        values["steps"] = Step.many(values.get("steps", ()))
         return cls(**{field.name: _frozen(values[field.name]) for field in fields(cls)})
 
 
@@ -284,7 +284,9 @@ class Transformer(Architecture):
         if read.pooling == "flatten":
             fits = read.width > 0 and self.shortest > 0
         else:
-            fits = self.embed_dim == self.frame_dim * read.statistics and not (read.heads and self.frame_dim % read.heads)
+            fits = self.embed_dim == self.frame_dim * read.statistics and not (
+                read.heads and self.frame_dim % read.heads
+            )
         if not fits:
             raise ValueError(f"an embedding of {self.embed_dim} numbers cannot come from {read}")
         if read.layers[-1] != self.blocks:
@@ -336,8 +338,8 @@ class Transformer(Architecture):
 
         Its head, if it has one, is that of `head_dim`, and its only output.
         """
-        bare = {"readout": None, "means": False, "head": (), "others": ()}
-        return replace(self, depth=blocks, embed_dim=self.width, **bare)
+        width = self.width
+        return replace(self, depth=blocks, embed_dim=width, readout=None, means=False, head=(), others=())
 
     def read(self, readout: Readout) -> Self:
         """Returns the architecture cut after the last block that a readout reads, with that readout."""

@@ -66,4 +66,5 @@ def buckets(number: int, furthest: int) -> NDArray[np.int64]:
     far = np.abs(at)
     spread = np.log(np.maximum(far, exact) / exact) / math.log(furthest / exact) * (half - exact)
     own = np.where(far < exact, far, np.minimum(exact + spread.astype(np.int64), half - 1))
-    return own + half * (at > 0)
+    found: NDArray[np.int64] = own + half * (at > 0)
+    return found

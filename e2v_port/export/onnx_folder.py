@@ -93,7 +93,9 @@ def export_onnx(
         seam.write_onnx(path, config, read, dtype=dtype, opset=opset, metadata=_metadata(config, dtype))
         compared, difference = _compare(path, own, dtype)
         head = {name: read(name) for name in architecture.tensors() if name.startswith(("head.", "readout."))}
-        if architecture.has_head:  # this package's own runtime applies it to frames and to joined windows, outside the graph
+        if (
+            architecture.has_head
+        ):  # this package's own runtime applies it to frames and to joined windows, outside the graph
             save_file(head, place / "head.safetensors")
         # The mean embeddings of labels are left out, and whatever was stored computes in float32.
         written = replace(config, dtype="float32", architecture=replace(architecture, means=False))

@@ -1,6 +1,7 @@
-"""transformers' wav2vec2 with the head of audeering's model card, run stage by stage."""
+"""transformers' wav2vec2, HuBERT and WavLM, run stage by stage, with the head of audeering's model card."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,9 +21,9 @@ __all__ = ["PEER", "REFERENCE", "Transformers"]
 PROGRAM = """if True:
     import json, sys
     import soundfile, torch
-    from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
+    from transformers import AutoModel, Wav2Vec2FeatureExtractor
     prepare = Wav2Vec2FeatureExtractor.from_pretrained(sys.argv[1])
-    model = Wav2Vec2Model.from_pretrained(sys.argv[1]).to(sys.argv[2]).eval()
+    model = AutoModel.from_pretrained(sys.argv[1]).to(sys.argv[2]).eval()
     samples, rate = soundfile.read(sys.argv[3], dtype="float32")
     with torch.inference_mode():
         values = prepare(samples, sampling_rate=rate, return_tensors="pt").input_values
@@ -30,10 +31,13 @@ PROGRAM = """if True:
 
 
 class Transformers:
-    """transformers' Wav2Vec2Model from an unconverted checkpoint's folder, and the head of audeering's model card.
+    """transformers' own class from an unconverted checkpoint's folder, and the head of audeering's model card.
+
+    The class is the one that config.json names: Wav2Vec2Model, HubertModel or WavLMModel.
 
     Raises:
-        CheckpointError: The checkpoint has no config.json, which transformers cannot do without.
+        CheckpointError: The checkpoint has no config.json, which transformers cannot do without; or transformers did
+            not load all of its weights.
         RuntimeUnavailable: transformers cannot be imported.
     """
 
@@ -46,17 +50,22 @@ class Transformers:
         folder = checkpoint.weights.parent
         with quiet():
             try:
-                from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
+                from transformers import AutoModel, Wav2Vec2FeatureExtractor
             except ImportError as error:
                 raise RuntimeUnavailable(
                     f"transformers cannot be imported ({error}): pip install --upgrade transformers"
                 ) from error
 
-            from_pretrained: Any = Wav2Vec2Model.from_pretrained
+            from_pretrained: Any = AutoModel.from_pretrained
             self.model = from_pretrained(folder, local_files_only=True)
             self.prepare = Wav2Vec2FeatureExtractor.from_pretrained(folder, local_files_only=True)
         self.model.eval().float()
         state = tensors(checkpoint)
+        if missed := list(_missed(self.model, state)):
+            raise CheckpointError(
+                f"{checkpoint.weights}: transformers did not load {', '.join(missed)}: "
+                f"pip install --upgrade transformers, or use another version"
+            )
         self.head = {name: tensor.float() for name, tensor in state.items() if name.startswith("classifier.")}
 
     def stages(self, waveform: Waveform) -> dict[str, NDArray[np.float32]]:
@@ -64,14 +73,17 @@ class Transformers:
         import torch
         from torch.nn import functional
 
+        def first(output: Any) -> Any:  # modules of some of the classes, and versions, return more than one value
+            return output if isinstance(output, torch.Tensor) else output[0]
+
         model, head = self.model, self.head
         hooks = Hooks()
         for i, layer in enumerate(model.feature_extractor.conv_layers):
             hooks.keep(f"conv_layers.{i}", layer, lambda output: output.mT)
-        hooks.keep("projection", model.feature_projection, lambda output: output[0])
+        hooks.keep("projection", model.feature_projection, first)
         hooks.keep("positions", model.encoder.pos_conv_embed)
         for i, block in enumerate(model.encoder.layers):
-            hooks.keep(f"blocks.{i}", block, lambda output: output if isinstance(output, torch.Tensor) else output[0])
+            hooks.keep(f"blocks.{i}", block, first)
         found = hooks.found
         try:
             with torch.inference_mode():
@@ -89,6 +101,23 @@ class Transformers:
         finally:
             hooks.remove()
         return found
+
+
+def _missed(model: Any, state: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the parameters that do not have the values of the file: transformers fills them with random ones."""
+    import torch
+
+    def own(name: str) -> str:
+        name = re.sub(r"^(wav2vec2|hubert|wavlm)\.", "", name)
+        for i, old in enumerate(("weight_g", "weight_v")):
+            name = name.replace(old, f"parametrizations.weight.original{i}")
+        return name
+
+    stored = {own(name): tensor for name, tensor in state.items()}
+    for name, value in model.state_dict().items():
+        used = name != "masked_spec_embed"  # in training alone
+        if used and not (name in stored and torch.equal(value, stored[name].float())):
+            yield name
 
 
 def _transformers(checkpoint: Checkpoint, device: str) -> Callable[[list[str]], list[Vector]]:

@@ -1,4 +1,4 @@
-"""All runtimes of wav2vec2 against transformers: the same weights, the same clips, every stage."""
+"""All runtimes of wav2vec2, HuBERT and WavLM against transformers: the same weights, the same clips, every stage."""
 
 import json
 from dataclasses import replace
@@ -11,8 +11,11 @@ import torch
 from safetensors.torch import save_file
 
 import e2v_port
+from e2v_port.architectures.config import ModelConfig
+from e2v_port.architectures.wavlm import WavlmConfig, buckets
 from e2v_port.checkpoints.checkpoint import local
 from e2v_port.converters import wav2vec2 as wav2vec2_converter
+from e2v_port.converters import wavlm as wavlm_converter
 from e2v_port.models import devices
 from e2v_port.parity import references, verify
 from e2v_port.parity import wav2vec2 as wav2vec2_reference
@@ -35,13 +38,34 @@ LARGE_TOY = replace(
     conv_pos_kernel=16,
     conv_pos_groups=4,
 )
+BASE_TOY = replace(LARGE_TOY, conv_norm="group", pre_norm=False, conv_bias=False, conv_pos_kernel=7)
+NO_HEAD = replace(LARGE_TOY, num_labels=0, head_dim=0)
+TOY_SIZES = {
+    name: getattr(NO_HEAD, name)
+    for name in ("conv_layers", "embed_dim", "num_heads", "depth", "ffn_dim", "conv_pos_kernel", "conv_pos_groups")
+}
 CASES = {
     "wav2vec2-large-toy": LARGE_TOY,  # LayerNorm after every convolution, norm before the halves of a block
-    "wav2vec2-base-toy": replace(LARGE_TOY, conv_norm="group", pre_norm=False, conv_bias=False, conv_pos_kernel=7),
-    "wav2vec2-no-head": replace(LARGE_TOY, num_labels=0, head_dim=0, normalize=False, norm_eps=1e-3),
+    "wav2vec2-base-toy": BASE_TOY,
+    "wav2vec2-no-head": replace(NO_HEAD, normalize=False, norm_eps=1e-3),
     "audeering": wav2vec2_converter.AUDEERING,
+    "hubert-large-toy": NO_HEAD,
+    "hubert-base-toy": replace(BASE_TOY, num_labels=0, head_dim=0),
+    "distilhubert-toy": replace(BASE_TOY, num_labels=0, head_dim=0, depth=2, projection_norm=False),
+    "wavlm-large-toy": replace(wavlm_converter.LARGE, **TOY_SIZES),
+    "wavlm-base-toy": replace(
+        wavlm_converter.BASE, **TOY_SIZES | {"conv_pos_kernel": 7}, conv_bias=True, num_buckets=30, max_distance=90
+    ),
+    "hubert-large": wav2vec2_converter.LARGE,
+    "wavlm-large": wavlm_converter.LARGE,
 }
-BY_CASE = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in CASES]
+TOYS = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in CASES if name.endswith("toy")]
+FEW = ("voice-2", "400-samples", "30-seconds")  # the others test what wav2vec2 has in common with these
+BY_CASE = [
+    pytest.param(name, clip, marks=pytest.mark.xdist_group(name))
+    for name in CASES
+    for clip in (CLIPS if "wav2vec2" in name or name == "audeering" else FEW)
+]
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +74,11 @@ def checkpoints(tmp_path_factory):
 
     @lru_cache
     def make(name: str) -> Path:
-        return wav2vec2_converter.make(CASES[name], root / name, parametrized=name.endswith("toy"))
+        config, parametrized = CASES[name], name.endswith("large-toy")
+        if isinstance(config, WavlmConfig):
+            return wavlm_converter.make(config, root / name, parametrized=parametrized)
+        kind = "hubert" if "hubert" in name else "wav2vec2"
+        return wav2vec2_converter.make(config, root / name, parametrized=parametrized, kind=kind)
 
     return make
 
@@ -81,8 +109,7 @@ def wav2vec2(checkpoints):
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-@pytest.mark.parametrize("clip", CLIPS)
-@pytest.mark.parametrize("name", BY_CASE)
+@pytest.mark.parametrize(("name", "clip"), BY_CASE)
 def test_every_stage_equals_transformers(name, clip, runtime, reference, wav2vec2, speech, record_property):
     model = wav2vec2(name, runtime)
     found = model.stages(CLIPS[clip](speech), 16_000)
@@ -95,12 +122,13 @@ def test_every_stage_equals_transformers(name, clip, runtime, reference, wav2vec
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-@pytest.mark.parametrize("name", BY_CASE[:2])
+@pytest.mark.parametrize("name", TOYS)
 def test_a_batch_of_mixed_lengths_equals_single_clips(name, runtime, wav2vec2, speech):
     model = wav2vec2(name, runtime)
     clips = [CLIPS[clip](speech) for clip in CLIPS if clip != "30-seconds"]
-    batch = model.dimensions(clips, 16_000)
-    for together, clip in zip(batch, clips, strict=True):
+    for together, clip in zip(model.embed(clips, 16_000), clips, strict=True):
+        np.testing.assert_allclose(together, model.embed(clip, 16_000), atol=2e-5, rtol=0)
+    for together, clip in zip(model.dimensions(clips, 16_000) if model.labels else (), clips, strict=False):
         alone = model.dimensions(clip, 16_000).to_dict()
         assert together.to_dict() == pytest.approx(alone, abs=2e-5)
     frames = model.embed(clips, 16_000, granularity="frame")
@@ -161,6 +189,8 @@ def test_every_dialect_gives_the_same_model(checkpoints, tmp_path, speech):
         ({"num_attention_heads": 7}, "cannot be shared"),
         ({"intermediate_size": 95}, "must be"),
         ({"feat_extract_norm": "batch"}, "conv_norm is 'batch'"),
+        ({"conv_pos_batch_norm": True}, "conv_pos_batch_norm is True"),
+        ({"model_type": "data2vec-audio"}, "only 'wav2vec2' or 'hubert' is supported"),
     ],
 )
 def test_a_configuration_that_is_not_computed_is_refused(change, message, checkpoints, tmp_path):
@@ -195,3 +225,53 @@ def test_what_a_dimensional_model_is_not_asked_for(wav2vec2, speech):
         wav2vec2("wav2vec2-large-toy", "cpu").predict(clip)
     with pytest.raises(e2v_port.NoLabels, match="does not predict arousal"):
         wav2vec2("wav2vec2-no-head", "cpu").dimensions(clip)
+
+
+@pytest.mark.parametrize(("number", "furthest"), [(320, 800), (30, 90), (33, 128), (8, 3)])
+def test_distances_are_in_the_buckets_of_transformers(number, furthest):
+    from transformers.models.wavlm.modeling_wavlm import WavLMAttention
+
+    apart = torch.arange(-3 * furthest, 3 * furthest + 1)
+    wanted = WavLMAttention(8, 2, num_buckets=number, max_distance=furthest)._relative_positions_bucket(apart)
+    found = buckets(number, furthest)[np.clip(apart.numpy(), -furthest, furthest) + furthest]
+    assert found.tolist() == wanted.tolist()
+
+
+def test_buckets_that_cover_no_distance_are_refused(checkpoints, tmp_path):
+    settings = json.loads((checkpoints("wavlm-base-toy") / "config.json").read_text())
+    for path in checkpoints("wavlm-base-toy").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "config.json").write_text(json.dumps(settings | {"max_bucket_distance": 7}))
+    with pytest.raises(e2v_port.CheckpointError, match="30 buckets do not cover distances of up to 7 frames"):
+        e2v_port.convert(tmp_path, out=tmp_path / "out")
+
+
+@pytest.mark.parametrize(("name", "normalize"), [("wavlm-large-toy", True), ("wavlm-base-toy", False)])
+def test_without_a_preprocessor_the_published_models_say_what_is_normalized(name, normalize, checkpoints, tmp_path):
+    for file in ("config.json", "pytorch_model.bin"):
+        (tmp_path / file).write_bytes((checkpoints(name) / file).read_bytes())
+    notes = []
+    folder = e2v_port.convert(tmp_path, out=tmp_path / "out", note=notes.append)
+    assert ModelConfig.read(folder).architecture.normalize is normalize
+    assert any("no preprocessor_config.json" in note for note in notes)
+
+
+def test_models_converted_before_there_was_hubert_still_load(checkpoints, tmp_path, speech):
+    folder = e2v_port.convert(checkpoints("wav2vec2-base-toy"), out=tmp_path / "old")
+    expected = e2v_port.load(folder, runtime="cpu").dimensions(speech[1])
+    settings = json.loads((folder / "config.json").read_text())
+    del settings["architecture"]["projection_norm"]
+    (folder / "config.json").write_text(json.dumps(settings))
+    assert e2v_port.load(folder, runtime="cpu").dimensions(speech[1]) == expected
+
+
+def test_a_reference_without_the_weights_of_the_file_is_refused(checkpoints, tmp_path):
+    """transformers fills what it does not find with random numbers."""
+    for path in checkpoints("wavlm-large-toy").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    state = torch.load(tmp_path / "pytorch_model.bin", weights_only=True)
+    gone = "encoder.layers.1.attention.gru_rel_pos_const"
+    del state[f"wavlm.{gone}"]
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    with pytest.raises(e2v_port.CheckpointError, match=f"did not load {gone}"):
+        wav2vec2_reference.Transformers(local(tmp_path))
