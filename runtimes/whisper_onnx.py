@@ -5,7 +5,7 @@ Dimensions: B clips, S samples, M columns of the spectrogram, T frames, D featur
 
 import math
 
-from e2v_port.architectures.whisper import COLUMN, MAX_FRAMES, STRIDES, WINDOW, WhisperConfig, positions
+from e2v_port.architectures.whisper import COLUMN, MAX_FRAMES, STRIDES, WINDOW, WhisperConfig
 from e2v_port.audio import mel_filters
 
 from .layers_onnx import Encoder, Value
@@ -32,7 +32,7 @@ class Whisper(Encoder):
             x = g.gelu(g.convolve(x, f"conv_layers.{i}", bias=True, pads=[1, 1], strides=[stride]))
         x = x.permute(0, 2, 1)  # [B, T, D]
         # There are no more positions: the sum with longer clips is an error.
-        x = x + g.constant(positions(MAX_FRAMES, self.config.width)).cut(0, 0, x.size(1))
+        x = x + g.constant(self.config.positions(MAX_FRAMES)).cut(0, 0, x.size(1))
         return x, read, self.mask(g.valid(lengths, x.size(1)))
 
     def spectrogram(self, waveform: Value, samples: Value) -> Value:

@@ -86,6 +86,15 @@ class WhisperConfig(Transformer):
             stored |= norm("norm", self.width)
         return stored | self._readout_and_head()
 
+    def positions(self, frames: int) -> NDArray[np.float32]:
+        """Returns what is added to the frames to mark their positions, [frames, width].
+
+        OpenAI published all numbers of Whisper in 16 bits, these too, so that they are rounded here in the same way.
+        With `fixed_frames`, another program has computed them anew in float32.
+        """
+        table = positions(frames, self.width)
+        return table if self.fixed_frames else table.astype(np.float16).astype(np.float32)
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """Builds the architecture as in `Transformer`; files may not mention `fixed_frames`, which was added later."""
@@ -105,10 +114,9 @@ def positions(frames: int, width: int) -> NDArray[np.float32]:
     """Returns what is added to the frames to mark their positions: sines and cosines, [frames, width].
 
     The wavelengths of the width / 2 sines grow from 2 pi to 20 000 pi frames (arXiv 1706.03762); the cosines follow
-    them. OpenAI published all numbers of Whisper in 16 bits, these too, so that they are rounded here in the same way.
+    them.
     """
     half = width // 2
     scales = np.exp(-np.log(10_000) / (half - 1) * np.arange(half))
     angles = np.arange(frames)[:, None] * scales
-    table = np.concatenate([np.sin(angles), np.cos(angles)], 1).astype(np.float32)
-    return table.astype(np.float16).astype(np.float32)
+    return np.concatenate([np.sin(angles), np.cos(angles)], 1).astype(np.float32)

@@ -3,10 +3,12 @@
 Each family has its own in the module of its name, as `REFERENCE`.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -15,7 +17,13 @@ from numpy.typing import NDArray
 from e2v_port.audio import Waveform
 from e2v_port.checkpoints.checkpoint import Checkpoint
 
-__all__ = ["Hooks", "Peer", "Reference", "Tolerances", "installed", "peer", "reference", "tensors"]
+__all__ = ["Hooks", "Peer", "Reference", "Tolerances", "installed", "peer", "reference", "reference_of", "tensors"]
+
+# Layouts of their own: a key that only their config.json has, and the class in published.py for each family.
+PUBLISHED = {
+    "ssl_type": {"wavlm": "Odyssey"},
+    "pretrain_model": {"wavlm": "VoxProfileWavLM", "whisper": "VoxProfileWhisper"},
+}
 
 Vector = NDArray[np.float32]
 Stages = Mapping[str, Vector]
@@ -75,6 +83,20 @@ def reference(family: str) -> type[Reference] | None:
         return None
     found: type[Reference] = import_module(name).REFERENCE
     return found
+
+
+def reference_of(family: str, checkpoint: Checkpoint) -> type[Reference] | None:
+    """Returns the reference of a checkpoint: that of its family, unless its config.json is one of `PUBLISHED`."""
+    settings = json.loads(checkpoint.config.read_text("utf-8")) if _is_json(checkpoint.config) else {}
+    for key, kinds in PUBLISHED.items():
+        if (name := kinds.get(family)) and key in settings:
+            found: type[Reference] = getattr(import_module("e2v_port.parity.published"), name)
+            return found
+    return reference(family)
+
+
+def _is_json(config: Path | None) -> bool:
+    return config is not None and config.suffix == ".json"
 
 
 def peer(family: str) -> Peer | None:

@@ -171,7 +171,7 @@ class Odyssey(nn.Module):
     def forward(self, waveform: np.ndarray) -> np.ndarray:
         scaled = (waveform.astype(np.float64) - MEAN) / (DEVIATION + 1e-6)
         values = torch.from_numpy(scaled.astype(np.float32))[None]
-        x = self.ssl_model(values, attention_mask=torch.ones_like(values))[0]
+        x = self.ssl_model(values)[0]  # as with the published mask, which is 1 all over a single clip
         logits: np.ndarray = self.ser_model(self.pool_model(x))[0].numpy()
         return logits
 
@@ -234,3 +234,10 @@ def odyssey_settings(names: tuple[str, ...]) -> dict[str, Any]:
         "maxlen": 192_000,
         "sampling_rate": 16_000,
     }
+
+
+def answers(model: nn.Module, clips: list[np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """What the class makes of clips, one by one: `logits`, `dimensions` or both. Merges LoRA, as `eval` does."""
+    model.eval()
+    found = [model(clip) for clip in clips]
+    return [each if isinstance(each, dict) else {"dimensions" if len(each) == 3 else "logits": each} for each in found]
