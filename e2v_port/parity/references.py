@@ -19,10 +19,10 @@ from e2v_port.checkpoints.checkpoint import Checkpoint
 
 __all__ = ["Hooks", "Peer", "Reference", "Tolerances", "installed", "peer", "reference", "reference_of", "tensors"]
 
-# Layouts of their own: a key that only their config.json has, and the class in published.py for each family.
+# Layouts of their own: a key that only their config.json has, and module and class of the reference for each family.
 PUBLISHED = {
-    "ssl_type": {"wavlm": "Odyssey"},
-    "pretrain_model": {"wavlm": "VoxProfileWavLM", "whisper": "VoxProfileWhisper"},
+    "ssl_type": {"wavlm": ("published", "Odyssey")},
+    "pretrain_model": {"wavlm": ("published", "VoxProfileWavLM"), "whisper": ("published", "VoxProfileWhisper")},
 }
 
 Vector = NDArray[np.float32]
@@ -89,8 +89,9 @@ def reference_of(family: str, checkpoint: Checkpoint) -> type[Reference] | None:
     """Returns the reference of a checkpoint: that of its family, unless its config.json is one of `PUBLISHED`."""
     settings = json.loads(checkpoint.config.read_text("utf-8")) if _is_json(checkpoint.config) else {}
     for key, kinds in PUBLISHED.items():
-        if (name := kinds.get(family)) and key in settings:
-            found: type[Reference] = getattr(import_module("e2v_port.parity.published"), name)
+        if key in settings and family in kinds:
+            module, name = kinds[family]
+            found: type[Reference] = getattr(import_module(f"e2v_port.parity.{module}"), name)
             return found
     return reference(family)
 
