@@ -4,7 +4,7 @@ Their config.json holds a mean and a standard deviation of all waveforms, (x - m
 into the first convolution, which gets a bias for it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -46,10 +46,11 @@ def _with_zeros(weights: NDArray[Any]) -> Sequence[NDArray[Any]]:
 
 
 def _rules(mean: float, deviation: float) -> tuple[Rule, ...]:
-    first = partial(_scaled, mean=mean, deviation=deviation)
+    changes: list[Callable[..., Sequence[NDArray[Any]]]] = [partial(_scaled, mean=mean, deviation=deviation)]
+    changes += [_with_zeros] * (len(wavlm.LARGE.conv_layers) - 1)
     convolutions = tuple(
         Rule(f"{CONV}.{i}.conv.weight", (f"conv_layers.{i}.weight", f"conv_layers.{i}.bias"), change)
-        for i, change in enumerate([first, *[_with_zeros] * 6])
+        for i, change in enumerate(changes)
     )
     encoder = under(wavlm.RULES, "[wavlm.]", ENCODER)
     return (
@@ -68,7 +69,7 @@ def _rules(mean: float, deviation: float) -> tuple[Rule, ...]:
 
 def _number(settings: Mapping[str, Any], name: str) -> float:
     value = settings.get(name)
-    if type(value) not in {int, float} or not np.isfinite(value):
+    if not isinstance(value, int | float) or not np.isfinite(value):
         raise CheckpointError(f"config.json: {name} is {value!r}; a number that scales the waveform is needed")
     return float(value)
 

@@ -24,6 +24,7 @@ __all__ = [
     "batch_norm",
     "channels_last",
     "converter",
+    "diagonal",
     "dialect",
     "heads",
     "keep",
@@ -76,6 +77,17 @@ def squeeze(array: Array) -> Sequence[Array]:
 def heads(array: Array) -> Sequence[Array]:
     """Flattens [..., heads, 1, 1] -> [heads]; ValueError if another axis is longer than one."""
     return [array.reshape(array.shape[-3])]
+
+
+def diagonal(*arrays: Array) -> Sequence[Array]:
+    """Puts matrices on the diagonal of a larger one, so that each takes its own share of the numbers."""
+    rows, columns = np.sum([array.shape for array in arrays], 0)
+    whole = np.zeros((rows, columns), np.float32)
+    row = column = 0
+    for array in arrays:
+        whole[row : row + array.shape[0], column : column + array.shape[1]] = array
+        row, column = row + array.shape[0], column + array.shape[1]
+    return [whole]
 
 
 def weight_norm(direction: Array, length: Array) -> Sequence[Array]:

@@ -1,4 +1,4 @@
-"""Vox-Profile's models of emotion (SAILER, arXiv 2505.14648): Whisper or WavLM, linear layers on each frame, their mean.
+"""Vox-Profile's models of emotion (SAILER, arXiv 2505.14648): Whisper or WavLM, and linear layers on each frame.
 
 Its checkpoints hold the whole encoder as `backbone_model`, and a config.json with the arguments of the published class.
 Where LoRA was trained beside the weights, it is merged into them once: W + B A / r, as loralib does.
@@ -21,7 +21,7 @@ from e2v_port.emotions.estimates import DIMENSIONS
 from e2v_port.errors import CheckpointError
 
 from . import wavlm, whisper
-from .rules import Described, Dialect, Rule, under
+from .rules import Described, Dialect, Rule, diagonal, keep, under
 
 __all__ = ["LABELS", "dialect"]
 
@@ -40,17 +40,6 @@ def _flat(array: NDArray[Any]) -> Sequence[NDArray[Any]]:
 def _stacked(*arrays: NDArray[Any]) -> Sequence[NDArray[Any]]:
     """Puts the rows of several layers below one another."""
     return [np.concatenate(arrays)]
-
-
-def _diagonal(*arrays: NDArray[Any]) -> Sequence[NDArray[Any]]:
-    """Puts matrices on the diagonal of a larger one, so that each takes its own share of the numbers."""
-    rows, columns = np.sum([array.shape for array in arrays], 0)
-    whole = np.zeros((rows, columns), np.float32)
-    row = column = 0
-    for array in arrays:
-        whole[row : row + array.shape[0], column : column + array.shape[1]] = array
-        row, column = row + array.shape[0], column + array.shape[1]
-    return [whole]
 
 
 def _trained(weights: NDArray[Any]) -> Sequence[NDArray[Any]]:
@@ -101,15 +90,15 @@ def _rules(encoder: tuple[Rule, ...], *, labels: bool, layers: bool) -> tuple[Ru
     return (
         *encoder,
         *(
-            Rule(f"model_seq.{i}.{part}", (f"readout.steps.{name}.{part}",), *([_flat] if part == "weight" else []))
+            Rule(f"model_seq.{i}.{part}", (f"readout.steps.{name}.{part}",), change)
             for i, name in FRAME_STEPS.items()
-            for part in ("weight", "bias")
+            for part, change in (("weight", _flat), ("bias", keep))
         ),
         *(
             Rule(
                 f"{DIMENSIONS[0]}_layer.{i}.{part}",
                 (f"{dimensions}.{name}.{part}",),
-                _diagonal if (name, part) == ("out", "weight") else _stacked,
+                diagonal if (name, part) == ("out", "weight") else _stacked,
                 beside=tuple(f"{each}_layer.{i}.{part}" for each in DIMENSIONS[1:]),
             )
             for i, name in ((0, "dense"), (2, "out"))

@@ -95,9 +95,8 @@ def sizes(shapes: Mapping[str, Shape], prefix: str, like: WavlmConfig) -> WavlmC
         CheckpointError: A tensor is missing.
     """
     try:
-        convolutions = [
-            (*shapes[f"{prefix}feature_extractor.conv_layers.{i}.conv.weight"][::2], stride)
-            for i, (_, _, stride) in enumerate(like.conv_layers)
+        weights = [
+            shapes[f"{prefix}feature_extractor.conv_layers.{i}.conv.weight"] for i in range(len(like.conv_layers))
         ]
         depth = sum(f"{prefix}encoder.layers.{i}.layer_norm.weight" in shapes for i in range(len(shapes)))
         first, position = f"{prefix}encoder.layers.0", f"{prefix}encoder.pos_conv_embed.conv"
@@ -106,7 +105,9 @@ def sizes(shapes: Mapping[str, Shape], prefix: str, like: WavlmConfig) -> WavlmC
         _, share, kernel = next(shapes[name] for name in directions if name in shapes)
         return replace(
             like,
-            conv_layers=tuple(convolutions),
+            conv_layers=tuple(
+                (out, size, stride) for (out, _, size), (_, _, stride) in zip(weights, like.conv_layers, strict=True)
+            ),
             embed_dim=width,
             num_heads=shapes[f"{first}.attention.gru_rel_pos_const"][1],
             num_buckets=shapes[f"{first}.attention.rel_attn_embed.weight"][0],

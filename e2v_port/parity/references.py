@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -87,17 +86,14 @@ def reference(family: str) -> type[Reference] | None:
 
 def reference_of(family: str, checkpoint: Checkpoint) -> type[Reference] | None:
     """Returns the reference of a checkpoint: that of its family, unless its config.json is one of `PUBLISHED`."""
-    settings = json.loads(checkpoint.config.read_text("utf-8")) if _is_json(checkpoint.config) else {}
+    config = checkpoint.config
+    settings = json.loads(config.read_text("utf-8")) if config and config.suffix == ".json" else {}
     for key, kinds in PUBLISHED.items():
         if key in settings and family in kinds:
             module, name = kinds[family]
             found: type[Reference] = getattr(import_module(f"e2v_port.parity.{module}"), name)
             return found
     return reference(family)
-
-
-def _is_json(config: Path | None) -> bool:
-    return config is not None and config.suffix == ".json"
 
 
 def peer(family: str) -> Peer | None:
