@@ -23,6 +23,7 @@ from e2v_port.architectures import tensors
 from e2v_port.architectures.base import Readout
 from e2v_port.architectures.config import DTYPES, ModelConfig, Source
 from e2v_port.architectures.heads import Branch, Step
+from e2v_port.architectures.shapes import Shape
 from e2v_port.architectures.whisper import MAX_FRAMES, WhisperConfig
 from e2v_port.errors import CheckpointError, E2VError
 from e2v_port.unpickling import torch_save
@@ -97,13 +98,17 @@ def _read(path: Path) -> Head:
     wanted = {"proj": "proj"} | {str(i): f"mlp.{layer}" for i, layer in enumerate(layers)}
     width = 0
     for layer in wanted.values():
-        matrix, bias = (names[f"{layer}.{part}"].shape if f"{layer}.{part}" in names else () for part in PARTS)
+        matrix, bias = (_shape(names.get(f"{layer}.{part}")) for part in PARTS)
         if len(matrix) != 2 or bias != matrix[:1] or (width and matrix[1] != width):
             raise CheckpointError(f"{path}: {layer} has shapes {matrix} and {bias}, and is given {width} numbers")
         width = matrix[0]
     if width != 1:
         raise CheckpointError(f"{path} gives {width} numbers instead of one")
     return {f"{ours}.{part}": names[f"{theirs}.{part}"] for ours, theirs in wanted.items() for part in PARTS}
+
+
+def _shape(tensor: Tensor | None) -> Shape:
+    return () if tensor is None else tensor.shape
 
 
 def _files(folder: Path, names: Sequence[str]) -> list[Path]:
