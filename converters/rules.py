@@ -34,6 +34,7 @@ __all__ = [
     "thirds",
     "transposed",
     "under",
+    "unmatched",
     "weight_norm",
 ]
 
@@ -303,6 +304,17 @@ def plan(rules: Iterable[Rule], sources: Mapping[str, Shape]) -> tuple[list[Piec
         pieces.append(piece)
     problems += [f"{name} {list(sources[name])} belongs to a tensor that is missing" for name in helping - used]
     return pieces, targets, problems
+
+
+def unmatched(rules: Iterable[Rule], sources: Mapping[str, Shape]) -> dict[str, Shape]:
+    """Returns the source tensors that no rule of a table matches or needs beside others."""
+    table = list(rules)
+    helping = {name for names in _helpers(table, sources).values() for name in names}
+    return {
+        name: shape
+        for name, shape in sources.items()
+        if name not in helping and all(rule.match(name) is None for rule in table)
+    }
 
 
 def _helpers(rules: Iterable[Rule], sources: Iterable[str]) -> defaultdict[str, list[str]]:

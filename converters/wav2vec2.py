@@ -84,11 +84,6 @@ def encoder_rules(prefix: str) -> tuple[Rule, ...]:
 
 RULES: tuple[Rule, ...] = (
     *encoder_rules("[wav2vec2.][hubert.]"),
-    *(
-        Rule(f"classifier.{source}.{part}", (f"head.{target}.{part}",))
-        for part in ("weight", "bias")
-        for source, target in (("dense", "dense"), ("out_proj", "out"))
-    ),
     Rule("quantizer.{*}", why="a pretraining loss"),
     Rule("project_q.{*}", why="a pretraining loss"),
     Rule("project_hid.{*}", why="a pretraining loss"),
@@ -102,7 +97,6 @@ REQUIRED = {
     "add_adapter": False,
     "adapter_attn_dim": None,
     "conv_pos_batch_norm": False,
-    "use_weighted_layer_sum": False,
 }
 
 
@@ -180,28 +174,23 @@ def describe(
     config: Mapping[str, Any] | None,
     _tokens: Sequence[str],
     preprocessor: Mapping[str, Any] | None,
-    targets: Mapping[str, Shape],
+    _targets: Mapping[str, Shape],
     note: Callable[[str], None],
 ) -> tuple[Wav2vec2Config, tuple[Label, ...]]:
-    """Returns the sizes and outputs of a checkpoint.
+    """Returns the sizes of an encoder, without a head: see `heads.find`.
 
     Args:
         config: Parsed config.json.
         preprocessor: Parsed preprocessor_config.json.
-        targets: Name and shape of the tensors, in the target layout.
         note: Called with a line for each setting that was inferred rather than read.
 
     Raises:
         CheckpointError: There is no config.json; or a setting is missing, of the wrong type or one that the runtimes
             cannot compute.
     """
-    head = targets.get("head.out.weight")
     with reading("wav2vec2"):
         sizes = encoder_sizes(config, preprocessor, ("wav2vec2", "hubert"), note)
-        names = {int(index): str(name) for index, name in (config or {}).get("id2label", {}).items()}
-        labels = tuple(Label(names[i], names[i], unused=False) for i in range(head[0])) if head else ()
-        head_dim = sizes["embed_dim"] if head else 0
-        return Wav2vec2Config(**sizes, head_dim=head_dim, num_labels=len(labels)), labels
+        return Wav2vec2Config(**sizes, head_dim=0, num_labels=0), ()
 
 
 AUDEERING = Wav2vec2Config(

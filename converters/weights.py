@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from e2v_port import __version__
 from e2v_port.architectures import tensors
+from e2v_port.architectures.base import Transformer
 from e2v_port.architectures.config import DTYPES, ModelConfig, Source
 from e2v_port.architectures.quantization import QUANTIZED
 from e2v_port.architectures.registry import FAMILIES
@@ -25,8 +26,9 @@ from e2v_port.architectures.shapes import Shape
 from e2v_port.checkpoints import catalog
 from e2v_port.errors import CheckpointError, E2VError
 
+from . import heads
 from .folder import store
-from .rules import Converter, Piece, converter, dialect, plan
+from .rules import Converter, Described, Dialect, Piece, converter, dialect, plan, unmatched
 
 __all__ = ["write"]
 
@@ -81,49 +83,86 @@ class _Npz:
             yield from piece.convert(*map(self.read, piece.sources)).items()
 
 
-def _configure(npz: _Npz, dtype: str, note: Callable[[str], None]) -> tuple[ModelConfig, list[Piece]]:
+def _configure(
+    npz: _Npz, dtype: str, described: Mapping[str, Any] | None, note: Callable[[str], None]
+) -> tuple[ModelConfig, list[Piece]]:
     """Plans the conversion; raises one error that lists every problem of the checkpoint."""
     repository = npz.source.repository
-    others: Mapping[str, tuple[str, ...]] = {}
+    model = catalog.lookup(repository)
+    special = _dialect(npz)
+    family, found = (special.family, None) if special else _recognized(npz)
+    problems: list[str] = []
     try:
-        special = dialect(npz.shapes, npz.config)
-    except CheckpointError as error:
-        raise CheckpointError(f"{repository}: {error}") from error
-    if special:
-        family, rules = special.family, special.rules
-    else:
-        family, found = _recognized(npz)
-        rules = found.rules
-    pieces, targets, problems = plan(rules, npz.shapes)
-    try:
+        _check_rate(npz.preprocessor or {})
         if special:
-            described = special.describe()
-            architecture, labels, others = described.architecture, described.labels, described.others
+            if described:
+                raise CheckpointError("its head is known: convert it without --head")
+            pieces, targets, problems = plan(special.rules, npz.shapes)
+            made = special.describe()
         else:
-            architecture, labels = found.describe(npz.config, npz.tokens, npz.preprocessor, targets, note)
-    except CheckpointError as error:
+            assert found is not None
+            head = _head(npz, family, found, described, model, note)
+            pieces, targets, problems = plan((*found.rules, *head.rules), npz.shapes)
+            made = Described(*found.describe(npz.config, npz.tokens, npz.preprocessor, targets, note), {})
+            if head != heads.NONE:
+                assert isinstance(made.architecture, Transformer)
+                made = Described(head.on(made.architecture), head.labels, head.rows)
+                # A sum of layers without the final norm does not use it.
+                unread = {name for name in targets if name.startswith("norm.")} - made.architecture.tensors().keys()
+                pieces = [piece for piece in pieces if not unread.issuperset(piece.targets)]
+                targets = {name: shape for name, shape in targets.items() if name not in unread}
+    except (CheckpointError, ValueError) as error:
         raise CheckpointError(f"{repository}: {'; '.join([str(error), *problems])}") from error
-    if (head := architecture.num_labels) != len(labels):
-        problems.append(f"{len(labels)} labels for {head} rows of the head")
-    problems += tensors.differences(targets, architecture.tensors())
+    if (rows := made.architecture.num_labels) != len(made.labels):
+        problems.append(f"{len(made.labels)} labels for {rows} rows of the head")
+    problems += tensors.differences(targets, made.architecture.tensors())
     if problems:
         raise CheckpointError(
             f"{repository}: the checkpoint does not fit its configuration, nothing was converted: {'; '.join(problems)}"
         )
-    model = catalog.lookup(repository)
     config = ModelConfig(
         family=family,
-        architecture=architecture,
-        labels=labels,
+        architecture=made.architecture,
+        labels=made.labels,
         dtype=dtype,
         sampling_rate=SAMPLING_RATE,
         temperature=1.0,
         licence=model.licence if model else "unknown: see where the checkpoint came from",
         source=npz.source,
         converter=f"e2v-port {__version__}",
-        others=dict(others),
+        others=dict(made.others),
     )
     return config, pieces
+
+
+def _dialect(npz: _Npz) -> Dialect | None:
+    """Returns the published layout that a checkpoint has, if it is none that a family's own library writes."""
+    try:
+        return dialect(npz.shapes, npz.config)
+    except CheckpointError as error:
+        raise CheckpointError(f"{npz.source.repository}: {error}") from error
+
+
+def _head(
+    npz: _Npz,
+    family: str,
+    found: Converter,
+    described: Mapping[str, Any] | None,
+    model: catalog.KnownModel | None,
+    note: Callable[[str], None],
+) -> heads.Head:
+    """Returns the head of a checkpoint of transformers; `heads.NONE` if the family's own rules know its tensors."""
+    if not (issubclass(FAMILIES[family].architecture, Transformer) and "model_type" in (npz.config or {})):
+        if described:
+            raise CheckpointError("a head can be described for checkpoints of transformers only, with its config.json")
+        return heads.NONE
+    rest = unmatched(found.rules, npz.shapes)
+    return heads.find(rest, npz.config or {}, described=described, known=model.labels if model else None, note=note)
+
+
+def _check_rate(preprocessor: Mapping[str, Any]) -> None:
+    if (rate := preprocessor.get("sampling_rate", SAMPLING_RATE)) != SAMPLING_RATE:
+        raise CheckpointError(f"preprocessor_config.json: sampling_rate is {rate!r}; only {SAMPLING_RATE} is supported")
 
 
 def _recognized(npz: _Npz) -> tuple[str, Converter]:
@@ -144,6 +183,7 @@ def write(
     *,
     dtype: str = "float32",
     keep_npz: bool = False,
+    head: Path | None = None,
     note: Callable[[str], None] = lambda _: None,
 ) -> ModelConfig:
     """Writes the converted folder.
@@ -153,6 +193,7 @@ def write(
         folder: Folder to write; see `folder.store`.
         dtype: Stored type: `float32`, `float16` or `bfloat16`; or `q8` or `q4`, for 8 or 4 bits per number.
         keep_npz: Whether to move the npz into the folder, as model.npz.
+        head: JSON file that describes the head of a checkpoint of transformers: see docs/models.md.
         note: Called with a line for each size that was inferred rather than read.
 
     Returns:
@@ -164,7 +205,7 @@ def write(
             model.
     """
     source = _Npz(npz)
-    config, pieces = _configure(source, dtype, note)
+    config, pieces = _configure(source, dtype, heads.read(head) if head else None, note)
     store(folder, config, lambda: source.convert(pieces), npz=npz if keep_npz else None)
     return config
 
@@ -175,9 +216,10 @@ def main() -> None:
     parser.add_argument("npz", type=Path, help="file written by python -m e2v_port.converters.checkpoint")
     parser.add_argument("folder", type=Path, help="folder of the converted model")
     parser.add_argument("--dtype", choices=[*DTYPES, *QUANTIZED], default="float32")
+    parser.add_argument("--head", type=Path, help="JSON file that describes the head")
     arguments = parser.parse_args()
     try:
-        write(arguments.npz, arguments.folder, dtype=arguments.dtype, note=print)
+        write(arguments.npz, arguments.folder, dtype=arguments.dtype, head=arguments.head, note=print)
     except (E2VError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -125,13 +125,11 @@ REQUIRED = {
     "max_source_positions": MAX_FRAMES,
 }
 PREPROCESSOR = {
-    "sampling_rate": 16_000,
     "n_fft": WINDOW,
     "hop_length": COLUMN,
     "chunk_length": 30,
     "padding_value": 0.0,
     "dither": 0.0,
-    "do_normalize": False,
 }
 
 
@@ -183,7 +181,7 @@ def describe(
     targets: Mapping[str, Shape],
     note: Callable[[str], None],
 ) -> tuple[WhisperConfig, tuple[Label, ...]]:
-    """Returns the sizes of a checkpoint, which has no outputs but embeddings.
+    """Returns the sizes of an encoder, without a head: see `heads.find`.
 
     Args:
         config: Parsed config.json, or the sizes that openai-whisper and CTranslate2 store with the weights.
@@ -199,6 +197,11 @@ def describe(
         raise CheckpointError("Whisper without a config.json: put that file next to the weights")
     if preprocessor is None:
         note("no preprocessor_config.json: the spectrogram is taken from the published models")
+    elif preprocessor.get("do_normalize"):
+        note(
+            "preprocessor_config.json: do_normalize is true, but transformers normalizes for Whisper only where a call "
+            "asks for it: the waveform is taken as it is"
+        )
     origin = next((file for key, file in ORIGINS.items() if key in config), "config.json")
     try:
         config = _settings(config, targets)

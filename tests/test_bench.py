@@ -34,7 +34,7 @@ from e2v_port.converters import whisper as whisper_converter
 from e2v_port.errors import AudioError, RuntimeUnavailable
 from e2v_port.parity import emotion2vec as emotion2vec_reference
 from e2v_port.parity import whisper as whisper_reference
-from e2v_port.runtimes import emotion2vec_torch, wav2small_torch
+from e2v_port.runtimes import emotion2vec_torch, wav2small_torch, wavlm_torch
 
 PLAN = Plan(seconds=6, repeats=1, long_files=(), counts=(1, 2), sizes=())
 # One xdist worker for all of them, since several share the same measurement.
@@ -82,6 +82,12 @@ def test_operations_of_whisper_equal_the_count_of_torch_in_transformers(tmp_path
     features = np.ones((1, config.bands, config.columns(SAMPLES)))
     encoded = counted(lambda: reference.encode(torch.from_numpy(features)))
     assert config.flops(SAMPLES) == spectrogram + encoded
+
+
+def test_operations_of_wavlm_are_those_that_torch_counts():
+    """In this package's network, whose gates are smaller than those of transformers."""
+    model = wavlm_torch.Wavlm(toys.WAVLM)
+    assert toys.WAVLM.flops(SAMPLES) == counted(lambda: model(torch.zeros(1, SAMPLES), [SAMPLES]))
 
 
 @pytest.mark.parametrize("config", [emotion2vec_converter.BASE, emotion2vec_converter.LARGE], ids=["base", "large"])

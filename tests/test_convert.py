@@ -33,9 +33,10 @@ from safetensors import safe_open
 from torch import Tensor
 
 from e2v_port.architectures import tensors
-from e2v_port.architectures.base import Architecture
+from e2v_port.architectures.base import Architecture, Readout, Transformer
 from e2v_port.architectures.config import DTYPES, ModelConfig
 from e2v_port.architectures.emotion2vec import Emotion2vecConfig
+from e2v_port.architectures.heads import Branch, linear_head
 from e2v_port.architectures.registry import family_of
 from e2v_port.checkpoints import catalog
 from e2v_port.checkpoints.checkpoint import local
@@ -44,6 +45,7 @@ from e2v_port.converters import emotion2vec as emotion2vec_converter
 from e2v_port.converters import folder as converters_folder
 from e2v_port.converters import wav2small as wav2small_converter
 from e2v_port.converters import wav2vec2 as wav2vec2_converter
+from e2v_port.converters import wavlm as wavlm_converter
 from e2v_port.converters import whisper as whisper_converter
 from e2v_port.errors import CheckpointError
 from e2v_port.models.load import load
@@ -253,6 +255,8 @@ CONFIGS: dict[str, Architecture] = {
     for name, config in {
         "emotion2vec": toys.TOY,
         "wav2vec2": toys.DIMENSIONAL,
+        "wav2vec2 without a norm before the projection": replace(toys.DIMENSIONAL, projection_norm=False),
+        "wavlm": replace(toys.WAVLM, num_labels=3),
         "wav2small deviation": toys.DEVIATION,
         "wav2small gram": toys.GRAM,
         "whisper": toys.WHISPER,
@@ -261,6 +265,7 @@ CONFIGS: dict[str, Architecture] = {
 } | {
     "base": emotion2vec_converter.BASE,
     "audeering": wav2vec2_converter.AUDEERING,
+    "wavlm-large": wavlm_converter.LARGE,
     "wav2small": wav2small_converter.PUBLISHED,
     "whisper-base": whisper_converter.BASE,
 }
@@ -307,6 +312,25 @@ def test_numpy_holds_the_layout(config: Architecture) -> None:
     assert [name for name, array in arrays.items() if id(array) not in found] == []
 
 
+def headed(encoder: Transformer, *, hidden: int = 0, summed: bool = False, **changes: Any) -> Transformer:
+    """An encoder under another head than the one its converter knows, or on the sum of all of its layers."""
+    readout = Readout(tuple(range(encoder.blocks + 1)), "mean", final=True) if summed else None
+    return replace(encoder, head_dim=hidden, readout=readout, **changes)
+
+
+WAV2VEC2, LARGE = wav2vec2_converter.BASE, wav2vec2_converter.LARGE
+SPEAKER = (Branch("age", linear_head(1, 1024)), Branch("sex", linear_head(3, 1024)))
+HEADED = {
+    "superb/wav2vec2-base-superb-er": headed(WAV2VEC2, summed=True),
+    "superb/hubert-base-superb-er": headed(WAV2VEC2, summed=True),
+    "superb/hubert-large-superb-er": headed(LARGE, summed=True),
+    "ehcalabres/wav2vec2-lg-xlsr-en-speech-emotion-recognition": headed(LARGE, hidden=1024),
+    "Dpngtm/wav2vec2-emotion-recognition": headed(WAV2VEC2),
+    "audeering/wav2vec2-large-robust-6-ft-age-gender": headed(LARGE, depth=6, others=SPEAKER),
+    "audeering/wav2vec2-large-robust-24-ft-age-gender": headed(LARGE, others=SPEAKER),
+}
+
+
 @pytest.mark.parametrize("model", catalog.known(), ids=lambda model: model.id)
 def test_known_models_have_their_published_sizes(model: catalog.KnownModel) -> None:
     known: dict[tuple[str, int], Architecture] = {
@@ -318,7 +342,7 @@ def test_known_models_have_their_published_sizes(model: catalog.KnownModel) -> N
     }
     if model.bundled and (folder := catalog.find(model.id)):
         known = {(model.family, model.embed_dim): ModelConfig.read(folder).architecture}
-    sizes = known[model.family, model.embed_dim]
+    sizes = HEADED.get(model.id) or known[model.family, model.embed_dim]
     sizes = replace(sizes, num_labels=len(model.labels))
     count = sum(int(np.prod(shape)) for shape in sizes.tensors().values())
     assert count == pytest.approx(model.parameters, rel=1e-3)

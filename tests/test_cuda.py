@@ -37,6 +37,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {
         "emotion2vec": toys.convert(toys.make(root / "e checkpoint"), root / "emotion2vec"),
         "wav2vec2": toys.convert(toys.make_dimensional(root / "w checkpoint"), root / "wav2vec2"),
+        "wavlm": toys.make_wavlm(root / "wavlm"),
         "whisper": toys.make_whisper(root / "whisper"),
     }
 
@@ -82,7 +83,9 @@ def test_compiled_layers_give_the_same_numbers(folder: Path, monkeypatch: pytest
     compiled._compiled_forward.cache_clear()
 
 
-def test_a_graph_serves_all_clips_up_to_its_length(folder: Path) -> None:
+@pytest.mark.parametrize("name", ["emotion2vec", "wav2vec2", "wavlm", "whisper"])
+def test_a_graph_serves_all_clips_up_to_its_length(name: str, folders: dict[str, Path]) -> None:
+    folder = folders[name]
     config = ModelConfig.read(folder)
     runtime = torch_runtime.load(folder / "model.safetensors", config, "cpu", "float32")
     for samples in (400, 7999, 8000):

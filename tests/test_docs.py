@@ -17,7 +17,7 @@ import typer
 
 import e2v_port
 from e2v_port import cli
-from e2v_port.converters import emotion2vec, wav2vec2
+from e2v_port.converters import emotion2vec, wav2vec2, wavlm
 from e2v_port.parity.verify import PROBABILITY_TOLERANCE
 
 ROOT = Path(__file__).parents[1]
@@ -148,11 +148,11 @@ def test_what_sixteen_bits_may_change_is_said_alike_and_holds_every_measurement(
     assert max(map(float, measured)) < PROBABILITY_TOLERANCE
 
 
-@pytest.mark.parametrize("family", [emotion2vec, wav2vec2])
+@pytest.mark.parametrize("family", [emotion2vec, wav2vec2, wavlm])
 def test_every_rename_is_in_the_document(family) -> None:
     text = (ROOT / "docs" / "port.md").read_text("utf-8")
     for rule in family.RULES:
-        source = rule.source.replace("[d2v_model.]", "").replace("[wav2vec2.]", "")
+        source = re.sub(r"\[\w+\.\]", "", rule.source)  # prefixes that may be absent
         source = source.replace("modality_encoders.AUDIO.", "A.")
         # The blocks and the two parts of a layer share a row.
         stem = re.sub(r"\.(weight|bias|weight_v|parametrizations\..*)$|\{\*\}$", "", source)

@@ -10,19 +10,21 @@ from torch import Tensor, nn
 
 from e2v_port.architectures.base import Transformer
 from e2v_port.architectures.registry import family_of
-from e2v_port.runtimes import emotion2vec_torch, wav2vec2_torch, whisper_torch
+from e2v_port.runtimes import emotion2vec_torch, wav2vec2_torch, wavlm_torch, whisper_torch
 from e2v_port.runtimes.fast import compiled, onednn, tiles
 from e2v_port.runtimes.layers_torch import Attention, Convolution, Encoder, Mlp, Positions, untraced
 
 NETWORKS: dict[str, Any] = {
     "emotion2vec": emotion2vec_torch.Emotion2vec,
     "wav2vec2": wav2vec2_torch.Wav2vec2,
+    "wavlm": wavlm_torch.Wavlm,
     "whisper": whisper_torch.Whisper,
 }
 CONFIGS = {
     "emotion2vec": toys.TOY,
     "wav2vec2": toys.DIMENSIONAL,
     "wav2vec2 of the base kind": replace(toys.DIMENSIONAL, conv_norm="group", pre_norm=False, conv_bias=False),
+    "wavlm": replace(toys.WAVLM, num_labels=3),
     "whisper": replace(toys.WHISPER, num_labels=3),
 }
 TILED = [name for name in CONFIGS if name != "whisper"]  # which begins with a spectrogram of the whole clip
@@ -59,7 +61,7 @@ def test_tiles_give_the_features_of_whole_layers(name: str, clips: int) -> None:
 
 
 @pytest.mark.skipif(not onednn.available(), reason="no products in bfloat16 by oneDNN on this CPU")
-@pytest.mark.parametrize("name", ["emotion2vec", "whisper"])
+@pytest.mark.parametrize("name", ["emotion2vec", "wavlm", "whisper"])
 def test_every_layer_but_the_head_is_packed(name: str) -> None:
     model = network(name).bfloat16()
     onednn.pack(model)
@@ -80,3 +82,10 @@ def test_a_bias_that_is_no_slope_times_a_distance_is_not_compiled() -> None:
         empty = Squared(toys.TOY)
     with pytest.raises(ValueError, match="slope times a distance"):
         compiled.compiled(model, empty)
+
+
+def test_a_bias_that_depends_on_the_frames_is_not_compiled() -> None:
+    with torch.device("meta"):
+        empty = wavlm_torch.Wavlm(CONFIGS["wavlm"])
+    with pytest.raises(ValueError, match="more than a bias of distances"):
+        compiled.compiled(network("wavlm"), empty)

@@ -108,6 +108,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "emotion2vec": toys.convert(toys.make(root / "checkpoint"), root / "emotion2vec"),
         "emotion2vec in bfloat16": toys.convert(root / "checkpoint", root / "bfloat16", dtype="bfloat16"),
         "wav2vec2": toys.convert(toys.make_dimensional(root / "dimensional"), root / "wav2vec2"),
+        "wavlm": toys.make_wavlm(root / "wavlm"),
         "wav2small": toys.make_small(root / "wav2small", toys.DEVIATION),
         "wav2small gram": toys.make_small(root / "gram", toys.GRAM),
         "whisper": toys.store(root / "whisper", heard, arrays),
@@ -131,7 +132,17 @@ def expected(folders: dict[str, Path], clips: list[np.ndarray]) -> dict[str, lis
 
 @every_host
 @pytest.mark.parametrize(
-    "name", ["emotion2vec", "emotion2vec in bfloat16", "wav2vec2", "wav2small", "wav2small gram", "whisper", "bundled"]
+    "name",
+    [
+        "emotion2vec",
+        "emotion2vec in bfloat16",
+        "wav2vec2",
+        "wavlm",
+        "wav2small",
+        "wav2small gram",
+        "whisper",
+        "bundled",
+    ],
 )
 def test_a_model_gives_the_same_bits(
     folders: dict[str, Path], clips: list[np.ndarray], expected: dict[str, list[np.ndarray]], name: str, host: Any

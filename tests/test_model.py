@@ -30,6 +30,7 @@ import e2v_port
 from e2v_port.architectures.base import Architecture
 from e2v_port.checkpoints import catalog
 from e2v_port.converters import wav2vec2 as wav2vec2_converter
+from e2v_port.converters import wavlm as wavlm_converter
 from e2v_port.errors import AudioError, CheckpointError, E2VError, ModelNotFound, NoLabels, RuntimeUnavailable
 from e2v_port.models import devices
 from e2v_port.models.load import load
@@ -551,7 +552,7 @@ def test_a_dtype_is_cast_at_load_as_the_converter_casts(
     assert cast.predict(clips, 16_000) == stored.predict(clips, 16_000)
 
 
-@pytest.mark.parametrize("name", ["emotion2vec", "wav2vec2", "wav2vec2 of the base kind"])
+@pytest.mark.parametrize("name", ["emotion2vec", "wav2vec2", "wav2vec2 of the base kind", "wavlm"])
 def test_the_order_that_a_cpu_multiplies_in_costs_no_digits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -563,9 +564,12 @@ def test_the_order_that_a_cpu_multiplies_in_costs_no_digits(
     else:
         # With four groups, of 12 channels each, oneDNN 3.12 computes kernels of 8 wrongly in 16 bits.
         kind = {"conv_pos_groups": 3}
-        if name != "wav2vec2":
+        if name == "wav2vec2 of the base kind":
             kind |= {"conv_norm": "group", "pre_norm": False, "conv_bias": False}
-        source = wav2vec2_converter.make(replace(toys.DIMENSIONAL, **kind), tmp_path / "checkpoint")
+        if name == "wavlm":
+            source = wavlm_converter.make(replace(toys.WAVLM, **kind), tmp_path / "checkpoint")
+        else:
+            source = wav2vec2_converter.make(replace(toys.DIMENSIONAL, **kind), tmp_path / "checkpoint")
     folder = toys.convert(source, tmp_path / "model")
     hum = np.sin(np.arange(100_000, dtype=np.float32) / 30)
     clips = [*(noise(16_000 * i + 4_321, seed=i) for i in range(8)), hum + noise(100_000) / 1000]

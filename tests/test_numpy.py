@@ -37,6 +37,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "wav2vec2 of the base kind": lambda root: toys.convert(
         wav2vec2_converter.make(BASE_KIND, root / "checkpoint"), root / "model"
     ),
+    "wavlm": lambda root: toys.make_wavlm(root / "model"),
     "wav2small deviation": lambda root: toys.make_small(root / "model", toys.DEVIATION),
     "wav2small gram": lambda root: toys.make_small(root / "model", toys.GRAM),
     "whisper": lambda root: toys.make_whisper(root / "model"),

@@ -26,6 +26,7 @@ CONFIGS: dict[str, list[Architecture]] = {
         toys.DIMENSIONAL,
         replace(toys.DIMENSIONAL, conv_norm="group", pre_norm=False, conv_bias=False, head_dim=0),
     ],
+    "wavlm": [replace(toys.WAVLM, conv_bias=True, num_labels=3, head_dim=head) for head in (0, 9)],
     "wav2small": [toys.DEVIATION, toys.GRAM, replace(toys.GRAM, head_dim=0)],
     "whisper": [toys.WHISPER, replace(toys.WHISPER, num_labels=3), replace(toys.WHISPER, num_labels=3, head_dim=9)],
 }
@@ -68,7 +69,12 @@ def uses(network: nn.Module, module: str, method: str, name: str) -> bool:
     kind, function = method.split(".")
     if module.endswith("_numpy"):
         function = function.replace("forward", "__call__")
-    source = inspect.getsource(getattr(getattr(importlib.import_module(module), kind), function))
+    own = getattr(importlib.import_module(module), type(network).__name__)
+    # A network that extends another one has layers of both.
+    places = [importlib.import_module(parent.__module__) for parent in own.__mro__]
+    source = inspect.getsource(
+        getattr(next(getattr(place, kind) for place in places if hasattr(place, kind)), function)
+    )
     path = name.split(".")
     for i, attribute in enumerate(path):
         holder = network.get_submodule(".".join(path[:i]))

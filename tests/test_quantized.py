@@ -28,6 +28,7 @@ from e2v_port.converters import checkpoint
 from e2v_port.converters import emotion2vec as emotion2vec_converter
 from e2v_port.converters import wav2small as wav2small_converter
 from e2v_port.converters import wav2vec2 as wav2vec2_converter
+from e2v_port.converters import wavlm as wavlm_converter
 from e2v_port.converters.folder import store
 from e2v_port.errors import CheckpointError
 
@@ -289,6 +290,19 @@ def test_more_bits_are_closer_to_the_model_of_float32(family: str, folders: dict
     }
     assert 0 < far["q8"] < far["q4"] / 4
     assert far["q8"] < 0.05
+
+
+@pytest.mark.parametrize("runtime", toys.RUNTIMES)
+def test_gates_of_wavlm_are_not_packed(runtime: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even with a head of 64 features, where the two rows of a gate could be."""
+    if runtime == "mlx":
+        monkeypatch.setattr("e2v_port.runtimes.mlx_runtime.multiplies_packed", lambda _: True)
+    wavlm_converter.make(replace(toys.WAVLM, embed_dim=64, num_heads=1, ffn_dim=192), tmp_path / "checkpoint")
+    folders = [toys.convert(tmp_path / "checkpoint", tmp_path / dtype, dtype=dtype) for dtype in ("float32", "q8")]
+    assert not [name for name in tensors.packed(ModelConfig.read(folders[1]).architecture) if "gate" in name]
+    exact = load(folders[0], runtime="numpy").embed(CLIPS, 16_000)
+    found = load(folders[1], runtime=runtime).embed(CLIPS, 16_000)
+    assert 0 < max(np.abs(one - other).max() for one, other in zip(exact, found, strict=True)) < 0.1
 
 
 @pytest.mark.parametrize("runtime", toys.CASTING)

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from e2v_port.checkpoints.checkpoint import local
-from e2v_port.converters import checkpoint, wav2small, whisper
+from e2v_port.converters import checkpoint, wav2small, wavlm, whisper
 from e2v_port.errors import CheckpointError
 from e2v_port.unpickling import archive, machine, torch_save
 from e2v_port.unpickling.machine import Placeholder
@@ -678,6 +678,7 @@ def test_a_conversion_never_holds_more_than_a_tensor(tmp_path: Path) -> None:
 FAMILIES: dict[str, Callable[[Path], Path]] = {
     "emotion2vec": toys.make,
     "wav2vec2": toys.make_dimensional,
+    "wavlm": lambda folder: wavlm.make(toys.WAVLM, folder),
     "wav2small": lambda folder: wav2small.make(wav2small.PUBLISHED, folder),
     "whisper": lambda folder: whisper.make(toys.WHISPER, folder),
 }

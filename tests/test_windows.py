@@ -30,6 +30,7 @@ KINDS: dict[str, Architecture] = {
     "near": replace(toys.TOY, prenet_depth=0, depth=0, head_dim=13),
     "unnormalized": replace(toys.TOY, prenet_depth=0, depth=0, normalize=False),
     "wav2vec2": toys.DIMENSIONAL,
+    "wavlm": toys.WAVLM,
     "wav2vec2 near": replace(toys.DIMENSIONAL, depth=0),
     "headless": toys.HEADLESS,
     "deviation": replace(toys.DEVIATION, band_norm=False),
@@ -122,7 +123,7 @@ def test_frames_of_a_spectrogram_are_those_of_the_clip(folders: dict[str, Path],
     np.testing.assert_allclose(found.frames, model.stages(clip, SAMPLING_RATE)["frames"], rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["emotion2vec", "wav2vec2", *SMALL])
+@pytest.mark.parametrize("name", ["emotion2vec", "wav2vec2", "wavlm", *SMALL])
 def test_a_sound_that_repeats_sounds_the_same_in_windows(folders: dict[str, Path], name: str) -> None:
     """A rule that counted some part twice, or normalized each window by itself, would hear another sound."""
     model = load(folders[name], runtime="cpu")

@@ -14,17 +14,19 @@ import torch
 from safetensors.numpy import load_file
 from torch import Tensor
 
-from e2v_port.architectures.base import Architecture
+from e2v_port.architectures.base import Architecture, Transformer
 from e2v_port.architectures.config import Label, ModelConfig, Source
 from e2v_port.architectures.emotion2vec import Emotion2vecConfig
 from e2v_port.architectures.registry import family_of
 from e2v_port.architectures.wav2small import Wav2smallConfig
+from e2v_port.architectures.wavlm import WavlmConfig
 from e2v_port.architectures.whisper import WhisperConfig
 from e2v_port.audio import mel_filters
 from e2v_port.checkpoints.checkpoint import local
 from e2v_port.converters import checkpoint, weights
 from e2v_port.converters import emotion2vec as emotion2vec_converter
 from e2v_port.converters import wav2vec2 as wav2vec2_converter
+from e2v_port.converters import wavlm as wavlm_converter
 from e2v_port.converters import whisper as whisper_converter
 from e2v_port.converters.folder import store as store_tensors
 
@@ -57,6 +59,18 @@ DIMENSIONAL = replace(
     ffn_dim=96,
     conv_pos_kernel=8,
     conv_pos_groups=4,
+)
+WAVLM = replace(
+    wavlm_converter.LARGE,
+    conv_layers=TOY.conv_layers,
+    embed_dim=48,
+    num_heads=6,
+    depth=3,
+    ffn_dim=96,
+    conv_pos_kernel=8,
+    conv_pos_groups=4,
+    num_buckets=30,  # so few that short clips have distances in all of them
+    max_distance=40,
 )
 # A window that is no power of two and longer than the shortest clip, and no two sizes the same.
 DEVIATION = Wav2smallConfig(
@@ -109,6 +123,17 @@ def make_dimensional(folder: Path, **options: Any) -> Path:
 def make_whisper(folder: Path, config: WhisperConfig = WHISPER, *, labels: int = 3, **settings: Any) -> Path:
     """Writes a converted folder of Whisper's encoder with a head, with random weights like those of training."""
     source = whisper_converter.make(config, folder.with_name(f"{folder.name} checkpoint"))
+    return add_head(source, folder, config, labels, **settings)
+
+
+def make_wavlm(folder: Path, config: WavlmConfig = WAVLM, *, labels: int = 3, **settings: Any) -> Path:
+    """Writes a converted folder of WavLM with a head, with random weights like those of training."""
+    source = wavlm_converter.make(config, folder.with_name(f"{folder.name} checkpoint"))
+    return add_head(source, folder, config, labels, **settings)
+
+
+def add_head(source: Path, folder: Path, config: Transformer, labels: int, **settings: Any) -> Path:
+    """Converts a checkpoint without a head, and gives it a random one."""
     whole = load_file(convert(source, folder.with_name(f"{folder.name} headless")) / "model.safetensors")
     draw = np.random.default_rng(1)
     config = replace(config, num_labels=labels)

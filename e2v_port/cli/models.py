@@ -41,6 +41,15 @@ Out = Annotated[
 ]
 KeepNpz = Annotated[bool, typer.Option("--keep-npz", help="Keep the intermediate npz file.")]
 
+Described = Annotated[
+    Path | None,
+    typer.Option(
+        "--head",
+        metavar="FILE",
+        help="JSON file that describes the head of a fine-tuned model, or names its labels: see docs/models.md.",
+    ),
+]
+
 
 def convert(
     model: Checkpoint,
@@ -49,13 +58,16 @@ def convert(
     dtype: StoredDtype = "float32",
     out: Out = None,
     keep_npz: KeepNpz = False,
+    head: Described = None,
     offline: Offline = False,
 ) -> None:
     """Convert a checkpoint to model.safetensors and config.json."""
     from e2v_port.architectures.config import ModelConfig
     from e2v_port.models.convert import convert as convert_
 
-    folder = convert_(model, hub=hub, revision=revision, dtype=dtype, out=out, keep_npz=keep_npz, offline=offline)
+    folder = convert_(
+        model, hub=hub, revision=revision, dtype=dtype, out=out, keep_npz=keep_npz, head=head, offline=offline
+    )
     config = ModelConfig.read(folder)
     size = (folder / "model.safetensors").stat().st_size / 1e6
     labels = f"{len(config.labels)} labels" if config.labels else "no labels: embeddings only"

@@ -28,6 +28,7 @@ def convert(
     dtype: str = "float32",
     out: str | Path | None = None,
     keep_npz: bool = False,
+    head: str | Path | None = None,
     offline: bool = False,
     note: Callable[[str], None] = _logger.info,
 ) -> Path:
@@ -41,6 +42,8 @@ def convert(
             matrices at 8 or 4 bits per number and leave the rest in float32.
         out: Folder to write; by default the one where `e2v_port.load` finds the model by its name.
         keep_npz: Whether to keep the npz between the two halves, as model.npz in that folder.
+        head: JSON file that describes the head of a fine-tuned transformers checkpoint, or names its labels: see
+            docs/models.md.
         offline: Never open a connection; `E2V_OFFLINE=1` does the same.
         note: Called with each line worth knowing along the way; by default they are logged at INFO.
 
@@ -53,9 +56,12 @@ def convert(
         CheckpointError: The checkpoint is unsafe, damaged, or of no known family.
     """
     path = _path(model)
+    described = Path(head) if head else None
+    if described and not described.is_file():
+        raise CheckpointError(f"{described}: no such file: the head is described in a JSON file, see docs/models.md")
     if os.path.exists(path):  # unlike Path.exists, False for a name too long for the file system
         checkpoint = local(path)
-        folder = Path(out) if out else _local_folder(checkpoint, dtype)
+        folder = Path(out) if out else _local_folder(checkpoint, dtype, described)
     else:
         name = str(model)
         if catalog.lookup(name) is None and name.count("/") != 1:
@@ -72,7 +78,7 @@ def convert(
         with tempfile.TemporaryDirectory(dir=final.parent, prefix=f".{final.name}.partial-") as between:
             npz = Path(between) / "model.npz"
             seam.extract(checkpoint, npz)
-            seam.write(npz, folder, dtype=dtype, keep_npz=keep_npz, note=note)
+            seam.write(npz, folder, dtype=dtype, keep_npz=keep_npz, head=described, note=note)
     return folder
 
 
@@ -82,15 +88,15 @@ def _path(model: str | Path) -> Path:
     return Path(model)
 
 
-def _local_folder(checkpoint: Checkpoint, dtype: str) -> Path:
+def _local_folder(checkpoint: Checkpoint, dtype: str, head: Path | None = None) -> Path:
     """Returns the cache folder of a local checkpoint; it changes whenever a file that the conversion reads does.
 
     Weights are known by size and time, since hashing gigabytes takes longer than loading them; the rest by content.
     """
     weights = checkpoint.weights.resolve()
     state = hashlib.sha256(os.fsencode(f"{weights}\0{weights.stat().st_size}\0{weights.stat().st_mtime_ns}\0"))
-    for role in ("config", "tokens", "preprocessor"):
-        path: Path | None = getattr(checkpoint, role)
+    read = {role: getattr(checkpoint, role) for role in ("config", "tokens", "preprocessor")}
+    for role, path in (read | ({"head": head} if head else {})).items():
         content = hashlib.sha256(path.read_bytes()).hexdigest() if path else ""
         state.update(f"{role}\0{content}\0".encode())
     name = checkpoint.weights.resolve().parent.name

@@ -16,6 +16,7 @@ from e2v_port.audio import Waveform
 from e2v_port.checkpoints.checkpoint import Checkpoint
 from e2v_port.errors import AudioError, CheckpointError, RuntimeUnavailable
 from e2v_port.parity import wav2vec2, whisper
+from e2v_port.parity.heads import Heads
 from e2v_port.parity.references import Tolerances, tensors
 from e2v_port.quiet import quiet
 
@@ -118,7 +119,7 @@ class Odyssey(wav2vec2.Transformers):
             raise CheckpointError(f"{checkpoint.repository}: the reference is written for WavLM large alone")
         self.state = tensors(checkpoint)
         self.model = _wavlm(_part(self.state, "ssl_model."))
-        self.head: dict[str, Any] = {}
+        self.heads = Heads({})  # none of transformers
         self.prepare = _scaling(settings["mean"], settings["std"])
 
     def stages(self, waveform: Waveform) -> dict[str, NDArray[np.float32]]:
@@ -162,7 +163,7 @@ class VoxProfileWavLM(wav2vec2.Transformers):
         self.labels = "predict_gender" not in _settings(checkpoint)
         self.state = tensors(checkpoint)
         self.model = _wavlm(_part(self.state, "backbone_model."))
-        self.head: dict[str, Any] = {}
+        self.heads = Heads({})  # none of transformers
         self.prepare = _transformers().Wav2Vec2FeatureExtractor(do_normalize=True)
 
     def stages(self, waveform: Waveform) -> dict[str, NDArray[np.float32]]:
@@ -216,6 +217,7 @@ class VoxProfileWhisper(whisper.Transformers):
         self.model.load_state_dict(encoder)
         self.model.eval()
         self.prepare = library.WhisperFeatureExtractor(feature_size=bands)
+        self.heads = Heads({})
 
     def stages(self, waveform: Waveform) -> dict[str, NDArray[np.float32]]:
         """Runs one clip; see `Reference`.

@@ -1,4 +1,4 @@
-"""transformers' wav2vec2, HuBERT and WavLM, run stage by stage, with the head of audeering's model card."""
+"""transformers' wav2vec2, HuBERT and WavLM, run stage by stage, with the heads of its classes and of model cards."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from e2v_port.audio import SAMPLING_RATE, Waveform
 from e2v_port.checkpoints.checkpoint import Checkpoint
 from e2v_port.errors import CheckpointError, RuntimeUnavailable
+from e2v_port.parity.heads import Heads
 from e2v_port.parity.references import Hooks, Peer, Tolerances, Vector, tensors
 from e2v_port.quiet import quiet
 
@@ -31,14 +32,14 @@ PROGRAM = """if True:
 
 
 class Transformers:
-    """transformers' own class from an unconverted checkpoint's folder, and the head of audeering's model card.
+    """transformers' own class from an unconverted checkpoint's folder, and the head of its class or model card.
 
     The class is the one that config.json names: Wav2Vec2Model, HubertModel or WavLMModel.
 
     Raises:
         CheckpointError: The checkpoint has no config.json, which transformers cannot do without; or transformers did
             not load all of its weights.
-        RuntimeUnavailable: transformers cannot be imported.
+        RuntimeUnavailable: transformers cannot be imported, or no forward pass is published for the head.
     """
 
     library: ClassVar[str] = "transformers"
@@ -66,54 +67,56 @@ class Transformers:
                 f"{checkpoint.weights}: transformers did not load {', '.join(missed)}: "
                 f"pip install --upgrade transformers, or use another version"
             )
-        self.head = {name: tensor.float() for name, tensor in state.items() if name.startswith("classifier.")}
+        self.heads = Heads(state)
 
     def stages(self, waveform: Waveform) -> dict[str, NDArray[np.float32]]:
         """Runs one clip; see `Reference`."""
         import torch
-        from torch.nn import functional
 
-        def first(output: Any) -> Any:  # modules of some of the classes, and versions, return more than one value
-            return output if isinstance(output, torch.Tensor) else output[0]
-
-        model, head = self.model, self.head
+        model = self.model
         hooks = Hooks()
         for i, layer in enumerate(model.feature_extractor.conv_layers):
             hooks.keep(f"conv_layers.{i}", layer, lambda output: output.mT)
-        hooks.keep("projection", model.feature_projection, first)
+        hooks.keep("projection", model.feature_projection, _first)
         hooks.keep("positions", model.encoder.pos_conv_embed)
         for i, block in enumerate(model.encoder.layers):
-            hooks.keep(f"blocks.{i}", block, first)
+            hooks.keep(f"blocks.{i}", block, _first)
         found = hooks.found
         try:
             with torch.inference_mode():
                 prepared = self.prepare(waveform, sampling_rate=SAMPLING_RATE, return_tensors="pt")
                 source = prepared["input_values"]
                 found["waveform"] = source[0].numpy().copy()
-                frames = model(source)[0]
-                found["frames"] = frames[0].numpy()
-                pooled = frames.mean(dim=1)
-                found["pooled"] = pooled[0].numpy()
-                if head:
-                    x = functional.linear(pooled, head["classifier.dense.weight"], head["classifier.dense.bias"])
-                    weight, bias = head["classifier.out_proj.weight"], head["classifier.out_proj.bias"]
-                    found["logits"] = functional.linear(torch.tanh(x), weight, bias)[0].numpy()
+                states = self.states(source)
         finally:
             hooks.remove()
-        return found
+        found["frames"] = states[-1][0].numpy()
+        return found | self.heads.stages(states)
+
+    def states(self, source: Any) -> list[Any]:
+        """Returns the last hidden state of prepared waveforms; before it all others, if the head sums them.
+
+        The last one is taken after the final norm, as in version 4 of transformers, with which the published models
+        were made: version 5 leaves that norm out of `hidden_states`.
+        """
+        output = self.model(source, output_hidden_states=self.heads.sums)
+        return [*(output.hidden_states or ())[:-1], output.last_hidden_state]
+
+
+def _first(output: Any) -> Any:
+    """Returns what a module computes, which some versions and classes return with other values after it."""
+    return output[0] if isinstance(output, tuple) else output
 
 
 def _missed(model: Any, state: Mapping[str, Any]) -> Iterator[str]:
     """Yields the parameters that do not have the values of the file: transformers fills them with random ones."""
     import torch
 
-    def own(name: str) -> str:
-        name = re.sub(r"^(wav2vec2|hubert|wavlm)\.", "", name)
-        for i, old in enumerate(("weight_g", "weight_v")):
-            name = name.replace(old, f"parametrizations.weight.original{i}")
-        return name
-
-    stored = {own(name): tensor for name, tensor in state.items()}
+    stored = {}
+    for name, tensor in state.items():
+        bare = re.sub(r"^(wav2vec2|hubert|wavlm)\.", "", name)
+        bare = bare.replace("weight_g", "parametrizations.weight.original0")
+        stored[bare.replace("weight_v", "parametrizations.weight.original1")] = tensor
     for name, value in model.state_dict().items():
         used = name != "masked_spec_embed"  # in training alone
         if used and not (name in stored and torch.equal(value, stored[name].float())):
@@ -122,11 +125,9 @@ def _missed(model: Any, state: Mapping[str, Any]) -> Iterator[str]:
 
 def _transformers(checkpoint: Checkpoint, device: str) -> Callable[[list[str]], list[Vector]]:
     import torch
-    from torch.nn.functional import linear
 
     reference = Transformers(checkpoint)
-    model = reference.model.to(device)
-    head = {name: tensor.to(device) for name, tensor in reference.head.items()}
+    reference.model.to(device)
 
     def answer(paths: list[str]) -> list[Vector]:
         answers = []
@@ -134,11 +135,8 @@ def _transformers(checkpoint: Checkpoint, device: str) -> Callable[[list[str]], 
             samples, rate = soundfile.read(path, dtype="float32")
             with torch.inference_mode():
                 values = reference.prepare(samples, sampling_rate=rate, return_tensors="pt")["input_values"]
-                x = model(values.to(device))[0].mean(1)
-                if head:
-                    x = torch.tanh(linear(x, head["classifier.dense.weight"], head["classifier.dense.bias"]))
-                    x = linear(x, head["classifier.out_proj.weight"], head["classifier.out_proj.bias"])
-                answers.append(x[0].float().cpu().numpy())
+                found = reference.heads.stages(reference.states(values.to(device)))
+                answers.append(found.get("logits", found["pooled"]))
         return answers
 
     return answer

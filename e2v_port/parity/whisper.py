@@ -1,4 +1,4 @@
-"""transformers' Whisper encoder, run stage by stage."""
+"""transformers' Whisper encoder and its head for classification, run stage by stage."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -11,6 +11,7 @@ from e2v_port.architectures.whisper import MAX_FRAMES
 from e2v_port.audio import SAMPLING_RATE, Waveform
 from e2v_port.checkpoints.checkpoint import Checkpoint
 from e2v_port.errors import AudioError, CheckpointError, RuntimeUnavailable
+from e2v_port.parity.heads import Heads
 from e2v_port.parity.references import Hooks, Peer, Tolerances, Vector, tensors
 from e2v_port.quiet import quiet
 
@@ -30,7 +31,7 @@ PROGRAM = """if True:
 
 
 class Transformers:
-    """transformers' WhisperFeatureExtractor and WhisperEncoder, from an unconverted checkpoint's folder.
+    """transformers' WhisperFeatureExtractor and WhisperEncoder, and the head, from an unconverted checkpoint's folder.
 
     The extractor computes in float32, as it always does, and the encoder in float64: trained weights put values of
     several hundred into a few features, from which float32 takes the last digits of the others.
@@ -40,7 +41,7 @@ class Transformers:
 
     Raises:
         CheckpointError: The checkpoint is in the form of another library.
-        RuntimeUnavailable: transformers cannot be imported.
+        RuntimeUnavailable: transformers cannot be imported, or no forward pass is published for the head.
     """
 
     library: ClassVar[str] = "transformers"
@@ -72,6 +73,7 @@ class Transformers:
             {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
         )
         self.model.eval().double()
+        self.heads = Heads(state)
 
     def stages(self, waveform: Waveform) -> dict[str, NDArray[np.float32]]:
         """Runs one clip as it is, or if it has 30 s, as transformers does; see `Reference`.
@@ -97,40 +99,39 @@ class Transformers:
                 prepared = self.prepare(waveform, sampling_rate=SAMPLING_RATE, padding=False, return_tensors="pt")
                 features = prepared["input_features"]
                 found["spectrogram"] = features[0].mT.numpy().copy()
-                frames = self.encode(features.double())
+                states = self.states(features.double())
         finally:
             hooks.remove()
         found |= hooks.found
-        found["frames"] = frames[0].float().numpy()
-        found["pooled"] = frames[0].mean(0).float().numpy()
-        return found
+        found["frames"] = states[-1][0].float().numpy()
+        return found | self.heads.stages(states)
 
-    def encode(self, features: Any) -> Any:
+    def states(self, features: Any) -> list[Any]:
         """Does what `WhisperEncoder.forward` does, which refuses all but 30 s.
 
         Args:
             features: Spectrogram [B, bands, columns] in float64.
 
         Returns:
-            Frames [B, frames, width].
+            Hidden states [B, frames, width], the last of them after the final norm.
         """
         from torch.nn.functional import gelu
 
         model = self.model
         if features.shape[2] == 2 * MAX_FRAMES:
-            return model(features)[0]
+            return [*model(features, output_hidden_states=True).hidden_states]
         x = gelu(model.conv2(gelu(model.conv1(features)))).mT
-        x = x + model.embed_positions.weight[: x.shape[1]]
+        states = [x + model.embed_positions.weight[: x.shape[1]]]
         for layer in model.layers:
-            x = layer(x, None)
-        return model.layer_norm(x)
+            states.append(layer(states[-1], None))
+        return [*states[:-1], model.layer_norm(states[-1])]
 
 
 def _transformers(checkpoint: Checkpoint, device: str) -> Callable[[list[str]], list[Vector]]:
     import torch
 
     reference = Transformers(checkpoint)
-    model = reference.model.to(device).float()
+    reference.model.to(device).float()
 
     def answer(paths: list[str]) -> list[Vector]:
         answers = []
@@ -138,7 +139,8 @@ def _transformers(checkpoint: Checkpoint, device: str) -> Callable[[list[str]], 
             samples, rate = soundfile.read(path, dtype="float32")
             with torch.inference_mode():
                 features = reference.prepare(samples, sampling_rate=rate, return_tensors="pt")["input_features"]
-                answers.append(model(features.to(device))[0].mean(1)[0].float().cpu().numpy())
+                found = reference.heads.stages(reference.states(features.to(device)))
+                answers.append(found.get("logits", found["pooled"]))
         return answers
 
     return answer

@@ -60,8 +60,10 @@ def compiled(model: Encoder, empty: Encoder) -> Encoder:
         empty: The same without weights, on `meta`; becomes the result.
 
     Raises:
-        ValueError: The bias of its attention does not follow from distances.
+        ValueError: The bias of its attention does not follow from distances, or from more than them, as in WavLM.
     """
+    if type(model).run is not Encoder.run:
+        raise ValueError("its blocks take more than a bias of distances")
     slopes = _slopes(model)
     extra = model.config.tokens(0) - model.config.frames(0)
     empty.load_state_dict(model.state_dict(), strict=True, assign=True)
