@@ -88,9 +88,11 @@ def _describe(shapes: Mapping[str, Shape], settings: Mapping[str, Any]) -> Descr
     names = settings.get("id2label")
     if not isinstance(names, Mapping) or {*names} != {str(i) for i in range(rows)}:
         raise CheckpointError(f"config.json: id2label does not name the {rows} outputs: {names!r}")
-    labels = tuple(Label(str(names[str(i)]).lower(), str(names[str(i)]), unused=False) for i in range(rows))
-    if rows == len(DIMENSIONS) and {label.name for label in labels} != {*DIMENSIONS}:
-        raise CheckpointError(f"three outputs called {', '.join(label.name for label in labels)}, which are unknown")
+    tokens = [str(names[str(i)]) for i in range(rows)]
+    measured = rows == len(DIMENSIONS)  # a row for each; the models of labels have eight
+    if rows == 1 or (measured and {token.lower() for token in tokens} != {*DIMENSIONS}):
+        raise CheckpointError(f"outputs {', '.join(tokens)}; supported: labels, or {', '.join(DIMENSIONS)} together")
+    labels = tuple(Label(token.lower() if measured else token, token, unused=False) for token in tokens)
     architecture = replace(
         sizes,
         normalize=False,

@@ -139,7 +139,7 @@ def _heads(shapes: Mapping[str, Shape], labels: bool) -> tuple[dict[str, Any], t
 
 
 def _named(names: Sequence[str]) -> tuple[Label, ...]:
-    return tuple(Label(name.lower(), name, unused=False) for name in names)
+    return tuple(Label(name, name, unused=False) for name in names)
 
 
 def _readout(shapes: Mapping[str, Shape], layers: tuple[int, ...], width: int) -> dict[str, Any]:

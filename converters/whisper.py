@@ -288,7 +288,7 @@ def make(config: WhisperConfig, folder: Path, *, seed: int = 0) -> Path:
     draw = np.random.default_rng(seed)
     tensors = {
         name: torch.from_numpy(
-            config.positions(shape[0])
+            positions(*shape)
             if name.endswith("embed_positions.weight")
             else trained_like(name, draw.standard_normal(shape, dtype=np.float32))
         )

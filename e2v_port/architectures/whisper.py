@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from e2v_port.architectures.base import Transformer
 from e2v_port.architectures.shapes import Shape, is_size, norm
 
-__all__ = ["COLUMN", "MAX_FRAMES", "STRIDES", "WINDOW", "WhisperConfig", "positions"]
+__all__ = ["COLUMN", "MAX_FRAMES", "STRIDES", "WINDOW", "WhisperConfig", "positions", "sinusoids"]
 
 # Of every Whisper, in samples at 16 kHz: a window of the spectrogram, and the step to the next column.
 WINDOW = 400
@@ -89,11 +89,9 @@ class WhisperConfig(Transformer):
     def positions(self, frames: int) -> NDArray[np.float32]:
         """Returns what is added to the frames to mark their positions, [frames, width].
 
-        OpenAI published all numbers of Whisper in 16 bits, these too, so that they are rounded here in the same way.
-        With `fixed_frames`, another program has computed them anew in float32.
+        With `fixed_frames`, another program than OpenAI's has computed them anew, in float32.
         """
-        table = positions(frames, self.width)
-        return table if self.fixed_frames else table.astype(np.float16).astype(np.float32)
+        return sinusoids(frames, self.width) if self.fixed_frames else positions(frames, self.width)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -111,7 +109,15 @@ class WhisperConfig(Transformer):
 
 
 def positions(frames: int, width: int) -> NDArray[np.float32]:
-    """Returns what is added to the frames to mark their positions: sines and cosines, [frames, width].
+    """Returns what OpenAI's models add to the frames to mark their positions, [frames, width].
+
+    All numbers of Whisper were published in 16 bits, these too, so that they are rounded here in the same way.
+    """
+    return sinusoids(frames, width).astype(np.float16).astype(np.float32)
+
+
+def sinusoids(frames: int, width: int) -> NDArray[np.float32]:
+    """Returns sines and cosines of the positions of frames, [frames, width].
 
     The wavelengths of the width / 2 sines grow from 2 pi to 20 000 pi frames (arXiv 1706.03762); the cosines follow
     them.

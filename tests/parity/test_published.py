@@ -133,9 +133,9 @@ def test_verify_finds_the_reference_of_the_layout(name, made, clips, monkeypatch
 
 def test_labels_and_dimensions_have_their_published_names(made):
     names = [label.name for label in ModelConfig.read(made("whisper_with_lora")[1]).labels]
-    assert names == ["anger", "contempt", "disgust", "fear", "happiness", "neutral", "sadness", "surprise", "other"]
+    assert names == ["Anger", "Contempt", "Disgust", "Fear", "Happiness", "Neutral", "Sadness", "Surprise", "Other"]
     names = [label.name for label in ModelConfig.read(made("odyssey_of_labels")[1]).labels]
-    assert names == [label.lower() for label in LABELS]
+    assert names == [*LABELS]
     assert ModelConfig.read(made("wavlm_of_dimensions")[1]).dimensional
     assert ModelConfig.read(made("wavlm_of_labels")[1]).others == {"dimensions": DIMENSIONS}
 
@@ -182,7 +182,7 @@ def test_what_cannot_be_known_is_refused(tmp_path):
     one = {"backbone_model.encoder.layers.3.fc1.lora_B": None}
     assert "lora_B" in refusal(published.save(model, tmp_path / "one", settings, **one))
     other = settings | {"pretrain_model": "whisper_tiny"}
-    assert "whisper_tiny" in refusal(published.save(model, tmp_path / "other", other))
+    assert "whisper_tiny" in refusal(published.save(model, tmp_path / "Other", other))
 
     model, about = CASES["odyssey_of_labels"]()
     model, settings = published.fill(model), settings_of(about)
