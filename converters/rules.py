@@ -3,7 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,15 @@ from e2v_port.architectures.shapes import Shape
 
 __all__ = [
     "Converter",
+    "Described",
+    "Dialect",
     "Piece",
     "Rule",
     "batch_norm",
     "channels_last",
     "converter",
+    "diagonal",
+    "dialect",
     "heads",
     "keep",
     "plan",
@@ -29,9 +33,13 @@ __all__ = [
     "squeeze",
     "thirds",
     "transposed",
+    "under",
     "unmatched",
     "weight_norm",
 ]
+
+# Modules for published checkpoints of a layout of their own, each with a function `dialect(shapes, settings)`.
+DIALECTS = ("odyssey", "vox_profile")
 
 Array = NDArray[Any]
 
@@ -70,6 +78,17 @@ def squeeze(array: Array) -> Sequence[Array]:
 def heads(array: Array) -> Sequence[Array]:
     """Flattens [..., heads, 1, 1] -> [heads]; ValueError if another axis is longer than one."""
     return [array.reshape(array.shape[-3])]
+
+
+def diagonal(*arrays: Array) -> Sequence[Array]:
+    """Puts matrices on the diagonal of a larger one, so that each takes its own share of the numbers."""
+    rows, columns = np.sum([array.shape for array in arrays], 0)
+    whole = np.zeros((rows, columns), np.float32)
+    row = column = 0
+    for array in arrays:
+        whole[row : row + array.shape[0], column : column + array.shape[1]] = array
+        row, column = row + array.shape[0], column + array.shape[1]
+    return [whole]
 
 
 def weight_norm(direction: Array, length: Array) -> Sequence[Array]:
@@ -160,6 +179,66 @@ def converter(family: str) -> Converter:
     """Returns the converter of a registered family."""
     found: Converter = import_module(f"e2v_port.converters.{family}").CONVERTER
     return found
+
+
+@dataclass(frozen=True)
+class Described:
+    """What a checkpoint becomes.
+
+    Attributes:
+        architecture: Sizes of the network.
+        labels: Labels of its outputs.
+        others: Names of the numbers in each further output.
+    """
+
+    architecture: Architecture
+    labels: tuple[Label, ...]
+    others: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How one checkpoint becomes a model of a family whose own library did not write it.
+
+    Attributes:
+        family: Family of the model, as in `registry.FAMILIES`.
+        rules: Table of renames, for this checkpoint.
+        describe: Returns sizes, labels and further outputs; raises CheckpointError for what the runtimes cannot
+            compute.
+    """
+
+    family: str
+    rules: tuple[Rule, ...]
+    describe: Callable[[], Described]
+
+
+def dialect(shapes: Mapping[str, Shape], settings: Mapping[str, Any] | None) -> Dialect | None:
+    """Returns the dialect of a checkpoint, given name and shape of its tensors and its config.json; None without one.
+
+    Raises:
+        CheckpointError: The checkpoint is of a dialect, but lacks its config.json or another tensor that shows a size.
+    """
+    modules = (import_module(f"e2v_port.converters.{name}") for name in DIALECTS)
+    return next((found for module in modules if (found := module.dialect(shapes, settings))), None)
+
+
+def under(rules: Iterable[Rule], usual: str, prefix: str) -> tuple[Rule, ...]:
+    """Returns the renames of an encoder that is a part of another network.
+
+    Args:
+        rules: Renames of the encoder as its own library saves it. Those of other parts are left out.
+        usual: How the names of the encoder begin there, as a pattern, e.g. `[wavlm.]`.
+        prefix: How they begin here.
+    """
+    return tuple(
+        replace(
+            rule,
+            source=rule.source.replace(usual, prefix, 1),
+            beside=tuple(other.replace(usual, prefix, 1) for other in rule.beside),
+        )
+        for rule in rules
+        if rule.source.startswith(usual)
+    )
 
 
 @dataclass(frozen=True)

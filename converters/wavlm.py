@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from e2v_port.architectures.config import Label
 from e2v_port.architectures.shapes import Shape
 from e2v_port.architectures.wavlm import WavlmConfig
+from e2v_port.errors import CheckpointError
 
 from .random_weights import pair
 from .rules import Converter, Rule, heads
 from .wav2vec2 import encoder_rules, encoder_sizes, has_gated_bias, reading, settings, source_shapes, write
 
-__all__ = ["BASE", "CONVERTER", "LARGE", "make"]
+__all__ = ["BASE", "CONVERTER", "LARGE", "RULES", "make", "sizes"]
 
 ATTENTION = "[wavlm.]encoder.layers.{i}.attention"
 
@@ -80,6 +81,45 @@ BASE = replace(
     LARGE, embed_dim=768, num_heads=12, depth=12, ffn_dim=3072, conv_norm="group", pre_norm=False, normalize=False
 )  # and base-plus
 SIZES = {"wavlm-base": BASE, "wavlm-large": LARGE}
+
+
+def sizes(shapes: Mapping[str, Shape], prefix: str, like: WavlmConfig) -> WavlmConfig:
+    """Returns the sizes of an encoder whose config.json is not in its checkpoint.
+
+    Args:
+        shapes: Name and shape of each tensor of the checkpoint.
+        prefix: How the names of the encoder begin.
+        like: Published model of this kind: it has the strides and the order of the norms, which leave no trace.
+
+    Raises:
+        CheckpointError: A tensor is missing.
+    """
+    try:
+        weights = [
+            shapes[f"{prefix}feature_extractor.conv_layers.{i}.conv.weight"] for i in range(len(like.conv_layers))
+        ]
+        depth = sum(f"{prefix}encoder.layers.{i}.layer_norm.weight" in shapes for i in range(len(shapes)))
+        first, position = f"{prefix}encoder.layers.0", f"{prefix}encoder.pos_conv_embed.conv"
+        ffn_dim, width = shapes[f"{first}.feed_forward.intermediate_dense.weight"]
+        directions = (f"{position}.weight_v", f"{position}.parametrizations.weight.original1")
+        _, share, kernel = next(shapes[name] for name in directions if name in shapes)
+        return replace(
+            like,
+            conv_layers=tuple(
+                (out, size, stride) for (out, _, size), (_, _, stride) in zip(weights, like.conv_layers, strict=True)
+            ),
+            embed_dim=width,
+            num_heads=shapes[f"{first}.attention.gru_rel_pos_const"][1],
+            num_buckets=shapes[f"{first}.attention.rel_attn_embed.weight"][0],
+            depth=depth,
+            ffn_dim=ffn_dim,
+            conv_pos_kernel=kernel,
+            conv_pos_groups=width // share,
+        )
+    except (KeyError, StopIteration) as error:
+        raise CheckpointError(f"WavLM without {error}, from which its sizes are read") from error
+    except (ValueError, IndexError) as error:
+        raise CheckpointError(f"WavLM with tensors of other shapes than transformers saves ({error})") from error
 
 
 def _gates(config: WavlmConfig) -> Iterator[tuple[str, Shape]]:

@@ -28,7 +28,7 @@ from e2v_port.errors import CheckpointError, E2VError
 
 from . import heads
 from .folder import store
-from .rules import Converter, Piece, converter, plan, unmatched
+from .rules import Converter, Described, Dialect, Piece, converter, dialect, plan, unmatched
 
 __all__ = ["write"]
 
@@ -89,42 +89,58 @@ def _configure(
     """Plans the conversion; raises one error that lists every problem of the checkpoint."""
     repository = npz.source.repository
     model = catalog.lookup(repository)
-    family, found = _recognized(npz)
+    special = _dialect(npz)
+    family, found = (special.family, None) if special else _recognized(npz)
     problems: list[str] = []
     try:
-        head = _head(npz, family, found, described, model, note)
-        pieces, targets, problems = plan((*found.rules, *head.rules), npz.shapes)
         _check_rate(npz.preprocessor or {})
-        architecture, labels = found.describe(npz.config, npz.tokens, npz.preprocessor, targets, note)
-        if head != heads.NONE:
-            assert isinstance(architecture, Transformer)
-            architecture, labels = head.on(architecture), head.labels
-            # A sum of layers without the final norm does not use it.
-            unread = {name for name in targets if name.startswith("norm.")} - architecture.tensors().keys()
-            pieces = [piece for piece in pieces if unread.isdisjoint(piece.targets)]
-            targets = {name: shape for name, shape in targets.items() if name not in unread}
+        if special:
+            if described:
+                raise CheckpointError("its head is known: convert it without --head")
+            pieces, targets, problems = plan(special.rules, npz.shapes)
+            made = special.describe()
+        else:
+            assert found is not None
+            head = _head(npz, family, found, described, model, note)
+            pieces, targets, problems = plan((*found.rules, *head.rules), npz.shapes)
+            made = Described(*found.describe(npz.config, npz.tokens, npz.preprocessor, targets, note), found.others)
+            if head != heads.NONE:
+                assert isinstance(made.architecture, Transformer)
+                made = Described(head.on(made.architecture), head.labels, head.rows)
+                # A sum of layers without the final norm does not use it.
+                unread = {name for name in targets if name.startswith("norm.")} - made.architecture.tensors().keys()
+                pieces = [piece for piece in pieces if unread.isdisjoint(piece.targets)]
+                targets = {name: shape for name, shape in targets.items() if name not in unread}
     except (CheckpointError, ValueError) as error:
         raise CheckpointError(f"{repository}: {'; '.join([str(error), *problems])}") from error
-    if (rows := architecture.num_labels) != len(labels):
-        problems.append(f"{len(labels)} labels for {rows} rows of the head")
-    problems += tensors.differences(targets, architecture.tensors())
+    if (rows := made.architecture.num_labels) != len(made.labels):
+        problems.append(f"{len(made.labels)} labels for {rows} rows of the head")
+    problems += tensors.differences(targets, made.architecture.tensors())
     if problems:
         raise CheckpointError(
             f"{repository}: the checkpoint does not fit its configuration, nothing was converted: {'; '.join(problems)}"
         )
     config = ModelConfig(
         family=family,
-        architecture=architecture,
-        labels=labels,
+        architecture=made.architecture,
+        labels=made.labels,
         dtype=dtype,
         sampling_rate=SAMPLING_RATE,
         temperature=1.0,
         licence=model.licence if model else "unknown: see where the checkpoint came from",
         source=npz.source,
         converter=f"e2v-port {__version__}",
-        others={**found.others, **head.rows},
+        others=dict(made.others),
     )
     return config, pieces
+
+
+def _dialect(npz: _Npz) -> Dialect | None:
+    """Returns the published layout that a checkpoint has, if it is none that a family's own library writes."""
+    try:
+        return dialect(npz.shapes, npz.config)
+    except CheckpointError as error:
+        raise CheckpointError(f"{npz.source.repository}: {error}") from error
 
 
 def _head(

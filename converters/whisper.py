@@ -16,7 +16,7 @@ from e2v_port.errors import CheckpointError
 from .random_weights import pair, trained_like
 from .rules import Converter, Rule, channels_last, thirds
 
-__all__ = ["BASE", "CONVERTER", "make"]
+__all__ = ["BASE", "CONVERTER", "RULES", "are_sinusoids", "make"]
 
 ENCODER = "[model.]encoder"  # the encoder alone, as in a classifier, or the whole model
 LAYER = f"{ENCODER}.layers.{{i}}"  # of transformers
@@ -25,11 +25,11 @@ CTRANSLATE2 = "encoder/layer_{i}"
 POSITIONS = 4e-3  # largest difference of stored positions from the formula: a step of bfloat16 below 1
 
 
-def _are_sinusoids(stored: NDArray[Any]) -> Sequence[NDArray[Any]]:
-    """Checks that the positions may be dropped, since the runtimes compute them."""
-    if stored.ndim != 2 or len(stored) != MAX_FRAMES or stored.shape[1] < 4:
+def are_sinusoids(stored: NDArray[Any], frames: int = MAX_FRAMES) -> Sequence[NDArray[Any]]:
+    """Checks that the positions of this many frames may be dropped, since the runtimes compute them."""
+    if stored.ndim != 2 or len(stored) != frames or stored.shape[1] < 4:
         raise CheckpointError(
-            f"positions of shape {list(stored.shape)}; only {MAX_FRAMES}, those of 30 s, are supported"
+            f"positions of shape {list(stored.shape)}; only {frames}, those of {frames // 50} s, are supported"
         )
     difference = np.abs(stored - positions(*stored.shape)).max()
     if not difference <= POSITIONS:
@@ -104,7 +104,7 @@ RULES: tuple[Rule, ...] = (
         for part, ours in zip(parts, ("weight", "bias"), strict=True)
     ),
     *(
-        Rule(source, change=_are_sinusoids, why="computed by the runtimes")
+        Rule(source, change=are_sinusoids, why="computed by the runtimes")
         for source in (
             f"{ENCODER}.embed_positions.weight",
             "encoder.positional_embedding",

@@ -445,7 +445,8 @@ class Encoder(nn.Module, ABC):
                 states.append(last[:, self.extra :])
         if self.config.finished:
             states = [*states[:-1], self.finish(last[:, self.extra :], trace)]
-        return self.pool(self.readout.combine(states), lengths, trace)
+        frames = self.readout.combine(states)[:, : self.config.frames(waveform.shape[1])]
+        return self.pool(frames, lengths, trace)
 
     @abstractmethod
     def begin(

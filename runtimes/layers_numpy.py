@@ -472,7 +472,8 @@ class Encoder(ABC):
                 states.append(last[self.extra :])
         if self.config.finished:
             states = [*states[:-1], self.finish(last[self.extra :], trace)]
-        return self.pool(self.readout.combine(states), trace)
+        frames = self.readout.combine(states)[: self.config.frames(len(waveform))]
+        return self.pool(frames, trace)
 
     @abstractmethod
     def begin(self, waveform: Array, trace: Trace) -> tuple[Array, Array | None]:

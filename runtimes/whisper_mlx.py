@@ -10,7 +10,7 @@ from functools import cache
 import mlx.core as mx
 from mlx import nn
 
-from e2v_port.architectures.whisper import COLUMN, STRIDES, WINDOW, WhisperConfig, positions
+from e2v_port.architectures.whisper import COLUMN, STRIDES, WINDOW, WhisperConfig
 from e2v_port.audio import mel_filters
 
 from .layers_mlx import Attention, Convolution, Encoder, Head, Mlp, Readout, Trace, valid_frames
@@ -54,6 +54,8 @@ class Whisper(Encoder):
     def begin(
         self, waveform: mx.array, samples: mx.array, padded: bool, trace: Trace
     ) -> tuple[mx.array, mx.array, mx.array | None]:
+        read, samples = (samples // COLUMN + 1) // 2, mx.maximum(samples, self.config.canvas)
+        waveform = mx.pad(waveform, [(0, 0), (0, max(self.config.canvas - waveform.shape[1], 0))])
         lengths = samples // COLUMN
         x = self.spectrogram(waveform, samples)  # [B, M, bands]
         trace("spectrogram", x)
@@ -63,9 +65,9 @@ class Whisper(Encoder):
             lengths = (lengths - 1) // stride + 1
             x = layer(x, lengths)  # [B, T, D]
             trace(f"conv_layers.{i}", x)
-        x = x + marks(x.shape[1], self.config.width).astype(x.dtype)
+        x = x + marks(x.shape[1], self.config).astype(x.dtype)
         trace("positions", x)
-        return x, lengths, self.bias(x, valid_frames(lengths, x.shape[1]), padded)
+        return x, read, self.bias(x, valid_frames(lengths, x.shape[1]), padded)
 
     def spectrogram(self, waveform: mx.array, samples: mx.array) -> mx.array:
         """Computes the logarithm of the power in each mel band.
@@ -107,12 +109,12 @@ def filters(bands: int) -> mx.array:
     return mx.array(mel_filters(bands, WINDOW, 0, 8000).T)
 
 
-def marks(frames: int, width: int) -> mx.array:
+def marks(frames: int, config: WhisperConfig) -> mx.array:
     """Returns what marks the positions of frames, [frames, width]."""
-    return table(-(-frames // ROWS) * ROWS, width)[:frames]
+    return table(-(-frames // ROWS) * ROWS, config)[:frames]
 
 
 @cache
-def table(frames: int, width: int) -> mx.array:
+def table(frames: int, config: WhisperConfig) -> mx.array:
     """Returns the same, for whole multiples of ROWS frames."""
-    return mx.array(positions(frames, width))
+    return mx.array(config.positions(frames))

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from e2v_port.architectures.whisper import COLUMN, STRIDES, WINDOW, WhisperConfig, positions
+from e2v_port.architectures.whisper import COLUMN, STRIDES, WINDOW, WhisperConfig
 from e2v_port.audio import mel_filters
 
 from .layers_numpy import (
@@ -60,12 +60,12 @@ class Whisper(Encoder):
         self.head = Head(stored["head"], config) if config.has_head else None
 
     def begin(self, waveform: Array, trace: Trace) -> tuple[Array, Array | None]:
-        x = self.spectrogram(waveform)  # [M, bands]
+        x = self.spectrogram(np.pad(waveform, (0, max(self.config.canvas - len(waveform), 0))))  # [M, bands]
         trace("spectrogram", x)
         for i, layer in enumerate(self.conv_layers):
             x = layer(np.pad(x, ((1, 1), (0, 0))))  # [T, D]
             trace(f"conv_layers.{i}", x)
-        x = x + marks(len(x), self.config.width)
+        x = x + marks(len(x), self.config)
         trace("positions", x)
         return x, None
 
@@ -100,12 +100,12 @@ def filters(bands: int) -> Array:
     return mel_filters(bands, WINDOW, 0, 8000).T
 
 
-def marks(frames: int, width: int) -> Array:
+def marks(frames: int, config: WhisperConfig) -> Array:
     """Returns what marks the positions of frames, [frames, width]."""
-    return table(-(-frames // ROWS) * ROWS, width)[:frames]
+    return table(-(-frames // ROWS) * ROWS, config)[:frames]
 
 
 @cache
-def table(frames: int, width: int) -> Array:
+def table(frames: int, config: WhisperConfig) -> Array:
     """Returns the same, for whole multiples of ROWS frames."""
-    return positions(frames, width)
+    return config.positions(frames)

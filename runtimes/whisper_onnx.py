@@ -5,7 +5,7 @@ Dimensions: B clips, S samples, M columns of the spectrogram, T frames, D featur
 
 import math
 
-from e2v_port.architectures.whisper import COLUMN, MAX_FRAMES, STRIDES, WINDOW, WhisperConfig, positions
+from e2v_port.architectures.whisper import COLUMN, MAX_FRAMES, STRIDES, WINDOW, WhisperConfig
 from e2v_port.audio import mel_filters
 
 from .layers_onnx import Encoder, Value
@@ -19,7 +19,11 @@ class Whisper(Encoder):
     config: WhisperConfig
 
     def begin(self, waveform: Value, samples: Value) -> tuple[Value, Value, Value]:
-        g, lengths = self.graph, samples // COLUMN
+        g, read = self.graph, (samples // COLUMN + 1) // 2
+        if self.config.canvas:
+            samples = samples.at_least(self.config.canvas)
+            waveform = waveform.pad(0, 0, 0, (-waveform.size(1) + self.config.canvas).at_least(0))
+        lengths = samples // COLUMN
         x = self.spectrogram(waveform, samples)  # [B, bands, M]
         for i, stride in enumerate(STRIDES):
             # Without the mask, the convolution would carry values after a clip's end back into the clip.
@@ -28,8 +32,8 @@ class Whisper(Encoder):
             x = g.gelu(g.convolve(x, f"conv_layers.{i}", bias=True, pads=[1, 1], strides=[stride]))
         x = x.permute(0, 2, 1)  # [B, T, D]
         # There are no more positions: the sum with longer clips is an error.
-        x = x + g.constant(positions(MAX_FRAMES, self.config.width)).cut(0, 0, x.size(1))
-        return x, lengths, self.mask(g.valid(lengths, x.size(1)))
+        x = x + g.constant(self.config.positions(MAX_FRAMES)).cut(0, 0, x.size(1))
+        return x, read, self.mask(g.valid(lengths, x.size(1)))
 
     def spectrogram(self, waveform: Value, samples: Value) -> Value:
         """Writes the logarithm of the power in each mel band, [B, bands, M]; see whisper_torch.py."""

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from e2v_port.architectures.whisper import COLUMN, STRIDES, WINDOW, WhisperConfig, positions
+from e2v_port.architectures.whisper import COLUMN, STRIDES, WINDOW, WhisperConfig
 from e2v_port.audio import mel_filters
 
 from .layers_torch import Attention, Convolution, Encoder, Head, Mlp, Readout, Trace, valid_frames
@@ -57,6 +57,8 @@ class Whisper(Encoder):
     def begin(
         self, waveform: Tensor, samples: Tensor, padded: bool, trace: Trace
     ) -> tuple[Tensor, Tensor, Tensor | None]:
+        read, samples = (samples // COLUMN + 1) // 2, samples.clamp_min(self.config.canvas)
+        waveform = F.pad(waveform, (0, max(self.config.canvas - waveform.shape[1], 0)))
         lengths = samples // COLUMN
         x = self.spectrogram(waveform, samples)  # [B, M, bands]
         trace("spectrogram", x)
@@ -66,9 +68,9 @@ class Whisper(Encoder):
             lengths = (lengths - 1) // stride + 1
             x = layer(x, lengths)  # [B, T, D]
             trace(f"conv_layers.{i}", x)
-        x = x + marks(x.shape[1], self.config.width, x.device).to(x.dtype)
+        x = x + marks(x.shape[1], self.config, x.device).to(x.dtype)
         trace("positions", x)
-        return x, lengths, self.bias(x, valid_frames(lengths, x.shape[1]), padded)
+        return x, read, self.bias(x, valid_frames(lengths, x.shape[1]), padded)
 
     def spectrogram(self, waveform: Tensor, samples: Tensor) -> Tensor:
         """Computes the logarithm of the power in each mel band.
@@ -109,13 +111,13 @@ def filters(bands: int, device: torch.device) -> Tensor:
         return torch.from_numpy(mel_filters(bands, WINDOW, 0, 8000).T.copy()).to(device)
 
 
-def marks(frames: int, width: int, device: torch.device) -> Tensor:
+def marks(frames: int, config: WhisperConfig, device: torch.device) -> Tensor:
     """Returns what marks the positions of frames, [frames, width]."""
-    return table(-(-frames // ROWS) * ROWS, width, device)[:frames]
+    return table(-(-frames // ROWS) * ROWS, config, device)[:frames]
 
 
 @cache
-def table(frames: int, width: int, device: torch.device) -> Tensor:
+def table(frames: int, config: WhisperConfig, device: torch.device) -> Tensor:
     """Returns the same, for whole multiples of ROWS frames. Cached like `filters`."""
     with torch.inference_mode(False):
-        return torch.from_numpy(positions(frames, width)).to(device)
+        return torch.from_numpy(config.positions(frames)).to(device)

@@ -32,7 +32,6 @@ class Architecture(ABC):
     Attributes:
         mean_of_frames: Whether an embedding is the mean of its frames, unless `joining` says otherwise.
         half_precision: Whether the network may compute in 16 bits, so that `dtype="auto"` considers it.
-        longest: Samples of the longest clip that the network runs in one piece; None for any.
         normalize: Whether the waveform is scaled to zero mean and unit variance first.
         embed_dim: Length of an embedding.
         head_dim: Width of the head's hidden layer, which ends in a tanh; 0 for a head of one linear layer.
@@ -45,7 +44,6 @@ class Architecture(ABC):
 
     mean_of_frames: ClassVar[bool]
     half_precision: ClassVar[bool]
-    longest: ClassVar[int | None] = None
 
     normalize: bool
     embed_dim: int
@@ -92,6 +90,16 @@ class Architecture(ABC):
     def judges_frames(self) -> bool:
         """Whether the head can be applied to a part of a clip, such as one of its frames."""
         return True
+
+    @property
+    def longest(self) -> int | None:
+        """Samples of the longest clip that the network runs in one piece; None for any."""
+        return None
+
+    @property
+    def canvas(self) -> int:
+        """Samples that the network itself fills shorter clips up to, with silence that it does not read; 0 for none."""
+        return 0
 
     @property
     def shortest(self) -> int:

@@ -203,11 +203,12 @@ class Batched:
         batch: list[int] = []
         samples = 0
         for i in sorted(waveforms, key=lambda i: len(waveforms[i])):
-            samples += len(waveforms[i])
-            filled = len(waveforms[i]) * (len(batch) + 1)  # all others would be padded to the newest clip
+            size = max(len(waveforms[i]), self.config.architecture.canvas)
+            samples += size
+            filled = size * (len(batch) + 1)  # all others would be padded to the newest clip
             if batch and (filled > most or filled - samples > PADDING * most):
                 yield batch
-                batch, samples = [], len(waveforms[i])
+                batch, samples = [], size
             batch.append(i)
         if batch:
             yield batch

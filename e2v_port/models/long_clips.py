@@ -200,14 +200,15 @@ def _plan(architecture: Architecture, samples: int) -> tuple[list[range], list[r
 
     All windows have the same number of frames, so that batches of them need no padding, and are evenly spaced.
     """
+    window = min(WINDOW, longest(architecture))
     total = architecture.frames(samples)
-    length = architecture.frames(WINDOW)
-    context = CONTEXT // architecture.hop
+    length = architecture.frames(window)
+    context = window * CONTEXT // WINDOW // architecture.hop
     count = 1 - (length - total) // (length - 2 * context)  # of windows, rounded up
     starts = [i * (total - length) // (count - 1) for i in range(count)]
     cuts = [0, *((before + length + after) // 2 for before, after in pairwise(starts)), total]
     # The largest number of samples that gives this number of frames.
-    size = bisect_right(range(WINDOW + architecture.hop), length, key=architecture.frames) - 1
+    size = bisect_right(range(window + architecture.hop), length, key=architecture.frames) - 1
     spans = [range(at * architecture.hop, min(at * architecture.hop + size, samples)) for at in starts]
     return spans, [range(*pair) for pair in pairwise(cuts)]
 

@@ -3,6 +3,7 @@
 Each family has its own in the module of its name, as `REFERENCE`.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -15,7 +16,13 @@ from numpy.typing import NDArray
 from e2v_port.audio import Waveform
 from e2v_port.checkpoints.checkpoint import Checkpoint
 
-__all__ = ["Hooks", "Peer", "Reference", "Tolerances", "installed", "peer", "reference", "tensors"]
+__all__ = ["Hooks", "Peer", "Reference", "Tolerances", "installed", "peer", "reference", "reference_of", "tensors"]
+
+# Layouts of their own: a key that only their config.json has, and module and class of the reference for each family.
+PUBLISHED = {
+    "ssl_type": {"wavlm": ("published", "Odyssey")},
+    "pretrain_model": {"wavlm": ("published", "VoxProfileWavLM"), "whisper": ("published", "VoxProfileWhisper")},
+}
 
 Vector = NDArray[np.float32]
 Stages = Mapping[str, Vector]
@@ -75,6 +82,18 @@ def reference(family: str) -> type[Reference] | None:
         return None
     found: type[Reference] = import_module(name).REFERENCE
     return found
+
+
+def reference_of(family: str, checkpoint: Checkpoint) -> type[Reference] | None:
+    """Returns the reference of a checkpoint: that of its family, unless its config.json is one of `PUBLISHED`."""
+    config = checkpoint.config
+    settings = json.loads(config.read_text("utf-8")) if config and config.suffix == ".json" else {}
+    for key, kinds in PUBLISHED.items():
+        if key in settings and family in kinds:
+            module, name = kinds[family]
+            found: type[Reference] = getattr(import_module(f"e2v_port.parity.{module}"), name)
+            return found
+    return reference(family)
 
 
 def peer(family: str) -> Peer | None:

@@ -90,7 +90,9 @@ def verify(
         if not references.installed(config.family):
             package = {"torch": '"e2v-port[torch]"'}.get(kind.library, kind.library.lower())
             raise RuntimeUnavailable(f"{kind.library} is not installed: pip install {package}")
-        reference = kind(checkpoint_of(config, checkpoint)).stages(waveform)
+        source = checkpoint_of(config, checkpoint)
+        kind = references.reference_of(config.family, source) or kind
+        reference = kind(source).stages(waveform)
     except E2VError as error:
         if checkpoint:
             raise

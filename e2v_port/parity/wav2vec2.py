@@ -68,7 +68,7 @@ class Transformers:
                 return
             from_pretrained: Any = AutoModel.from_pretrained
             self.model = from_pretrained(folder, local_files_only=True)
-            self.prepare = Wav2Vec2FeatureExtractor.from_pretrained(folder, local_files_only=True)
+            self.prepare: Any = Wav2Vec2FeatureExtractor.from_pretrained(folder, local_files_only=True)
         self.model.eval().float()
         state = tensors(checkpoint)
         if missed := list(_missed(self.model, state)):

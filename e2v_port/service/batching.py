@@ -188,13 +188,15 @@ class Batcher:
         if not self._calls:  # stopped meanwhile
             return []
         first = self._calls[0]
+        canvas = self.model.config.architecture.canvas
         length = len(first.clips[first.waiting[0]])
         waiting = [(call, i) for call in self._calls if call.frames == first.frames for i in call.waiting]
         batch: list[tuple[_Call, int]] = []
         samples = longest = 0
         for call, i in sorted(waiting, key=lambda item: abs(len(item[0].clips[item[1]]) - length)):
-            samples += len(call.clips[i])
-            longest = max(longest, len(call.clips[i]))
+            size = max(len(call.clips[i]), canvas)
+            samples += size
+            longest = max(longest, size)
             filled = longest * (len(batch) + 1)
             if batch and (filled > self._most or filled - samples > PADDING * self._most):
                 break
