@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from speechbrain_folder import KINDS, Published, save
-from toys import RUNTIMES
+from toys import RUNTIMES, needs_mlx
 
 import e2v_port
 from e2v_port.architectures.config import ModelConfig
@@ -101,6 +101,19 @@ def test_labels_and_description(made, name: str) -> None:
     assert architecture.head == (Step("linear", width=4, bias=False),)
     assert architecture.readout
     assert architecture.readout.steps == (Step("clip_norm"),)
+
+
+@needs_mlx
+def test_frames_of_a_long_clip_are_scaled_exactly() -> None:
+    """60 s of a large model: a single sum of MLX over as many numbers was wrong by 0.008."""
+    import mlx.core as mx
+
+    from e2v_port.runtimes.layers_mlx import scale_clips
+
+    x = np.random.default_rng(0).standard_normal((1, 3000, 1024), dtype=np.float32) + np.float32(0.3)
+    expected = torch.nn.functional.layer_norm(torch.from_numpy(x).double(), x.shape[1:])
+    found = scale_clips(mx.array(x), mx.ones((1, 3000, 1), mx.bool_))
+    assert np.abs(np.array(found) - expected.numpy()).max() < 1e-5
 
 
 def test_a_conversion_can_be_verified(made, monkeypatch) -> None:
