@@ -221,6 +221,41 @@ def test_configuration_json_names_the_files(hub: str, machine: Machine, server: 
 
 
 @pytest.mark.parametrize("hub", HUBS)
+def test_the_scaling_and_the_vocabulary_of_sensevoice_come_down(
+    hub: str, machine: Machine, server: LoopbackHub
+) -> None:
+    """configuration.json names am.mvn as the front end's; tokens.json it does not name, and it may be absent."""
+    server.repositories["someone/model"] = {
+        "configuration.json": configuration(
+            init_param="model.pt",
+            config="config.yaml",
+            tokenizer_conf={"bpemodel": "spectok.bpe.model"},
+            frontend_conf={"cmvn_file": "am.mvn"},
+        ),
+        "config.yaml": b"model: SenseVoiceSmall\n",
+        "am.mvn": b"<Nnet>",
+        "tokens.json": b"[]",
+        "model.pt": WEIGHTS,
+        "spectok.bpe.model": b"not needed",
+    }
+    first, second = machine.download(asked(hub), asked(hub, offline=True), server=server).results
+    assert content(first["cmvn"]) == b"<Nnet>"
+    assert content(first["tokens"]) == b"[]"
+    assert second == first
+    assert "spectok.bpe.model" not in server.requests
+
+
+@pytest.mark.parametrize("hub", HUBS)
+def test_a_repository_that_lacks_the_scaling_it_names(hub: str, machine: Machine, server: LoopbackHub) -> None:
+    server.repositories["someone/model"]["configuration.json"] = configuration(
+        init_param="model.pt", frontend_conf={"cmvn_file": "am.mvn"}
+    )
+    kind, message = machine.download(asked(hub), server=server).error
+    assert kind == "DownloadError"
+    assert "the repository has no am.mvn" in message
+
+
+@pytest.mark.parametrize("hub", HUBS)
 def test_without_configuration_json_the_usual_names_are_taken(hub: str, machine: Machine, server: LoopbackHub) -> None:
     server.repositories["someone/model"] = {"model.pt": WEIGHTS, "config.yaml": b"a: 1"}
     online, offline = machine.download(asked(hub), asked(hub, offline=True), server=server).results

@@ -111,8 +111,8 @@ class SensevoiceConfig(Transformer):
     def cut(self, blocks: int) -> Self:
         """Returns the architecture with this many blocks; see `Transformer`."""
         depth = min(self.depth, blocks - 1)
-        sizes = {"depth": depth, "tp_depth": blocks - 1 - depth, "embed_dim": QUERIES * self.width}
-        return replace(self, **sizes, readout=None, means=False, head=(), others=())
+        bare = replace(self, embed_dim=QUERIES * self.width, readout=None, means=False, head=(), others=())
+        return replace(bare, depth=depth, tp_depth=blocks - 1 - depth)
 
     def columns(self, samples: int) -> int:
         """Returns the number of columns in the spectrogram of a clip of this many samples: whole windows only."""

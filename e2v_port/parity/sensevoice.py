@@ -23,8 +23,8 @@ FRONT_END = {"spectrogram": 1e-2, "features": 2e-3, "positions": 5e-2}
 class FunASR:
     """FunASR's own front end and model, built and filled by FunASR from an unconverted checkpoint, on the CPU.
 
-    The front end adds no noise: by default FunASR adds some of about one step of 16 bits to each window, so that its
-    answers for a clip differ a little from one call to the next.
+    The front end adds no noise: unless config.yaml sets `dither` to 0, FunASR adds some of about one step of 16 bits to
+    each window, so that its answers for a clip differ a little from one call to the next.
 
     Args:
         checkpoint: The checkpoint.
@@ -40,6 +40,7 @@ class FunASR:
     def __init__(self, checkpoint: Checkpoint) -> None:
         if checkpoint.config is None or checkpoint.cmvn is None:
             raise CheckpointError(f"{checkpoint.repository}: FunASR needs config.yaml and am.mvn of the checkpoint")
+        import torch
         import yaml
 
         settings = yaml.safe_load(checkpoint.config.read_text("utf-8"))
@@ -48,13 +49,15 @@ class FunASR:
             try:
                 from funasr.frontends.wav_frontend import WavFrontend
                 from funasr.models.sense_voice.model import SenseVoiceSmall
+
+                self.frontend = WavFrontend(**frontend)
+                self.spectrogram = WavFrontend(**{**frontend, "lfr_m": 1, "lfr_n": 1, "cmvn_file": None})
+                self.spectrogram(torch.zeros(1, 400), [400])  # FunASR looks for its filter banks when they are needed
             except ImportError as error:
                 raise RuntimeUnavailable(
-                    f"FunASR cannot be imported ({error}): pip install --upgrade funasr"
+                    f"FunASR cannot run SenseVoice ({error}): pip install --upgrade funasr kaldi-native-fbank"
                 ) from error
 
-            self.frontend = WavFrontend(**frontend)
-            self.spectrogram = WavFrontend(**{**frontend, "lfr_m": 1, "lfr_n": 1, "cmvn_file": None})
             state = tensors(checkpoint)
             state = state.get("state_dict", state)
             self.model = SenseVoiceSmall(
