@@ -1023,7 +1023,7 @@ def test_models(call: Call, toy: Toys, tmp_path: Path, monkeypatch: pytest.Monke
     emotion2vec = ("base", "base_finetuned", "plus_seed", "plus_base", "plus_large")
     assert {f"iic/emotion2vec_{name}" for name in emotion2vec} < rows.keys()
     keys = {"id", "parameters", "dimensions", "labels", "languages", "licence", "bundled", "converted", "bytes"}
-    assert all(row.keys() == keys | {"data", "accuracy"} for row in rows.values())
+    assert all(row.keys() == keys | {"outputs", "data", "accuracy"} for row in rows.values())
     bundled = [name for name in rows if rows[name]["bundled"]]
     assert [*rows][: len(bundled)] == bundled == sorted(path.parent.name for path in WEIGHTS.glob("*/config.json"))
     here = {*bundled, "iic/emotion2vec_plus_base", "local/mine"}
@@ -1062,7 +1062,7 @@ def test_a_model_is_described(call: Call, tmp_path: Path, monkeypatch: pytest.Mo
         assert lines[0] == known.id
         assert max(map(len, lines)) <= 80
         text = " ".join(" ".join(lines).split())
-        for fact in (known.licence, known.data or "not known here", *known.labels, *known.languages):
+        for fact in (known.licence, known.data or "not known here", *known.labels, *known.outputs, *known.languages):
             assert fact in text
         for each in known.accuracy:
             assert f"{each.figure} on {each.test_set} ({each.source})" in text

@@ -119,14 +119,16 @@ def model_lists() -> str:
     lines = ["| model | million parameters | gives | license |", "|---|---|---|---|"]
     facts = []
     for model in catalog.known():
-        outputs = [f"{len(model.labels)} labels"] if model.labels else ["embeddings"]
+        labels = [f"{len(model.labels)} labels"] if model.labels else []
         if {*model.labels} == {*DIMENSIONS}:
-            outputs = ["arousal, dominance, valence"]
+            labels = ["arousal, dominance, valence"]
+        outputs = [*labels, *model.outputs] or ["embeddings"]
         licence = re.split("[:(]", model.licence)[0].strip()
         lines.append(f"| `{model.id}` | {model.parameters / 1e6:.3g} | {', '.join(outputs)} | {licence} |")
         figures = [f"{each.figure} on {each.test_set} ({each.source})" for each in model.accuracy]
         known = {
             "Labels": ", ".join(model.labels),
+            "Further outputs": ", ".join(model.outputs),
             "Training data": model.data,
             "Languages of labels": ", ".join(model.languages),
             "License": model.licence,

@@ -116,7 +116,7 @@ LABEL_SETS = {  # the classes of each corpus and classifier, in the spelling of 
     "superb": "neu hap ang sad",
     "meld": "neutral joy surprise anger sadness disgust fear",
     "emobox": "Angry Disgust Fear Happy Neutral Sad Surprise Contempt Other No-agreement Calm Sarcastic",
-    "dpngtm": "angry calm disgust fearful happy neutral sad surprised",
+    "dpngtm": "angry calm disgust fear happy neutral sad surprise",
     "firdhokk": "angry disgust fearful happy neutral sad surprised",
     "odyssey": "Angry Sad Happy Surprise Fear Disgust Contempt Neutral",
     "vox-profile": "Anger Contempt Disgust Fear Happiness Neutral Sadness Surprise Other",

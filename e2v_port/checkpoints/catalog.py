@@ -98,6 +98,7 @@ class KnownModel:
         embed_dim: Length of an embedding.
         parameters: Number of weights, rounded.
         labels: Names of the outputs in order, labels or dimensions; empty for a model without a head.
+        outputs: Names of its further outputs, such as age and sex.
         licence: License of the weights.
         languages: Languages of the labeled speech it was trained on; empty if not known here.
         data: Speech it was trained on, in words; empty if not known here.
@@ -113,6 +114,7 @@ class KnownModel:
     embed_dim: int
     parameters: int
     labels: tuple[str, ...]
+    outputs: tuple[str, ...]
     licence: str
     languages: tuple[str, ...]
     data: str
@@ -142,6 +144,7 @@ def _known_model(row: dict[str, Any]) -> KnownModel:
         embed_dim=row["embed_dim"],
         parameters=row["parameters"],
         labels=_labels(row["classes"]),
+        outputs=tuple(row.get("outputs", ())),
         licence=row["licence"],
         languages=tuple(row.get("languages", ())),
         data=row.get("data", ""),

@@ -157,10 +157,8 @@ def _print_models(rows: list[dict[str, Any]]) -> None:
         size = [] if row["bytes"] is None else [f"{row['bytes'] / 1e6:.1f} MB"]
         languages = [", ".join(row["languages"])] if row["languages"] else []
         facts = [f"{_millions(row['parameters'])} parameters", *size, *languages, _state(row)]
-        labels = row["labels"]
-        gives = ", ".join(labels) if len(labels) <= _MOST_LABELS else f"{len(labels)} labels"
         print(row["id"])
-        for text in ("; ".join(facts), gives or "embeddings", row["licence"]):
+        for text in ("; ".join(facts), _gives(row, _MOST_LABELS), row["licence"]):
             print(textwrap.fill(text, 80, initial_indent="  ", subsequent_indent="    "))
     print()
     print("languages: those of the labeled speech a model was trained on, where known")
@@ -173,7 +171,7 @@ def _print_model(row: dict[str, Any]) -> None:
     facts = [
         ("parameters", _millions(row["parameters"])),
         ("embedding", f"{row['dimensions']} numbers"),
-        ("gives", ", ".join(row["labels"]) or "embeddings"),
+        ("gives", _gives(row)),
         ("languages", ", ".join(row["languages"]) or "not known here"),
         ("data", row["data"] or "not known here"),
         *(("accuracy", f"{each['figure']} on {each['test_set']} ({each['source']})") for each in row["accuracy"]),
@@ -185,6 +183,13 @@ def _print_model(row: dict[str, Any]) -> None:
         facts.append(("accuracy", "no published figure known here"))
     for heading, text in facts:
         print(textwrap.fill(f"{heading:11}{text}", 80, initial_indent="  ", subsequent_indent=" " * 13))
+
+
+def _gives(row: dict[str, Any], most: int | None = None) -> str:
+    """Names the labels and the further outputs of a model; more labels than `most` are counted."""
+    labels = row["labels"]
+    parts = [f"{len(labels)} labels"] if most and len(labels) > most else labels
+    return ", ".join([*parts, *row["outputs"]]) or "embeddings"
 
 
 def _state(row: dict[str, Any]) -> str:
@@ -205,6 +210,7 @@ def _known_model(model: "KnownModel") -> dict[str, Any]:
         "parameters": model.parameters,
         "dimensions": model.embed_dim,
         "labels": list(model.labels),
+        "outputs": list(model.outputs),
         "languages": list(model.languages),
         "data": model.data,
         "accuracy": [asdict(each) for each in model.accuracy],
@@ -229,6 +235,7 @@ def _local_model(name: str) -> dict[str, Any]:
         "parameters": tensors.parameters(config.architecture),
         "dimensions": config.architecture.embed_dim,
         "labels": [label.name for label in config.labels if not label.unused],
+        "outputs": list(config.others),
         "languages": [],
         "data": "",
         "accuracy": [],
