@@ -36,6 +36,6 @@ class Toy(nn.Module):
         trace("logits", logits)
         return x, pooled, logits
 
-    def score(self, x: mx.array) -> mx.array:
+    def score(self, x: mx.array, output: str = "") -> mx.array:
         logits: mx.array = self.head(x)
         return logits

@@ -29,5 +29,5 @@ class Toy:
         trace("logits", logits)
         return x, pooled, logits
 
-    def score(self, x: Array) -> Array:
+    def score(self, x: Array, output: str = "") -> Array:
         return self.head(x)

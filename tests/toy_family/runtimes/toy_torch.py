@@ -34,6 +34,6 @@ class Toy(nn.Module):
         trace("logits", logits)
         return x, pooled, logits
 
-    def score(self, x: Tensor) -> Tensor:
+    def score(self, x: Tensor, output: str = "") -> Tensor:
         logits: Tensor = self.head(x)
         return logits

@@ -20,8 +20,8 @@ from e2v_port.architectures.whisper import WhisperConfig
 from e2v_port.emotions.estimates import DIMENSIONS
 from e2v_port.errors import CheckpointError
 
-from . import wavlm, whisper
-from .rules import Described, Dialect, Rule, diagonal, keep, under
+from .. import wavlm, whisper
+from ..rules import Described, Dialect, Rule, diagonal, keep, under
 
 __all__ = ["LABELS", "dialect"]
 

@@ -19,8 +19,8 @@ from e2v_port.architectures.shapes import Shape
 from e2v_port.emotions.estimates import DIMENSIONS
 from e2v_port.errors import CheckpointError
 
-from . import wavlm
-from .rules import Described, Dialect, Rule, channels_last, transposed, under
+from .. import wavlm
+from ..rules import Described, Dialect, Rule, channels_last, transposed, under
 
 __all__ = ["dialect"]
 
