@@ -25,12 +25,11 @@ from e2v_port.architectures.config import DTYPES, ModelConfig, Source
 from e2v_port.architectures.heads import Branch, Step
 from e2v_port.architectures.shapes import Shape
 from e2v_port.architectures.whisper import MAX_FRAMES, WhisperConfig
+from e2v_port.converters.folder import store
+from e2v_port.converters.rules import diagonal
 from e2v_port.errors import CheckpointError, E2VError
 from e2v_port.unpickling import torch_save
 from e2v_port.unpickling.tensors import Tensor
-
-from ..folder import store
-from ..rules import diagonal
 
 __all__ = ["EMOTIONS", "convert"]
 
