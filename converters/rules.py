@@ -38,7 +38,7 @@ __all__ = [
     "weight_norm",
 ]
 
-# Modules for published checkpoints of a layout of their own, each with a function `dialect(shapes, settings)`.
+# Modules in published/ for checkpoints of a layout of their own, each with a function `dialect(shapes, settings)`.
 DIALECTS = ("odyssey", "vox_profile")
 
 Array = NDArray[Any]
@@ -216,7 +216,7 @@ def dialect(shapes: Mapping[str, Shape], settings: Mapping[str, Any] | None) -> 
     Raises:
         CheckpointError: The checkpoint is of a dialect, but lacks its config.json or another tensor that shows a size.
     """
-    modules = (import_module(f"e2v_port.converters.{name}") for name in DIALECTS)
+    modules = (import_module(f"e2v_port.converters.published.{name}") for name in DIALECTS)
     return next((found for module in modules if (found := module.dialect(shapes, settings))), None)
 
 

@@ -11,8 +11,8 @@ from torch import nn
 
 import e2v_port
 from e2v_port.checkpoints.checkpoint import local
-from e2v_port.converters import empathic
 from e2v_port.converters import whisper as whisper_converter
+from e2v_port.converters.published import empathic
 from e2v_port.converters.random_weights import trained_like
 from e2v_port.errors import CheckpointError
 from e2v_port.export.onnx_folder import export_onnx

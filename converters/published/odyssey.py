@@ -16,11 +16,10 @@ from e2v_port.architectures.base import Readout
 from e2v_port.architectures.config import Label
 from e2v_port.architectures.heads import Step
 from e2v_port.architectures.shapes import Shape
+from e2v_port.converters import wavlm
+from e2v_port.converters.rules import Described, Dialect, Rule, channels_last, transposed, under
 from e2v_port.emotions.estimates import DIMENSIONS
 from e2v_port.errors import CheckpointError
-
-from . import wavlm
-from .rules import Described, Dialect, Rule, channels_last, transposed, under
 
 __all__ = ["dialect"]
 

@@ -1,7 +1,7 @@
 """LAION's Empathic-Insight-Voice (arXiv 2506.09827): one small network for each emotion, on the frames of a Whisper.
 
     e2v convert --model laion/BUD-E-Whisper --out ENCODER
-    python -m e2v_port.converters.empathic ENCODER HEADS FOLDER [--heads Anger,Sadness] [--dtype float16]
+    python -m e2v_port.converters.published.empathic ENCODER HEADS FOLDER [--heads Anger,Sadness] [--dtype float16]
 
 HEADS is a copy of laion/Empathic-Insight-Voice-Small or -Large, with a file for each network. They run side by side:
 their first layers are stacked, and the others are on the diagonals of larger ones.
@@ -25,12 +25,11 @@ from e2v_port.architectures.config import DTYPES, ModelConfig, Source
 from e2v_port.architectures.heads import Branch, Step
 from e2v_port.architectures.shapes import Shape
 from e2v_port.architectures.whisper import MAX_FRAMES, WhisperConfig
+from e2v_port.converters.folder import store
+from e2v_port.converters.rules import diagonal
 from e2v_port.errors import CheckpointError, E2VError
 from e2v_port.unpickling import torch_save
 from e2v_port.unpickling.tensors import Tensor
-
-from .folder import store
-from .rules import diagonal
 
 __all__ = ["EMOTIONS", "convert"]
 
@@ -204,7 +203,7 @@ def convert(
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="e2v_port.converters.empathic", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="e2v_port.converters.published.empathic", description=__doc__.splitlines()[0])
     parser.add_argument("encoder", type=Path, help="folder of laion/BUD-E-Whisper, converted")
     parser.add_argument("heads", type=Path, help="folder with the .pth files of Empathic-Insight-Voice-Small or -Large")
     parser.add_argument("folder", type=Path, help="folder of the model to write")

@@ -17,11 +17,10 @@ from e2v_port.architectures.config import Label
 from e2v_port.architectures.heads import Branch, Step
 from e2v_port.architectures.shapes import Shape
 from e2v_port.architectures.whisper import WhisperConfig
+from e2v_port.converters import wavlm, whisper
+from e2v_port.converters.rules import Described, Dialect, Rule, diagonal, keep, under
 from e2v_port.emotions.estimates import DIMENSIONS
 from e2v_port.errors import CheckpointError
-
-from . import wavlm, whisper
-from .rules import Described, Dialect, Rule, diagonal, keep, under
 
 __all__ = ["LABELS", "dialect"]
 
