@@ -38,7 +38,7 @@ __all__ = [
     "weight_norm",
 ]
 
-# Modules for published checkpoints of a layout of their own, each with a function `dialect(shapes, settings)`.
+# Modules in published/ for checkpoints of a layout of their own, each with a function `dialect(shapes, settings)`.
 DIALECTS = ("odyssey", "vox_profile")
 
 Array = NDArray[Any]

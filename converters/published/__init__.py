@@ -1,1 +1,1 @@
-"""Published models that no library saves like this: a checkpoint of each becomes a model of a known family."""
+"""Published checkpoints of a layout of their own: no library saves it, so each has a table of its own."""

@@ -65,7 +65,7 @@ def compiled(model: Encoder, empty: Encoder) -> Encoder:
     if type(model).run is not Encoder.run:
         raise ValueError("its blocks take more than a bias of distances")
     slopes = _slopes(model)
-    extra = model.config.tokens(0) - model.config.frames(0)
+    extra = model.extra
     empty.load_state_dict(model.state_dict(), strict=True, assign=True)
     empty.eval().requires_grad_(False)
     for part in list(empty.modules()):
