@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         ServiceUnavailable,
         TrainingError,
     )
+    from e2v_port.evaluation.comparison.compare import Comparison, compare
     from e2v_port.expression.profiles import ProsodyParameters
     from e2v_port.live.backends import available_backends
     from e2v_port.live.detector import EmotionDetector
@@ -64,6 +65,7 @@ __all__ = [
     "Boundary",
     "BoundarySettings",
     "CheckpointError",
+    "Comparison",
     "CorpusError",
     "Dimensions",
     "DownloadError",
@@ -101,6 +103,7 @@ __all__ = [
     "__version__",
     "analyze",
     "available_backends",
+    "compare",
     "convert",
     "load",
     "tool_schema",
@@ -138,6 +141,8 @@ _HOME = {
     "ServiceError": "errors",
     "ServiceUnavailable": "errors",
     "TrainingError": "errors",
+    "Comparison": "evaluation.comparison.compare",
+    "compare": "evaluation.comparison.compare",
     "ProsodyParameters": "expression.profiles",
     "available_backends": "live.backends",
     "EmotionDetector": "live.detector",

@@ -244,7 +244,8 @@ def test_the_programs_of_the_documents_use_what_exists(document: str) -> None:
         for node in ast.walk(ast.parse(program)):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "e2v_port":
                 names = {*dir(importlib.import_module(node.module))}
-                modules = {path.stem for path in (ROOT / Path(*node.module.split("."))).glob("*.py")}
+                folder = ROOT / Path(*node.module.split("."))
+                modules = {path.stem for path in [*folder.glob("*.py"), *folder.glob("*/")]}
                 assert {name.name for name in node.names} <= names | modules, program
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "e2v_port":
                 assert node.attr in e2v_port.__all__, program

@@ -1,6 +1,7 @@
 """Every example runs as it is, on speech of the project itself, and prints what it promises."""
 
 import ast
+import io
 import json
 import os
 import re
@@ -9,7 +10,9 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+import soundfile
 import toys
 
 import e2v_port
@@ -95,6 +98,48 @@ def test_two_models(tmp_path: Path) -> None:
     assert all(name in text for name in names)
     marks = [line[0] for line in text.splitlines()[1:-1]]
     assert text.splitlines()[-1].startswith(f"{marks.count('=')} of {len(names)} clips")
+
+
+def test_a_model_in_a_public_benchmark(tmp_path: Path) -> None:
+    """On shards in the form of the benchmark's, with a label that the model lacks and a clip that is too short."""
+    core = pytest.importorskip("oruk_bench.core")
+    pq = pytest.importorskip("pyarrow.parquet")
+    from pyarrow import table
+
+    short = io.BytesIO()
+    soundfile.write(short, np.full(80, 0.1), 16_000, format="FLAC")
+    files = sorted(SPEECH.glob("*.flac"))
+    names = ["anger", "neutral", "sadness", "surprise", "neutral"]
+    rows = {
+        "audio_flac": [*(file.read_bytes() for file in files), short.getvalue()],
+        "label": [core.LABELS.index(name) for name in names],
+        "language": ["en"] * 4 + [None],
+        "source_id": ["a"] * 5,
+    }
+    (tmp_path / "shards").mkdir()
+    pq.write_table(table(rows), tmp_path / "shards" / "0.parquet")
+    text = run("oruk.py", "bundled", tmp_path / "shards", "out", folder=tmp_path)
+    assert "BENCH_MODEL_DONE bundled" in text
+    model = e2v_port.load("bundled")
+    words = dict(
+        zip(core.LABELS, ("angry", "happy", "sad", "fearful", "disgusted", "surprised", "neutral"), strict=True)
+    )
+    kept = [name for name, word in words.items() if word in model.labels]
+    answers = [max(kept, key=lambda name, each=each: each.scores[words[name]]) for each in model.predict(files)]
+    answers.append("neutral")
+    with np.load(tmp_path / "out" / "bundled.npz") as found:
+        assert [core.LABELS[i] for i in found["preds"]] == answers
+    result = json.loads((tmp_path / "out" / "bundled.json").read_text("utf-8"))
+    right = [answer == name for answer, name in zip(answers, names, strict=True)]
+    assert (result["n"], result["accuracy"]) == (5, pytest.approx(np.mean(right)))
+    assert result["supported_labels"] == kept == [name for name in core.LABELS if name != "surprise"]
+    assert (result["subset_n"], result["subset_accuracy"]) == (4, pytest.approx(np.mean(right[:3] + right[4:])))
+
+
+def test_the_stand_in_for_a_public_benchmark(tmp_path: Path) -> None:
+    pytest.importorskip("oruk_bench")
+    assert "BENCH_MODEL_DONE bundled-tiny" in run("oruk.py", "bundled-tiny", folder=tmp_path)
+    assert json.loads((tmp_path / "bench_results" / "bundled-tiny.json").read_text("utf-8"))["n"] == 4
 
 
 def test_a_prompt(tmp_path: Path) -> None:

@@ -110,6 +110,7 @@ for _command in (  # in the order of the help
     models.doctor,
     models.verify,
     evaluation.evaluate,
+    evaluation.compare,
     probing.probe,
     corpus.corpus,
     corpus.report,

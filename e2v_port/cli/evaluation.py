@@ -1,4 +1,4 @@
-"""e2v evaluate."""
+"""e2v evaluate and e2v compare."""
 
 import os
 import sys
@@ -12,11 +12,12 @@ from e2v_port.cli.output import complain, fail, finish, model_or_bundled, need_f
 from e2v_port.files import packaged, printable, replacing
 
 if TYPE_CHECKING:
+    from e2v_port.evaluation.comparison.compare import Comparison
     from e2v_port.evaluation.datasets import Corpus
     from e2v_port.evaluation.report import Part
     from e2v_port.evaluation.results import Evaluation
 
-__all__ = ["evaluate"]
+__all__ = ["compare", "evaluate"]
 
 
 Rows = Annotated[
@@ -311,3 +312,113 @@ def _draw(evaluations: "dict[str, Evaluation]", out: Path) -> bool:
     with replacing(out / "evaluation.png") as partial:
         plot_evaluations(evaluations, partial)
     return True
+
+
+Models = Annotated[
+    list[str],
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        help="Models to compare, two or more; each is compared with the first. Named as for `e2v evaluate`.",
+        show_default=False,
+    ),
+]
+SplitCompared = Annotated[Literal["train", "dev", "test", "all"], typer.Option(help="Speakers to compare on.")]
+LabelsCompared = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        metavar="NAMES",
+        help="Labels to compare on, such as angry,happy,neutral,sad. Default: all that the models have in common.",
+        show_default=False,
+    ),
+]
+SeenByAny = Annotated[bool, typer.Option("--seen", help="Allow clips that a model was trained on or chosen by.")]
+ComparisonOut = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", "-o", metavar="FOLDER", help="Output folder for comparison.json, comparison.md and a picture."
+    ),
+]
+
+
+def compare(
+    model: Models,
+    corpus: Annotated[list[str], CORPUS_OPTION],
+    split: SplitCompared = "test",
+    labels: LabelsCompared = None,
+    channel: ChannelName = "mix",
+    runtime: RuntimeName = "auto",
+    dtype: DtypeName = None,
+    out: ComparisonOut = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the content of comparison.json.")] = False,
+    seen: SeenByAny = False,
+    offline: Offline = False,
+) -> None:
+    """Compare models on the same clips: accuracy, time and size.
+
+    Only labels that all models have count.
+    """
+    from e2v_port.evaluation import readers, splits
+    from e2v_port.evaluation.comparison import compare as comparing
+    from e2v_port.evaluation.comparison import report
+
+    if len(model) < 2:
+        fail("only one --model: pass --model again for each model to compare it with")
+    if out:
+        need_folder("--out", out)
+    corpora = [readers.read(spec) for spec in corpus]
+    clips = sum(map(len, splits.chosen(corpora, split).values()))
+    with progress_bar(len(model) * clips) as advance:
+        comparisons = comparing.compare(
+            model,
+            corpora,
+            split=split,
+            labels=labels,
+            seen=seen or split in {"train", "dev"},  # asked for by name; the report says so
+            channel=channel,
+            runtime=runtime,
+            dtype=dtype,
+            offline=offline,
+            advance=advance,
+        )
+    errors = [error for comparison in comparisons.values() for error in comparison.errors]
+    for error in errors:
+        complain(error)
+    result = {"split": split, "corpora": {name: found.to_dict() for name, found in comparisons.items()}}
+    if as_json:
+        import json
+
+        print(json.dumps(result, allow_nan=False))
+    else:
+        for line in report.lines(comparisons):
+            print(printable(line))
+        print()
+        print_table([printable(cell) for cell in row] for row in report.table(comparisons))
+    if out:
+        _write_comparison(result, comparisons, out)
+    finish(len(errors) + sum(found.clips for found in comparisons.values()), len(errors))
+
+
+def _write_comparison(result: dict[str, Any], comparisons: "dict[str, Comparison]", out: Path) -> None:
+    import json
+    from importlib.util import find_spec
+
+    from e2v_port.evaluation.comparison.report import markdown
+
+    out.mkdir(exist_ok=True)
+    texts = {
+        "comparison.json": json.dumps(result, allow_nan=False, indent=1) + "\n",
+        "comparison.md": markdown(comparisons, f"Comparison, {result['split']}"),
+    }
+    for name, text in texts.items():
+        with replacing(out / name) as partial:
+            partial.write_text(text, "utf-8", errors="backslashreplace", newline="\n")
+    if find_spec("matplotlib") is None:
+        print('comparison.png is not drawn without matplotlib: pip install "e2v-port[plots]"', file=sys.stderr)
+        return
+    from e2v_port.evaluation.plots import plot_comparisons
+
+    with replacing(out / "comparison.png") as partial:
+        plot_comparisons(comparisons, partial)

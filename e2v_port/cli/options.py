@@ -43,7 +43,8 @@ CORPUS_OPTION = typer.Option(
     "--corpus",
     "-c",
     metavar="NAME=PATH",
-    help="Labeled corpus: ravdess, emodb, nemo, crema-d, emogator, zed or csv, and where it is. Repeatable.",
+    help="Labeled corpus and where it is: ravdess, emodb, nemo, crema-d, emogator, iemocap, msp-podcast, meld, "
+    "emo-emilia, emobox, zed or csv. Repeatable.",
 )
 ModelName = Annotated[str | None, MODEL_OPTION]
 DimensionalName = Annotated[

@@ -17,7 +17,20 @@ from e2v_port.emotions.estimates import Dimensions
 
 __all__ = ["NAMES", "SPLITS", "Corpus", "Event", "Utterance", "label_of", "published"]
 
-NAMES = ("ravdess", "emodb", "nemo", "crema-d", "emogator", "zed", "csv")
+NAMES = (
+    "ravdess",
+    "emodb",
+    "nemo",
+    "crema-d",
+    "emogator",
+    "iemocap",
+    "msp-podcast",
+    "meld",
+    "emo-emilia",
+    "emobox",
+    "zed",
+    "csv",
+)
 SPLITS = ("train", "dev", "test")
 
 
@@ -48,7 +61,7 @@ class Utterance:
         sex: `female` or `male`; None if unknown.
         corpus: Name of the corpus.
         dimensions: Listeners' ratings, 0 to 1; None if there are none.
-        split: `train`, `dev` or `test`, from the column of a csv; None otherwise.
+        split: `train`, `dev` or `test`, from the column of a csv or as the corpus' authors split it; None otherwise.
         language: Language spoken, such as `German`; None if unknown.
         known_as: Speaker of a published corpus that the file's name names, such as `emodb/03` for `03a01Fa.wav`; None
             if it names none. A copy of a corpus is recognized by it, whatever was done to its sound.
@@ -74,7 +87,8 @@ class Corpus:
     """A corpus on this machine.
 
     Attributes:
-        name: Name, e.g. `ravdess`; for a csv, its file name without the extension.
+        name: Name, e.g. `ravdess`; for a csv, its file name without the extension; for EmoBox, with corpus and fold,
+            e.g. `emobox-iemocap-1`.
         kind: One of `NAMES`.
         path: Folder of the corpus, or the csv.
         licence: License of the corpus; empty for a csv, where it is unknown.

@@ -18,13 +18,13 @@ from e2v_port.evaluation import metrics, sounds
 from e2v_port.evaluation.bootstrap import Bootstrap
 from e2v_port.evaluation.calibration import scaled
 from e2v_port.evaluation.datasets import Utterance, label_of
-from e2v_port.evaluation.diarization.error_rate import evaluate_events
+from e2v_port.evaluation.diarization import evaluate_events
 from e2v_port.evaluation.known_voices import from_others
 from e2v_port.evaluation.metrics import Array, Integers
 from e2v_port.evaluation.results import Answer, Clip, Doubt, Evaluation, Figure, Figures, Group, Risk, Seen
 from e2v_port.models.model import Model
 
-__all__ = ["choices", "clip_of", "compare", "evaluate", "uar"]
+__all__ = ["check_unseen", "choices", "clip_of", "compare", "evaluate", "run", "uar"]
 
 _POINTS = 100  # of a risk-coverage curve
 
@@ -63,7 +63,7 @@ def evaluate(
     """
     known = sounds.seen_in_training(model.config.trained_on, model.config.calibrated_on, utterances)
     if not seen:
-        _check_unseen(model.config.source.repository, known, len(utterances))
+        check_unseen(model.config.source.repository, known, len(utterances))
     if any(utterance.events is not None for utterance in utterances):
         if adapt:
             raise CorpusError("EDER is measured without adapting to the speakers: leave out --adapt (adapt=0)")
@@ -72,6 +72,34 @@ def evaluate(
         _ = model.centers  # an error comes before the clips are run
     if not model.config.dimensional:
         model.need_labels()
+    answers = run(model, utterances, channel=channel, advance=advance)
+    plain = _compared(model, utterances, answers, seed, known)
+    if not adapt:
+        return plain
+    answers, voices = from_others(model, utterances, answers, adapt, seed)
+    voices = replace(voices, closed=plain.closed.uar if plain.closed else None)
+    return replace(_compared(model, utterances, answers, seed, known), known_voices=voices)
+
+
+def run(
+    model: Model,
+    utterances: Sequence[Utterance],
+    *,
+    channel: int | str = "mix",
+    advance: Callable[[], None] = lambda: None,
+) -> list[Answer]:
+    """Runs a model on clips: the first half of `evaluate`.
+
+    Args:
+        model: A loaded model with labels or dimensions.
+        utterances: Clips.
+        channel: Channel of the clips, as for `Model.predict`.
+        advance: Called after each clip that is run.
+
+    Returns:
+        For each clip the answer of the model, the error that prevented it, or None for a clip that was not run, since
+        it has no label, or no dimensions if the model is dimensional.
+    """
     dimensional = model.config.dimensional
     files = (utterance.file for utterance in utterances if _wanted(utterance, dimensional))
     results = model.each(files, channel=channel, refuse_silence=True)
@@ -86,12 +114,7 @@ def evaluate(
         else:
             answers.append(model.measure(result) if dimensional else model.judge(result))
         advance()
-    plain = _compared(model, utterances, answers, seed, known)
-    if not adapt:
-        return plain
-    answers, voices = from_others(model, utterances, answers, adapt, seed)
-    voices = replace(voices, closed=plain.closed.uar if plain.closed else None)
-    return replace(_compared(model, utterances, answers, seed, known), known_voices=voices)
+    return answers
 
 
 def _compared(
@@ -113,7 +136,14 @@ def _compared(
     )
 
 
-def _check_unseen(model: str, known: Mapping[str, Seen] | None, clips: int) -> None:
+def check_unseen(model: str, known: Mapping[str, Seen] | None, clips: int) -> None:
+    """Raises CorpusError if a model was trained on clips, or chosen by them.
+
+    Args:
+        model: Name of the model.
+        known: What is known of the clips from its training: see `sounds.seen_in_training`.
+        clips: Number of clips.
+    """
     reasons = {"train": "was trained on", "dev": "was chosen by, as development speakers"}
     for part, why in reasons.items():
         found = (known or {}).get(part)

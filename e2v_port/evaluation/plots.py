@@ -14,9 +14,12 @@ from e2v_port.evaluation.results import Evaluation, Figures, Risk
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from e2v_port.evaluation.comparison.compare import Comparison
     from e2v_port.evaluation.probe import Probe
 
-__all__ = ["plot_evaluations", "plot_probes"]
+__all__ = ["plot_comparisons", "plot_evaluations", "plot_probes"]
+
+_COLOR = "#00798c"
 
 
 def plot_evaluations(evaluations: Mapping[str, Evaluation], path: str | Path) -> None:
@@ -40,7 +43,9 @@ def plot_evaluations(evaluations: Mapping[str, Evaluation], path: str | Path) ->
         assert evaluation.open
         assert evaluation.risk
         _confusion(evaluation.open, left)
-        title = "\n".join([f"{name}: {evaluation.judged} clips, UAR {evaluation.open.uar}", *seen_lines(evaluation)])
+        title = "\n".join(
+            [f"{name}: {evaluation.judged} clips, UAR {evaluation.open.uar}", *seen_lines(evaluation.seen)]
+        )
         left.set_title(title.replace("$", r"\$"), fontsize=10)
         _reliability(evaluation, middle)
         _risk(evaluation.risk, right)
@@ -79,6 +84,42 @@ def plot_probes(probes: "Mapping[str, Probe]", path: str | Path) -> None:
     figure.savefig(path)
 
 
+def plot_comparisons(comparisons: "Mapping[str, Comparison]", path: str | Path) -> None:
+    """Draws accuracy against cost: the UAR of each model with its interval over the time it takes, for each corpus.
+
+    The area of a circle is proportional to the size of the weights.
+
+    Args:
+        comparisons: Comparisons of the same models, by corpus.
+        path: File to write: .png, .svg or .pdf.
+
+    Raises:
+        E2VError: matplotlib is not installed.
+        ValueError: `path` has another extension.
+        OSError: The file cannot be written.
+    """
+    check(path)
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7 * len(comparisons), 5), dpi=100, layout="constrained")
+    for axes, (name, found) in zip(
+        figure.subplots(1, len(comparisons), squeeze=False)[0], comparisons.items(), strict=True
+    ):
+        largest = max(each.size for each in found.contenders)
+        for each in found.contenders:
+            axes.vlines(each.seconds, each.uar.low, each.uar.high, color=_COLOR, alpha=0.6)
+            axes.scatter(each.seconds, each.uar.value, s=20 + 400 * each.size / largest, color=_COLOR, alpha=0.6)
+            text = f"{each.model.rstrip('/').rpartition('/')[2]}, {each.size / 1e6:.1f} MB".replace("$", r"\$")
+            axes.annotate(text, (each.seconds, each.uar.value), xytext=(12, 4), textcoords="offset points", fontsize=9)
+        axes.axhline(1 / len(found.labels), color=GREY, linewidth=0.8, linestyle=":")
+        title = f"{name}: {found.clips} clips, {len(found.labels)} labels".replace("$", r"\$")
+        axes.set(xscale="log", ylim=(0, 1.05), title=title)
+        axes.set(xlabel="seconds of computing per second of audio", ylabel="UAR; dotted: chance")
+        axes.margins(x=0.4)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path)
+
+
 def _confusion(figures: Figures, axes: "Axes") -> None:
     matrix = np.array(figures.confusion, dtype=np.float64)
     present = matrix.sum(1) > 0
@@ -99,7 +140,7 @@ def _reliability(evaluation: Evaluation, axes: "Axes") -> None:
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle="--")
     sizes = 12 + 300 * counts[filled] / counts.sum()
     accuracy = right[filled] / counts[filled]
-    axes.scatter(confidences[filled] / counts[filled], accuracy, s=sizes, color="#00798c", alpha=0.7)
+    axes.scatter(confidences[filled] / counts[filled], accuracy, s=sizes, color=_COLOR, alpha=0.7)
     axes.set(xlim=(0, 1), ylim=(-0.02, 1.02), xlabel="confidence", ylabel="accuracy")
     axes.set_title(f"ECE {evaluation.ece}", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
@@ -107,7 +148,7 @@ def _reliability(evaluation: Evaluation, axes: "Axes") -> None:
 
 def _risk(risk: Risk, axes: "Axes") -> None:
     coverage, wrong, _ = np.array(risk.curve).T
-    axes.plot(coverage, wrong, color="#00798c")
+    axes.plot(coverage, wrong, color=_COLOR)
     axes.axhline(wrong[-1], color=GREY, linewidth=0.8, linestyle="--")  # what random confidences would leave
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="share of clips that get an answer", ylabel="share of answers wrong")
     axes.set_title(f"AURC {risk.aurc}", fontsize=10)

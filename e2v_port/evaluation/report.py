@@ -9,12 +9,13 @@ from typing import TypeAlias
 from e2v_port import pages
 from e2v_port.evaluation.bootstrap import FEWEST_SPEAKERS, RESAMPLES
 from e2v_port.evaluation.calibration import LeftOut
-from e2v_port.evaluation.results import Doubt, Evaluation, Figures, Risk
+from e2v_port.evaluation.results import Doubt, Evaluation, Figures, Risk, Seen
 
 __all__ = [
     "COVERAGES",
     "Part",
     "conditions_table",
+    "intervals",
     "left_out_table",
     "page",
     "remaining_errors",
@@ -39,7 +40,7 @@ def report(evaluation: Evaluation) -> list[Part]:
     counts = Counter(clip.original for clip in evaluation.clips)
     people = f"{evaluation.speakers} speaker{'' if evaluation.speakers == 1 else 's'}"
     parts: list[Part] = [f"{evaluation.judged} of {len(evaluation.clips)} clips are in the figures, by {people}"]
-    parts += seen_lines(evaluation)
+    parts += seen_lines(evaluation.seen)
     if voices := evaluation.known_voices:
         parts.append(
             f"adapted to each voice from {voices.others} other clips of it: {voices.adapted} clips; {voices.refused} "
@@ -70,7 +71,7 @@ def report(evaluation: Evaluation) -> list[Part]:
         header = ["", "CCC", "Pearson", "MAE"]
         rows = [[name, *map(str, figures.values())] for name, figures in evaluation.dimensions.items()]
         parts += ["", [header, *rows]]
-    parts.append(_intervals(evaluation))
+    parts.append(intervals(evaluation.resampled))
     if evaluation.conditions:
         parts += ["", conditions_table(evaluation)]
     if evaluation.risk and evaluation.doubt:
@@ -109,8 +110,8 @@ def _confidence(risk: Risk, doubt: Doubt) -> list[Part]:
     return [coverage, f"area under this risk-coverage curve (AURC): {risk.aurc}", "", table]
 
 
-def seen_lines(evaluation: Evaluation) -> list[str]:
-    """Returns a line for each way in which clips are known from the training; none if no clip is."""
+def seen_lines(seen: Mapping[str, Seen] | None) -> list[str]:
+    """Returns a line for each way in which clips are known from the training, as in `Evaluation.seen`."""
     lines = {
         "train": "the model was trained on {} of these clips: the figures are no estimate for other voices",
         "dev": "the best epoch of the model was chosen by {} of these clips: the figures are slightly too good",
@@ -118,8 +119,7 @@ def seen_lines(evaluation: Evaluation) -> list[str]:
         "less often",
         "calibration": "the temperature of the model was fitted on {} of these clips: the ECE is slightly too good",
     }
-    seen = evaluation.seen or {}
-    return [line.format(seen[part].clips) for part, line in lines.items() if part in seen and seen[part].clips]
+    return [line.format(seen[part].clips) for part, line in lines.items() if seen and part in seen and seen[part].clips]
 
 
 def _counted(counts: Mapping[str, int]) -> str:
@@ -139,9 +139,10 @@ def _table_of_figures(evaluation: Evaluation) -> list[list[str]]:
     ]
 
 
-def _intervals(evaluation: Evaluation) -> str:
-    text = f"95 % intervals from {RESAMPLES} resamples of {evaluation.resampled}"
-    if evaluation.resampled == "speakers":
+def intervals(resampled: str) -> str:
+    """Returns a line about the intervals, from the unit of the bootstrap, `speakers` or `clips`."""
+    text = f"95 % intervals from {RESAMPLES} resamples of {resampled}"
+    if resampled == "speakers":
         return text
     return f"{text}: with fewer than {FEWEST_SPEAKERS} speakers they do not apply to other speakers"
 

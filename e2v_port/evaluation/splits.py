@@ -1,4 +1,4 @@
-"""Splits corpora by speaker, so that nobody is in two of train, dev and test."""
+"""Splits corpora by speaker, so that nobody is in two of train, dev and test, or as their authors do."""
 
 import hashlib
 from collections import Counter
@@ -19,8 +19,10 @@ def split(
     """Splits corpora into `train`, `dev` and `test`, so that no speaker is in two of them.
 
     The split in taxonomy/corpora.json applies; a csv is split by its split column, or by a hash of the speakers' names,
-    about 70/15/15. Given development speakers replace those of their corpora, and so do given test speakers; those
-    that are replaced go to train. So development speakers alone move no test speaker to train.
+    about 70/15/15. A corpus whose authors have split it is split as they did, clip by clip, even where speakers are in
+    several parts, as in MELD: its notes say so. Given development speakers replace those of their corpora, and so do
+    given test speakers; those that are replaced go to train. So development speakers alone move no test speaker to
+    train.
 
     Args:
         corpora: Corpora with distinct names.
@@ -46,18 +48,14 @@ def split(
     parts: dict[str, list[Utterance]] = {part: [] for part in SPLITS}
     for corpus in corpora:
         listed = {speaker: given[speaker] for speaker in speakers[corpus.name] if speaker in given}
-        if {"dev", "test"} <= {*listed.values()}:
-            part_of = dict.fromkeys(speakers[corpus.name], "train")
-        elif corpus.kind == "csv" or any(utterance.split for utterance in corpus.utterances):
-            part_of = _csv_split(corpus, speakers[corpus.name], seed)
-        else:
-            fixed = published()["corpora"][corpus.kind]["split"]
-            known = {f"{corpus.kind}/{speaker}": part for part in ("dev", "test") for speaker in fixed[part]}
-            part_of = {speaker: known.get(speaker, "train") for speaker in speakers[corpus.name]}
         replaced = {*listed.values()}
-        part_of = {speaker: "train" if part in replaced else part for speaker, part in part_of.items()} | listed
+        part_of = {} if {"dev", "test"} <= replaced else _parts(corpus, speakers[corpus.name], seed)
         for utterance in corpus.utterances:
-            parts[part_of[utterance.speaker]].append(utterance)
+            mine = listed.get(utterance.speaker) or part_of.get(utterance, "train")
+            if mine in replaced and utterance.speaker not in listed:
+                mine = "train"
+            if mine:
+                parts[mine].append(utterance)
     return parts
 
 
@@ -78,6 +76,18 @@ def chosen(corpora: Sequence[Corpus], part: str) -> dict[str, list[Utterance]]:
         if not part_of_corpus:
             raise CorpusError(f"{name}: none of the {part} speakers is there: use --split all, or another split")
     return clips
+
+
+def _parts(corpus: Corpus, speakers: list[str], seed: int) -> dict[Utterance, str | None]:
+    """Returns the part of each clip; None for a clip that its authors left out of all three."""
+    if corpus.kind == "csv":
+        by_speaker = _csv_split(corpus, speakers, seed)
+    else:
+        fixed = published()["corpora"][corpus.kind].get("split", {})
+        if "test" not in fixed:
+            return {utterance: utterance.split for utterance in corpus.utterances}
+        by_speaker = {f"{corpus.kind}/{speaker}": part for part in ("dev", "test") for speaker in fixed[part]}
+    return {utterance: by_speaker.get(utterance.speaker, "train") for utterance in corpus.utterances}
 
 
 def _check_names(corpora: Sequence[Corpus]) -> None:
