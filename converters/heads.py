@@ -126,6 +126,8 @@ def find(
         head = _described(shapes, described)
     elif not shapes:
         head = NONE
+    elif not all(shapes.values()):
+        raise CheckpointError(f"a tensor of the head is a single number: {_listed(shapes)}: {DESCRIBE}")
     elif shapes.keys() - {WEIGHTS} == PROJECTED:
         head = _sequence_classification(shapes, config, note)
     elif (out := _last_of_two(shapes, "classifier")) is not None:
@@ -179,7 +181,11 @@ def _sequence_classification(shapes: Mapping[str, Shape], config: Mapping[str, A
         raise CheckpointError(
             f"config.json: use_weighted_layer_sum is {not summed}, but there {'is a' if summed else 'is no'} {WEIGHTS}"
         )
-    if summed and config.get("do_stable_layer_norm") and str(config.get("transformers_version", "")) >= "5":
+    hidden, rows = shapes["projector.bias"][0], shapes["classifier.bias"][0]
+    if rows > hidden:  # also keeps a damaged file from growing when its layers are folded
+        raise CheckpointError(f"{rows} labels from {hidden} features: no published classifier has more labels")
+    version = re.match(r"\d+", str(config.get("transformers_version", "")))
+    if summed and config.get("do_stable_layer_norm") and version and int(version[0]) >= 5:
         note(
             "the last of the summed layers is taken after the final norm, as by transformers before version 5: if "
             'version 5 trained this model, describe its head with --head and "final": false'
@@ -193,7 +199,7 @@ def _sequence_classification(shapes: Mapping[str, Shape], config: Mapping[str, A
     layers = tuple(range(shapes[WEIGHTS][0])) if summed else ()
     return Head(
         rules=(fold, *([Rule(WEIGHTS, ("readout.weights",))] if summed else [])),
-        steps=(Step("linear", width=shapes["classifier.bias"][0]),),
+        steps=(Step("linear", width=rows),),
         layers=layers,
     )
 
@@ -231,7 +237,12 @@ def _labels(
         known: Names of the outputs of a known model; None for others.
         note: Called with a line if the names mean nothing.
     """
-    named = {int(index): str(name) for index, name in config.get("id2label", {}).items()}
+    try:
+        named = {int(index): str(name) for index, name in config.get("id2label", {}).items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"config.json: id2label is not a table of names by row ({error})") from error
+    if given is not None and not (isinstance(given, list) and all(isinstance(name, str) for name in given)):
+        raise CheckpointError(f"the description of the head is wrong: labels are {given!r}, not a list of names")
     tokens = list(given) if given is not None else [named.get(i, f"LABEL_{i}") for i in range(rows)]
     if len(tokens) != rows or (given is None and named and named.keys() != set(range(rows))):
         raise CheckpointError(f"{len(given or named)} labels for {rows} rows of the head")
@@ -291,18 +302,19 @@ def _described(shapes: Mapping[str, Shape], described: Mapping[str, Any]) -> Hea
         return _parsed(shapes, described)
     except KeyError as error:
         raise CheckpointError(f"the description of the head lacks {error}") from error
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
         raise CheckpointError(f"the description of the head is wrong: {error}") from error
 
 
 def _parsed(shapes: Mapping[str, Shape], described: Mapping[str, Any]) -> Head:
     if (pooling := described.get("pooling", "mean")) != "mean":
         raise ValueError(f"pooling is {pooling!r}; only 'mean' is supported")
-    rules = [Rule(_exactly(name), why=str(why)) for name, why in described.get("ignore", {}).items()]
+    rules = [Rule(_existing(name, shapes), why=str(why)) for name, why in described.get("ignore", {}).items()]
     layers = described.get("layers", ())
-    layers = tuple(range(prod(shapes[described["weights"]]))) if layers == "all" else tuple(layers)
+    layers = tuple(range(prod(shapes[_existing(described["weights"], shapes)]))) if layers == "all" else tuple(layers)
     if len(layers) > 1:
-        rules.append(Rule(_exactly(described["weights"]), ("readout.weights",), lambda array: [array.reshape(-1)]))
+        source = _existing(described["weights"], shapes)
+        rules.append(Rule(source, ("readout.weights",), lambda array: [array.reshape(-1)]))
     elif "weights" in described:
         raise ValueError("there are weights, but not several layers to sum")
     frames = _steps(described.get("frames", ()), "readout.steps", shapes, rules)
@@ -319,10 +331,10 @@ def _parsed(shapes: Mapping[str, Shape], described: Mapping[str, Any]) -> Head:
     return Head(tuple(rules), head, (), tuple(branches), rows, layers, final, frames, pad)
 
 
-def _exactly(name: str) -> str:
-    """Returns a pattern of `Rule` that matches one name; ValueError for a name with characters of patterns."""
-    if re.search(r"[\[\]{}]", name):
-        raise ValueError(f"no tensor is called {name!r}")
+def _existing(name: str, shapes: Mapping[str, Shape]) -> str:
+    """Returns the pattern of `Rule` for one tensor; ValueError if there is none, or its name is itself a pattern."""
+    if name not in shapes or re.search(r"[\[\]{}]", name):
+        raise ValueError(f"there is no {name}; the tensors outside the encoder are {_listed(shapes)}")
     return name
 
 
@@ -342,13 +354,12 @@ def _steps(
         if source is None:
             steps.append(Step(op))
             continue
-        if f"{source}.weight" not in shapes:
-            raise ValueError(f"there is no {source}.weight; the tensors outside the encoder are {_listed(shapes)}")
         biased = f"{source}.bias" in shapes
         name = "" if with_tensors == 1 and part != "readout.steps" else f"step{number}"
         for kind in KINDS if biased else KINDS[:1]:
             target = ".".join(filter(None, (part, name, kind)))
-            rules.append(Rule(_exactly(f"{source}.{kind}"), (target,), _matrix if kind == "weight" else keep))
+            tensor = _existing(f"{source}.{kind}", shapes)
+            rules.append(Rule(tensor, (target,), _matrix if kind == "weight" else keep))
         width = shapes[f"{source}.weight"][0] if op == "linear" else 0
         steps.append(Step(op, name, width, biased or op == "norm"))
     return tuple(steps)

@@ -101,7 +101,7 @@ def _configure(
             architecture, labels = head.on(architecture), head.labels
             # A sum of layers without the final norm does not use it.
             unread = {name for name in targets if name.startswith("norm.")} - architecture.tensors().keys()
-            pieces = [piece for piece in pieces if not unread.issuperset(piece.targets)]
+            pieces = [piece for piece in pieces if unread.isdisjoint(piece.targets)]
             targets = {name: shape for name, shape in targets.items() if name not in unread}
     except (CheckpointError, ValueError) as error:
         raise CheckpointError(f"{repository}: {'; '.join([str(error), *problems])}") from error

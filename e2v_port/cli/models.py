@@ -72,8 +72,12 @@ def convert(
     )
     config = ModelConfig.read(folder)
     size = (folder / "model.safetensors").stat().st_size / 1e6
-    labels = f"{len(config.labels)} labels" if config.labels else "no labels: embeddings only"
-    print(f"{folder}: {config.dtype}, {size:.0f} MB, {labels}, verified bit by bit")
+    gives = [f"{len(config.labels)} labels"] if config.labels else []
+    gives += [f"further outputs: {', '.join(config.others)}"] if config.others else []
+    print(
+        f"{folder}: {config.dtype}, {size:.0f} MB, {'; '.join(gives) or 'no labels: embeddings only'}, "
+        "verified bit by bit"
+    )
 
 
 def export(

@@ -117,11 +117,6 @@ def _first(output: Any) -> Any:
     return output[0] if isinstance(output, tuple) else output
 
 
-def _first(output: Any) -> Any:
-    """Returns what a module computes, which some versions and classes return with other values after it."""
-    return output[0] if isinstance(output, tuple) else output
-
-
 def _missed(model: Any, state: Mapping[str, Any]) -> Iterator[str]:
     """Yields the parameters that do not have the values of the file: transformers fills them with random ones."""
     import torch
