@@ -19,7 +19,7 @@ from e2v_port.audio import SAMPLING_RATE
 from e2v_port.emotions.changes import DIARIZATION, Boundary, BoundarySettings, boundaries
 from e2v_port.errors import AudioError, CorpusError, NoLabels
 from e2v_port.evaluation.datasets import Event
-from e2v_port.evaluation.diarization.error_rate import diarization_errors
+from e2v_port.evaluation.diarization import diarization_errors
 from e2v_port.evaluation.evaluate import evaluate
 from e2v_port.evaluation.readers import read
 from e2v_port.models.model import Model

@@ -231,7 +231,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[nn.M
 
 def outputs(model: e2v_port.Model, result: tuple[float, Any]) -> dict[str, np.ndarray]:
     """Every output of a clip, the main one as `logits`; years as shares of a hundred, as the original gives them."""
-    found = {name: np.array([*rows.values()]) for name, rows in model.outputs(result).items()}
+    found = {name: np.array([*rows.values()]) for name, rows in model.outputs(result, model.config.others).items()}
     if "age" in found:
         found["age"] = found["age"] / 100
     return found if result[1].logits is None else found | {"logits": result[1].logits}

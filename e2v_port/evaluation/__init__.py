@@ -11,7 +11,7 @@
     evaluate.py     a model and a corpus to results
     comparison/     several models on the same clips
     conditions.py   excerpts, a telephone, a room, noise, other voices
-    diarization/    which emotion appears when, and the error rate of that
+    diarization.py  which emotion appears when: the error rate
     probe.py        which layer of a model carries the labels
     report.py, plots.py
 

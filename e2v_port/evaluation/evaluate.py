@@ -18,7 +18,7 @@ from e2v_port.evaluation import metrics, sounds
 from e2v_port.evaluation.bootstrap import Bootstrap
 from e2v_port.evaluation.calibration import scaled
 from e2v_port.evaluation.datasets import Utterance, label_of
-from e2v_port.evaluation.diarization.error_rate import evaluate_events
+from e2v_port.evaluation.diarization import evaluate_events
 from e2v_port.evaluation.known_voices import from_others
 from e2v_port.evaluation.metrics import Array, Integers
 from e2v_port.evaluation.results import Answer, Clip, Doubt, Evaluation, Figure, Figures, Group, Risk, Seen

@@ -30,7 +30,7 @@ body { max-width: 72rem; } figure { background: #ffffff; } img { width: 100%; he
 """
 _ALT = "confusion matrix, confidence against accuracy, and share of wrong answers against share of answers, by corpus"
 
-_RULES = {"frames": "each frame by itself, as its authors do it", "smoothed": "smoothed, as --frames does it"}
+_RULES = {"frames": "each frame by itself (arXiv 2306.12991)", "smoothed": "smoothed, as --frames does it"}
 
 COVERAGES = (1.0, 0.8, 0.6, 0.4, 0.2)
 

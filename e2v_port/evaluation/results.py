@@ -186,7 +186,7 @@ class Clip:
         error: Reason why the clip could not be read; None otherwise.
         language: Language of the clip, as in the corpus; None if unknown.
         uncertain: Whether a judgement by these scores alone has the note `uncertain`; None if the clip was not run.
-        diarization: The rates of `diarization_errors` under each of the rules in `diarization.error_rate`; None for a
+        diarization: The rates of `diarization_errors` under each of the rules in `diarization`; None for a
             corpus that labels whole clips.
     """
 

@@ -1,7 +1,7 @@
 """Reads corpora: the published ones from their layouts, any other from a csv.
 
 file_names.py     RAVDESS, EmoDB, CREMA-D, EmoGator: names of files
-nemo.py, iemocap.py, msp_podcast.py, meld.py, emo_emilia.py, emobox.py
+nemo.py, iemocap.py, msp_podcast.py, meld.py, emo_emilia.py, emobox.py, zed.py
 own_table.py      a csv of one's own
 tables.py         tables and JSON Lines
 findings.py       what a reader finds and leaves out
@@ -15,7 +15,6 @@ from pathlib import Path
 
 from e2v_port.errors import CorpusError
 from e2v_port.evaluation.datasets import NAMES, Corpus, Utterance, published
-from e2v_port.evaluation.diarization.zed import read_zed
 from e2v_port.evaluation.readers.emo_emilia import read_emo_emilia
 from e2v_port.evaluation.readers.emobox import name_of_fold, read_emobox
 from e2v_port.evaluation.readers.file_names import AUDIO, read_crema_d, read_emodb, read_emogator, read_ravdess
@@ -25,6 +24,7 @@ from e2v_port.evaluation.readers.meld import read_meld
 from e2v_port.evaluation.readers.msp_podcast import read_msp_podcast
 from e2v_port.evaluation.readers.nemo import read_nemo
 from e2v_port.evaluation.readers.own_table import read_csv
+from e2v_port.evaluation.readers.zed import read_zed
 
 __all__ = ["AUDIO", "read"]
 
@@ -39,7 +39,7 @@ _READERS: dict[str, Callable[[Path], tuple[list[Utterance], list[str]]]] = {
     "meld": read_meld,
     "emo-emilia": read_emo_emilia,
     "emobox": read_emobox,
-    "zed": lambda folder: (read_zed(folder), []),
+    "zed": read_zed,
     "csv": read_csv,
 }
 
@@ -59,7 +59,7 @@ def read(spec: str) -> Corpus:
     * `meld=FOLDER`: the folder `MELD.Raw`, with videos or with the sound taken out of them.
     * `emo-emilia=FOLDER`: the folder that holds `Emo-Emilia-ALL.jsonl` and `wav`.
     * `emobox=FOLDER`: a fold of EmoBox, such as `EmoBox/data/iemocap/fold_1`, with the corpus in `EmoBox/downloads`.
-    * `zed=FOLDER`: the folder that holds `ZED.json`, which says which emotion appears when; see `diarization.zed`.
+    * `zed=FOLDER`: the folder that holds `ZED.json`, which says which emotion appears when.
     * `csv=FILE`: a table in UTF-8 with a header. Required columns: `file` (relative to the table), `label`, `speaker`.
       Optional columns: `sex` (female, male), `language`, `split` (train, dev, test), and `arousal`, `dominance` and
       `valence` (0 to 1); others are ignored. Labels are emotion2vec's, or any that `label_of` knows; a row may have

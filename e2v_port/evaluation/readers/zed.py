@@ -15,7 +15,7 @@ __all__ = ["read_zed"]
 _FOLDER = "datafolder"  # stands for the folder of the corpus in the paths of ZED.json
 
 
-def read_zed(folder: Path) -> list[Utterance]:
+def read_zed(folder: Path) -> tuple[list[Utterance], list[str]]:
     """Lists the clips of ZED.json, which the folder holds.
 
     It is an object of clips by name, as speechbrain's recipe ZaionEmotionDataset reads it:
@@ -28,6 +28,9 @@ def read_zed(folder: Path) -> list[Utterance]:
 
     Args:
         folder: Folder with ZED.json.
+
+    Returns:
+        The clips, and no remarks: what cannot be read is an error.
 
     Raises:
         CorpusError: ZED.json is missing or of another form; the message names the clip.
@@ -50,7 +53,7 @@ def read_zed(folder: Path) -> list[Utterance]:
         except (KeyError, TypeError, ValueError) as error:
             why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise CorpusError(f"{table}, {name}: {why}: correct this clip or delete it") from error
-    return utterances
+    return utterances, []
 
 
 def _utterance(folder: Path, name: str, clip: Any) -> Utterance:
