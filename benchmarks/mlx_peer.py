@@ -4,7 +4,8 @@
 
 Both run the size of plus_large, with random weights, on MLX's default device: Metal on a Mac; on Linux a CPU, where
 `LD_PRELOAD=libopenblas.so.0` belongs before the command. This package runs in float32, as its peer does, and on a GPU
-also in float16, which MLX multiplies very slowly on a CPU. FOLDER gets bench.json and bench.md, as from `e2v bench --out`.
+also in float16, which MLX multiplies very slowly on a CPU. FOLDER gets bench.json and bench.md, as from `e2v bench
+--out`.
 """
 
 import argparse
