@@ -3,14 +3,17 @@
     pip install ".[torch]" funasr-mlx && python benchmarks/mlx_peer.py --out FOLDER
 
 Both run the size of plus_large, with random weights, on MLX's default device: Metal on a Mac; on Linux a CPU, where
-`LD_PRELOAD=libopenblas.so.0` belongs before the command. This package runs in float32, as its peer does, and in
-float16. FOLDER gets bench.json and bench.md, as from `e2v bench --out`.
+`LD_PRELOAD=libopenblas.so.0` belongs before the command. This package runs in float32, as its peer does, and on a GPU
+also in float16, which MLX multiplies very slowly on a CPU. FOLDER gets bench.json and bench.md, as from `e2v bench
+--out`.
 """
 
 import argparse
 import sys
 from pathlib import Path
 from typing import Any
+
+import mlx.core as mx
 
 from e2v_port.bench import funasr_mlx, measure, report
 from e2v_port.bench.plan import Plan
@@ -26,9 +29,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if not funasr_mlx.installed():
         sys.exit("error: funasr-mlx is not installed: pip install funasr-mlx")
+    dtypes = ("float32", "float16") if mx.default_device().type == mx.DeviceType.gpu else ("float32",)
     plan = Plan(arguments.seconds, arguments.rounds, (60,), (1, 10), (arguments.size,))
     result: dict[str, Any] = {}
-    for result in measure.bench(runtime="mlx", dtypes=("float32", "float16"), plan=plan, note=note):
+    for result in measure.bench(runtime="mlx", dtypes=dtypes, plan=plan, note=note):
         result["command"] = f"python benchmarks/{Path(__file__).name} {' '.join(sys.argv[1:])}".strip()
         if arguments.out:
             report.save(result, arguments.out)

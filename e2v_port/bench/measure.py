@@ -19,7 +19,7 @@ from e2v_port import seam
 from e2v_port.architectures.config import ModelConfig
 from e2v_port.bench import clips as speech
 from e2v_port.bench import cold, machine, warm
-from e2v_port.bench.contenders import Contender, e2v, has_mlx, peer
+from e2v_port.bench.contenders import Contender, e2v, has_mlx, peer, program
 from e2v_port.bench.plan import FULL, QUICK, Note, Plan, Setup
 from e2v_port.errors import RuntimeUnavailable
 from e2v_port.export.onnx_folder import export_onnx
@@ -130,6 +130,8 @@ def _measure(setup: Setup, dtypes: list[str], *, preloaded: bool) -> dict[str, A
     if other:
         contenders.append(other)
         specs[other.name] = {"peer": device}
+        if not program(config, device):
+            notes.append(f"{other.name} converts a checkpoint before it runs it: its cold start is left out")
     result = {
         "name": setup.name,
         "source": "made for this run, with random weights" if setup.random else config.source.repository,

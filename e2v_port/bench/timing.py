@@ -33,7 +33,7 @@ def take_turns(tasks: Mapping[str, Callable[[], object]], repeats: int) -> dict[
 
 def peak(runtime: str, dtype: str) -> float:
     """Returns the highest rate of operations per second that products of square matrices of several sizes reach."""
-    sizes = (512, 1024, 2048) if runtime in {"cpu", "numpy", "onnx"} else (1024, 2048, 4096, 8192)
+    sizes = (1024, 2048, 4096, 8192) if _on_gpu(runtime) else (512, 1024, 2048)
     best = 0.0
     for size in sizes:
         multiply = _product(runtime, dtype, size)
@@ -46,6 +46,14 @@ def peak(runtime: str, dtype: str) -> float:
             spent += took
             best = max(best, 2 * size**3 / took)
     return best
+
+
+def _on_gpu(runtime: str) -> bool:
+    if runtime == "mlx":
+        import mlx.core as mx
+
+        return bool(mx.default_device().type == mx.DeviceType.gpu)
+    return runtime in {"cuda", "mps"}
 
 
 def _product(runtime: str, dtype: str, size: int) -> Callable[[], object]:
