@@ -117,7 +117,7 @@ def label_lists() -> str:
 def model_lists() -> str:
     """Returns the known models as a Markdown table, then what is published about each."""
     lines = ["| model | million parameters | gives | license |", "|---|---|---|---|"]
-    facts = []
+    alike: dict[str, list[str]] = {}  # names of models by what is published about them
     for model in catalog.known():
         labels = [f"{len(model.labels)} labels"] if model.labels else []
         if {*model.labels} == {*DIMENSIONS}:
@@ -135,7 +135,11 @@ def model_lists() -> str:
             "Published": "; ".join(figures),
         }
         text = " ".join(f"{name}: {fact}." for name, fact in known.items() if fact)
-        facts.append(textwrap.fill(f"- `{model.id}`. {text}", 120, subsequent_indent="  ", break_on_hyphens=False))
+        alike.setdefault(text, []).append(f"`{model.id}`")
+    facts = [
+        textwrap.fill(f"- {', '.join(names)}. {text}", 120, subsequent_indent="  ", break_on_hyphens=False)
+        for text, names in alike.items()
+    ]
     return "\n".join([*lines, "", *facts]) + "\n\n"
 
 
