@@ -262,6 +262,7 @@ class Model(Batched):
             NoLabels: The model has no labels, or they belong to whole clips alone.
         """
         self.need_labels()
+        self.need_judged_frames()
         if not isinstance(clips, (list, tuple)):
             return self.diarize([clips], sampling_rate, settings=settings, channel=channel)[0]
         results = self.each(clips, sampling_rate, frames=True, channel=channel, refuse_silence=True)
@@ -279,8 +280,8 @@ class Model(Batched):
         Raises:
             NoLabels: The labels of the model belong to whole clips alone.
         """
-        if output.frame_logits is None:
-            raise NoLabels(f"{self.config.source.repository} judges whole clips, not the frames in them")
+        self.need_judged_frames()
+        assert output.frame_logits is not None
         used = [not label.unused for label in self.config.labels]
         return softmax(output.frame_logits[:, used], self.config.temperature)
 
