@@ -171,14 +171,17 @@ def put_in_place(name: str, folder: Path, measured: Mapping[str, Any]) -> None:
 
 
 def manifest() -> str:
-    """Returns manifest.json with the rows of the models in weights/."""
+    """Returns manifest.json with the rows of the models in weights/; their training data is described there by hand."""
     known = json.loads(MANIFEST.read_text("utf-8"))
+    data = {row["id"]: row.get("data", "") for row in known["models"]}
     others = [row for row in known["models"] if row["modelscope"] or row["huggingface"]]
-    return json.dumps({"models": [*map(_row, bundled()), *others]}, indent=2, ensure_ascii=False) + "\n"
+    rows = [_row(name, data.get(name, "")) for name in bundled()]
+    return json.dumps({"models": [*rows, *others]}, indent=2, ensure_ascii=False) + "\n"
 
 
-def _row(name: str) -> dict[str, Any]:
+def _row(name: str, data: str) -> dict[str, Any]:
     config = ModelConfig.read(WEIGHTS / name)
+    met = sorted(_evaluation(name).items(), key=lambda item: item[1]["what"] == TEST)  # strange corpora first
     return {
         "id": name,
         "family": config.family,
@@ -189,6 +192,15 @@ def _row(name: str) -> dict[str, Any]:
         "classes": [label.name for label in config.labels],
         "licence": config.licence,
         "languages": languages(config),
+        "data": data,
+        "accuracy": [
+            {
+                "set": f"{title(corpus)}, {'test speakers' if one['what'] == TEST else 'never trained on'}",
+                "figure": f"UAR {one['closed_uar'][0]:.3f}",
+                "source": f"measured by this project: weights/{name}/README.md",
+            }
+            for corpus, one in met
+        ],
     }
 
 

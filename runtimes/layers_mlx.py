@@ -446,7 +446,9 @@ class Encoder(nn.Module, ABC):
                 states.append(last[:, self.extra :])
         if self.config.finished:
             states = [*states[:-1], self.finish(last[:, self.extra :], trace)]
-        frames = self.readout.combine(states)[:, : self.config.frames(waveform.shape[1])]
+        frames = self.readout.combine(states)
+        if self.config.canvas:
+            frames = frames[:, : self.config.frames(waveform.shape[1])]
         return self.pool(frames, lengths, trace)
 
     @abstractmethod

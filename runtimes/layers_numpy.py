@@ -472,7 +472,9 @@ class Encoder(ABC):
                 states.append(last[self.extra :])
         if self.config.finished:
             states = [*states[:-1], self.finish(last[self.extra :], trace)]
-        frames = self.readout.combine(states)[: self.config.frames(len(waveform))]
+        frames = self.readout.combine(states)
+        if self.config.canvas:
+            frames = frames[: self.config.frames(len(waveform))]
         return self.pool(frames, trace)
 
     @abstractmethod

@@ -1051,7 +1051,7 @@ def test_models(call: Call, toy: Toys, tmp_path: Path, monkeypatch: pytest.Monke
         millions = float(block.split()[0])
         assert millions == pytest.approx(rows[name]["parameters"] / 1e6, abs=0.5, rel=0.2)
         assert millions > 0
-        assert (", ".join(rows[name]["labels"]) or "embeddings") in block
+        assert (", ".join([*rows[name]["labels"], *rows[name]["outputs"]]) or "embeddings") in block
     assert any(line.startswith("folders: ") and str(tmp_path / "weights") in line for line in lines)
 
 

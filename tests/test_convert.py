@@ -36,7 +36,7 @@ from e2v_port.architectures import tensors
 from e2v_port.architectures.base import Architecture, Readout, Transformer
 from e2v_port.architectures.config import DTYPES, ModelConfig
 from e2v_port.architectures.emotion2vec import Emotion2vecConfig
-from e2v_port.architectures.heads import Branch, linear_head
+from e2v_port.architectures.heads import Branch, Step, linear_head
 from e2v_port.architectures.registry import family_of
 from e2v_port.checkpoints import catalog
 from e2v_port.checkpoints.checkpoint import local
@@ -323,7 +323,30 @@ def headed(encoder: Transformer, *, hidden: int = 0, summed: bool = False, **cha
 
 
 WAV2VEC2, LARGE = wav2vec2_converter.BASE, wav2vec2_converter.LARGE
+WAVLM = wavlm_converter.LARGE
 SPEAKER = (Branch("age", linear_head(1, 1024)), Branch("sex", linear_head(3, 1024)))
+LARGE_V3 = whisper_converter.CONVERTER.sizes["whisper-large-v3"]
+
+
+def odyssey(rows: int) -> Transformer:
+    """WavLM large with attentive statistics and a layer of 1024 with a norm."""
+    head = (Step("linear", "dense0", 1024), Step("norm", "norm0"), Step("relu"), Step("linear", "out", rows))
+    read = Readout((24,), "statistics", heads=1, final=True)
+    return replace(WAVLM, conv_bias=True, embed_dim=2048, readout=read, head=head, num_labels=rows)
+
+
+def vox_profile(encoder: Transformer, layers: tuple[int, ...], rows: int) -> Transformer:
+    """An encoder with three layers of 256 on each frame, and two for labels and for each dimension."""
+    frames = tuple(Step("linear", name, 256) for name in ("first", "second", "third"))
+    read = Readout(layers, "mean", final=True, steps=frames, width=encoder.width)
+    sizes = replace(encoder, embed_dim=256, readout=read)
+    measured = (Step("linear", "dense", 768), Step("relu"), Step("linear", "out", 3), Step("sigmoid"))
+    if not rows:
+        return replace(sizes, head=measured, num_labels=3)
+    head = (Step("linear", "dense", 256), Step("relu"), Step("linear", "out", rows))
+    return replace(sizes, head=head, num_labels=rows, others=(Branch("dimensions", measured),))
+
+
 HEADED = {
     "superb/wav2vec2-base-superb-er": headed(WAV2VEC2, summed=True),
     "superb/hubert-base-superb-er": headed(WAV2VEC2, summed=True),
@@ -332,6 +355,12 @@ HEADED = {
     "Dpngtm/wav2vec2-emotion-recognition": headed(WAV2VEC2),
     "audeering/wav2vec2-large-robust-6-ft-age-gender": headed(LARGE, depth=6, others=SPEAKER),
     "audeering/wav2vec2-large-robust-24-ft-age-gender": headed(LARGE, others=SPEAKER),
+    "3loi/SER-Odyssey-Baseline-WavLM-Categorical": odyssey(8),
+    "3loi/SER-Odyssey-Baseline-WavLM-Multi-Attributes": odyssey(3),
+    "tiantiaf/wavlm-large-categorical-emotion": vox_profile(WAVLM, tuple(range(25)), 9),
+    "tiantiaf/wavlm-large-msp-podcast-emotion-dim": vox_profile(WAVLM, tuple(range(25)), 0),
+    "tiantiaf/whisper-large-v3-msp-podcast-emotion": vox_profile(LARGE_V3, (32,), 9),
+    "tiantiaf/whisper-large-v3-msp-podcast-emotion-dim": vox_profile(LARGE_V3, (32,), 0),
 }
 
 

@@ -17,6 +17,7 @@ from e2v_port.converters import emotion2vec, rules
 from e2v_port.corpus import rows, sources
 from e2v_port.errors import E2VError
 from e2v_port.evaluation import readers as corpora
+from e2v_port.evaluation.readers import file_names
 from e2v_port.expression.profiles import ProsodyParameters
 from e2v_port.expression.ssml import to_ssml
 from e2v_port.service.http import bodies
@@ -263,7 +264,7 @@ def test_tables_of_corpora(tmp_path: Path) -> None:
 
 
 def test_patterns_of_file_names() -> None:
-    names = (corpora._RAVDESS, corpora._EMODB, corpora._CREMA_D)
+    names = (file_names._RAVDESS, file_names._EMODB, file_names._CREMA_D)
     for pattern, piece in itertools.product(names, ("0", "03-01-", "emodb_", "03a", "1001_DFA_", "A", "_")):
         assert_linear(lambda size, pattern=pattern, p=piece: lambda: pattern.fullmatch(p * (size // len(p))))
 

@@ -360,7 +360,7 @@ def outputs(
     as_json: Json = False,
     offline: Offline = False,
 ) -> None:
-    """Print what a model gives beside labels: dimensions, events, language, age, sex.
+    """Print what a model gives beside labels, such as events or age.
 
     Each file is judged as a whole. See docs/models.md for age and sex.
     """

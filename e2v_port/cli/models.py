@@ -124,7 +124,7 @@ def models(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per model.")] = False,
 ) -> None:
-    """List known models and those converted on this machine, or describe one."""
+    """List known and converted models, or show all about one."""
     from e2v_port.checkpoints import catalog
 
     rows = [_known_model(model) for model in catalog.known()]
