@@ -79,9 +79,9 @@ def evaluate(
     seen: SeenToo = False,
     offline: Offline = False,
 ) -> None:
-    """Measure how often a model is right on labeled speech, or for how long (EDER, with zed).
+    """Measure how often a model is right on labeled speech.
 
-    Without --model, the bundled model is used.
+    With zed, for how long it is right (EDER). Without --model, the bundled model is used.
     """
     part = split or ("dev" if calibrate else "test")
     if calibrate and part in {"test", "all"}:
