@@ -11,11 +11,10 @@ import own_audio
 import pytest
 import real_weights
 from browsing import browser, microphone, service, visit
+from parity.holding import FULL_SIZE
 
 __all__ = ["browser", "microphone", "service", "visit"]
 
-# Groups of tests in which one worker holds a model of the size and format of a published one, with random weights.
-FULL_SIZE = {"base", "large", "audeering", "hubert-large", "wavlm-large", "whisper-base", "sensevoice-small"}
 REAL_WEIGHTS = {"whisper_base", "whisper_tiny_en"}  # fixtures; their tests are of full size, too
 RECORDINGS = Path(__file__).parents[1] / ".." / "shared" / "audio"
 

@@ -7,7 +7,14 @@ import pytest
 
 import e2v_port
 from e2v_port.converters import emotion2vec as emotion2vec_converter
+from parity.holding import FULL_SIZE, group, held, let_go
 from parity.references import CASES, VOICES
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    if group(item) in FULL_SIZE and group(nextitem) != group(item):
+        let_go()
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +41,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def loaded(folders):
-    @lru_cache(maxsize=2)
+    @held(maxsize=2)
     def load(name: str, runtime: str, dtype: str = "float32") -> e2v_port.Model:
         return e2v_port.load(folders(name, dtype)[1], runtime=runtime)
 

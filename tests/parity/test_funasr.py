@@ -4,7 +4,6 @@ import contextlib
 import io
 import logging
 import warnings
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from e2v_port.models import devices
 from e2v_port.parity import emotion2vec as emotion2vec_reference
 from e2v_port.parity import references, verify
 from e2v_port.parity.references import Tolerances
+from parity.holding import held
 from parity.references import CASES, CLIPS
 
 pytestmark = pytest.mark.skipif(
@@ -38,11 +38,11 @@ def test_the_runtime_is_compared(runtime):
 def reference(folders, speech):
     """Returns FunASR's stages of a clip; the last one is kept, for the next runtime."""
 
-    @lru_cache(maxsize=1)
+    @held(maxsize=1)
     def model(name: str) -> emotion2vec_reference.FunASR:
         return emotion2vec_reference.FunASR(local(folders(name)[0]))
 
-    @lru_cache(maxsize=1)
+    @held(maxsize=1)
     def stages(name: str, clip: str) -> dict[str, np.ndarray]:
         return model(name).stages(CLIPS[clip](speech))
 
@@ -76,7 +76,7 @@ def test_the_weights_tell_apart_what_could_be_confused(reference):
 def generate(folders):
     """Returns what FunASR's public interface answers for a file."""
 
-    @lru_cache(maxsize=1)
+    @held(maxsize=1)
     def auto_model(name: str):
         import torch
         from funasr import AutoModel

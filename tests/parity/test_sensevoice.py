@@ -23,6 +23,7 @@ from e2v_port.models import devices
 from e2v_port.parity import references, verify
 from e2v_port.parity import sensevoice as reference_module
 from e2v_port.parity.verify import LOGIT_TOLERANCES
+from parity.holding import held
 from parity.references import CLIPS
 
 pytestmark = pytest.mark.skipif(
@@ -58,7 +59,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def loaded(folders):
-    @lru_cache(maxsize=3)
+    @held(maxsize=3)
     def load(name: str, runtime: str) -> e2v_port.Model:
         return e2v_port.load(folders(name)[1], runtime=runtime)
 
@@ -67,7 +68,7 @@ def loaded(folders):
 
 @pytest.fixture(scope="session")
 def reference(folders):
-    @lru_cache(maxsize=1)
+    @held(maxsize=1)
     def model(name: str) -> reference_module.FunASR:
         return reference_module.FunASR(local(folders(name)[0]))
 
@@ -78,7 +79,7 @@ def reference(folders):
 def stages(reference, speech):
     """Returns FunASR's stages of a clip."""
 
-    @lru_cache(maxsize=1)
+    @held(maxsize=1)
     def run(name: str, clip: str) -> dict[str, np.ndarray]:
         return reference(name).stages(CLIPS[clip](speech))
 

@@ -20,6 +20,7 @@ from e2v_port.models import devices
 from e2v_port.parity import references, verify
 from e2v_port.parity import wav2vec2 as wav2vec2_reference
 from e2v_port.runtimes.fast import onednn
+from parity.holding import held
 from parity.references import CLIPS, SIX_HEADS
 
 pytestmark = pytest.mark.skipif(
@@ -90,11 +91,11 @@ def checkpoints(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def reference(checkpoints, speech):
-    @lru_cache(maxsize=1)
+    @held(maxsize=1)
     def model(name: str) -> wav2vec2_reference.Transformers:
         return wav2vec2_reference.Transformers(local(checkpoints(name)))
 
-    @lru_cache(maxsize=1)
+    @held(maxsize=1)
     def stages(name: str, clip: str) -> dict[str, np.ndarray]:
         return model(name).stages(CLIPS[clip](speech))
 
@@ -103,7 +104,7 @@ def reference(checkpoints, speech):
 
 @pytest.fixture(scope="session")
 def wav2vec2(checkpoints):
-    @lru_cache(maxsize=2)
+    @held(maxsize=2)
     def load(name: str, runtime: str, dtype: str = "float32") -> e2v_port.Model:
         folder = checkpoints(name).with_name(f"{name}-{dtype}")
         if not folder.exists():

@@ -19,6 +19,7 @@ from e2v_port.converters import whisper as whisper_converter
 from e2v_port.models import devices
 from e2v_port.parity import references, verify
 from e2v_port.parity import whisper as whisper_reference
+from parity.holding import held
 from parity.references import CLIPS
 
 pytestmark = pytest.mark.skipif(
@@ -62,11 +63,11 @@ def checkpoints(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def reference(checkpoints, speech):
-    @lru_cache(maxsize=1)
+    @held(maxsize=1)
     def model(name: str) -> whisper_reference.Transformers:
         return whisper_reference.Transformers(local(checkpoints(name)))
 
-    @lru_cache(maxsize=1)
+    @held(maxsize=1)
     def stages(name: str, clip: str) -> dict[str, np.ndarray]:
         waveform = CLIPS[clip](speech)
         if CASES[name].pad:
@@ -78,7 +79,7 @@ def reference(checkpoints, speech):
 
 @pytest.fixture(scope="session")
 def whisper(checkpoints):
-    @lru_cache
+    @held(maxsize=2)
     def load(name: str, runtime: str, dtype: str = "float32") -> e2v_port.Model:
         folder = checkpoints(name).with_name(f"{name}-{dtype}")
         if not folder.exists():
