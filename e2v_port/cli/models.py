@@ -269,12 +269,15 @@ def doctor() -> None:
     table.append(["runtime auto", f"uses {devices.choose('auto')}"])
     needed = "not installed, and needed for M4A, WebM, MP4 and the like"
     table.append(["FFmpeg", "installed" if ffmpeg.installed() else f'{needed}: pip install "e2v-port[media]"'])
+    families: dict[str, list[str]] = {}  # by the library of their reference
     for family in FAMILIES:
         reference = references.reference(family)
-        if reference is None or reference.library == "torch":  # torch has rows of its own
-            continue
-        state = "installed" if references.installed(family) else "not installed"
-        table.append([reference.library, f"{state}: needed only by `e2v verify`, as the reference of {family}"])
+        if reference is not None and reference.library != "torch":  # which has rows of its own
+            families.setdefault(reference.library, []).append(family)
+    for library, names in families.items():
+        state = "installed" if references.installed(names[0]) else "not installed"
+        needed = f"needed only by `e2v verify`, as the reference of {', '.join(names)}"
+        table.append([library, f"{state}: {needed}"])
     network = "never used (E2V_OFFLINE)" if hubs.offline_by_environment() else "used to download models"
     if lacking := [client.title for client in CLIENTS.values() if not client.installed()]:
         network += f'; no client for {", ".join(lacking)}: pip install "e2v-port[hub]"'
