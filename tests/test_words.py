@@ -75,8 +75,12 @@ def test_what_cannot_be_read_is_refused_in_one_line(tmp_path: Path, monkeypatch:
     silence = np.zeros(SAMPLING_RATE, np.float32)
     with pytest.raises(ModelNotFound, match=r"bose: no Whisper model or folder; known: .*base.*large-v3"):
         e2v_port.analyze(silence, sampling_rate=SAMPLING_RATE, words="bose")
+    (tmp_path / "base").mkdir()
+    monkeypatch.chdir(tmp_path)  # where a folder of that name is not meant
     with pytest.raises(ModelNotFound, match="base is not on this machine and this run is offline"):
         Transcriber("base", offline=True)
+    with pytest.raises(CheckpointError, match=r"no model\.bin"):
+        Transcriber("./base")
     (tmp_path / "folder").mkdir()
     with pytest.raises(CheckpointError, match=r"no model\.bin, no config\.json, no tokenizer\.json"):
         Transcriber(tmp_path / "folder")

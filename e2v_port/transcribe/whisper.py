@@ -94,13 +94,13 @@ def _folder(model: str | Path, *, offline: bool) -> Path:
     """Returns the folder of a model in the form of CTranslate2; downloads it if necessary."""
     from faster_whisper.utils import available_models, download_model
 
-    path = Path(model)
-    if path.is_dir():
+    path, name = Path(model), str(model)
+    known = model in available_models()  # a folder of such a name where the program runs is not meant: ./base is
+    if path.is_dir() and not known:
         if missing := [name for name in FILES if not (path / name).is_file()]:
             raise CheckpointError(f"{path}: no {', no '.join(missing)}: not a Whisper model of CTranslate2")
         return path
-    name = str(model)
-    if name not in available_models() and name.count("/") != 1:
+    if not known and name.count("/") != 1:
         names = ", ".join(available_models())
         raise ModelNotFound(f"{cut(name, 80)}: no Whisper model or folder; known: {names}, or owner/name of one")
     try:
