@@ -22,7 +22,7 @@ from e2v_port.audio import SAMPLING_RATE, load_audio
 from e2v_port.errors import CheckpointError, E2VError, ModelNotFound, SegmentError
 from e2v_port.speech.segment import GivenSegment, Segment
 from e2v_port.transcribe.whisper import Transcriber
-from e2v_port.transcribe.words import Word, passages, shared_out
+from e2v_port.transcribe.words import Word, doubts, passages, shared_out
 
 JFK = "And so my fellow Americans, ask not what your country can do for you, ask what you can do for your country."
 
@@ -68,6 +68,16 @@ def test_a_stranger_is_not_read() -> None:
     assert passages([*known, *silence], 30) == [(0, 7)]
     assert passages([known[0], *stranger, known[1]], 30) == [(0, 2), (5, 7)]
     assert shared_out([Word(3, 4, " secret", 1.0)], stranger) == {}
+
+
+def test_speech_without_words_and_several_languages_are_said() -> None:
+    known = [*segments((0, 2), (5, 7), (8, 9)), *segments((10, 10.2), quality="too_short")]
+    said = (Word(5, 6, " yes", 1.0),)
+    assert doubts({0: said, 1: said, 2: said, 3: ()}, known, ["en", "en"]) == []
+    empty, languages = doubts({0: (), 1: said, 2: (), 3: ()}, known, ["en", "de"])
+    assert (empty.kind, languages.kind) == ("no_words", "languages")
+    assert empty.text == "no words were read in 2 segments of speech, from 0.00 s, 8.00 s"
+    assert "en, de" in languages.text
 
 
 def test_what_cannot_be_read_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,6 +172,14 @@ def test_each_channel_has_its_own_words(recordings: Path, reader: Transcriber) -
     assert said["left"] == JFK
     alone = e2v_port.analyze(recordings / "librivox_idle_hour_john_clare.flac", words=reader)
     assert said["right"].split()[:5] == " ".join(each.text or "" for each in alone.segments).split()[:5]
+
+
+def test_channels_in_two_languages_are_said(recordings: Path, whisper_base: Path) -> None:
+    one = load_audio(recordings / "jfk.flac")
+    other = load_audio(recordings / "emodb_timeline.flac")[: len(one)]
+    call = np.stack([one, other], 1)
+    result = e2v_port.analyze(call, sampling_rate=SAMPLING_RATE, channel="each", words=Transcriber(whisper_base))
+    assert any(note.kind == "languages" and "en, de" in note.text for note in result.notes)
 
 
 def test_silence_has_no_words(reader: Transcriber) -> None:

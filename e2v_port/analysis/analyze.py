@@ -23,7 +23,7 @@ from e2v_port.models.model import Model
 from e2v_port.speech.segment import GivenSegment, Segment, SegmentSettings
 from e2v_port.speech.transcripts import read_segments
 from e2v_port.transcribe.whisper import WINDOW, Transcriber
-from e2v_port.transcribe.words import Transcript, Word, passages, shared_out
+from e2v_port.transcribe.words import Transcript, Word, doubts, passages, shared_out
 
 __all__ = ["Options", "analyze", "each"]
 
@@ -316,13 +316,17 @@ class _Analyzer:
 
     def _read_words(self, work: _Work, reader: Transcriber) -> None:
         """Reads the words of each channel by itself, so that nobody's words end up in another's segments."""
+        languages = []
         for channel, sound in work.sounds.by_channel.items():
             numbers = [i for i, segment in enumerate(work.segments) if segment.channel == channel]
             segments = [work.segments[i] for i in numbers]
             words, transcript = reader.read(sound.waveform, passages(segments, WINDOW))
+            if words and transcript.language:
+                languages.append(transcript.language)
             if work.transcript is None or work.transcript.language is None:
                 work.transcript = transcript
             work.words |= {numbers[i]: own for i, own in shared_out(words, segments).items()}
+        work.notes = (*work.notes, *doubts(work.words, work.segments, languages))
 
     def _finished(self, window: list[_Work | AudioError]) -> list[Analysis | AudioError]:
         self._run([work for work in window if isinstance(work, _Work)])

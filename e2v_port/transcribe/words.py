@@ -1,13 +1,14 @@
 """Words with their times, and the segments they belong to."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from e2v_port.audio import Note
 from e2v_port.seconds import seconds
 from e2v_port.speech.segment import Segment
 
-__all__ = ["Transcript", "Word", "passages", "shared_out"]
+__all__ = ["Transcript", "Word", "doubts", "passages", "shared_out"]
 
 HEARD = {"normal", "low_confidence", "too_short"}  # qualities of segments whose words may be read
 
@@ -102,3 +103,25 @@ def shared_out(words: Sequence[Word], segments: Sequence[Segment]) -> dict[int, 
         if heard:
             found[max(heard, key=fit)].append(word)
     return {i: tuple(own) for i, own in found.items()}
+
+
+def doubts(words: Mapping[int, Sequence[Word]], segments: Sequence[Segment], languages: Sequence[str]) -> list[Note]:
+    """Returns what must be known about the words of a clip: speech in which none was read, and several languages.
+
+    Args:
+        words: Words of each segment, by its number.
+        segments: All segments of the clip.
+        languages: Language of each channel in which anything was read.
+    """
+    notes = []
+    empty = [i for i, own in words.items() if not own and segments[i].quality != "too_short"]
+    if empty:
+        first = ", ".join(f"{segments[i].start:.2f} s" for i in empty[:3])
+        more = ", ..." if len(empty) > 3 else ""
+        notes.append(Note("no_words", f"no words were read in {len(empty)} segments of speech, from {first}{more}"))
+    if len({*languages}) > 1:
+        named = ", ".join(dict.fromkeys(languages))
+        notes.append(
+            Note("languages", f"the channels were read as {named}: if they share one, name it with --language")
+        )
+    return notes
