@@ -15,7 +15,8 @@ from e2v_port.version import __version__
 
 if TYPE_CHECKING:
     from e2v_port.analysis.analyze import analyze
-    from e2v_port.analysis.results import Analysis, AnalysisSettings, JudgedSegment, UsedModel
+    from e2v_port.analysis.judged import JudgedSegment
+    from e2v_port.analysis.results import Analysis, AnalysisSettings, UsedModel
     from e2v_port.audio.notes import Note
     from e2v_port.emotions.changes import Boundary, BoundarySettings
     from e2v_port.emotions.estimates import Dimensions, Prediction
@@ -113,7 +114,7 @@ _HOME = {
     "analyze": "analysis.analyze",
     "Analysis": "analysis.results",
     "AnalysisSettings": "analysis.results",
-    "JudgedSegment": "analysis.results",
+    "JudgedSegment": "analysis.judged",
     "UsedModel": "analysis.results",
     "Note": "audio.notes",
     "Boundary": "emotions.changes",

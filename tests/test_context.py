@@ -8,7 +8,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from e2v_port.analysis.results import JudgedSegment
+from e2v_port.analysis.judged import JudgedSegment
 from e2v_port.emotions import taxonomy
 from e2v_port.emotions.estimates import Dimensions, Prediction
 from e2v_port.emotions.fusion import FusionSettings, fuse

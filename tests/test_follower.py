@@ -12,7 +12,7 @@ import pytest
 
 import e2v_port
 from e2v_port.analysis.judge import Judge
-from e2v_port.analysis.results import JudgedSegment, placed
+from e2v_port.analysis.judged import JudgedSegment, placed
 from e2v_port.audio import SAMPLING_RATE, load_audio
 from e2v_port.emotions.estimates import Prediction
 from e2v_port.live.follower import Followed, Follower, LiveSettings, Steady

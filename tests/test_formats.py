@@ -13,7 +13,8 @@ import webvtt
 from praatio import textgrid
 
 from e2v_port.analysis.formats import FORMATS, ONE_CLIP
-from e2v_port.analysis.results import Analysis, AnalysisSettings, JudgedSegment, UsedModel
+from e2v_port.analysis.judged import JudgedSegment
+from e2v_port.analysis.results import Analysis, AnalysisSettings, UsedModel
 from e2v_port.analysis.terminal import colour, table
 from e2v_port.emotions import taxonomy
 from e2v_port.emotions.changes import Boundary

@@ -11,7 +11,7 @@ import own_audio
 import pytest
 
 from e2v_port.analysis.analyze import analyze
-from e2v_port.analysis.results import placed
+from e2v_port.analysis.judged import placed
 from e2v_port.audio import SAMPLING_RATE, Note, load_audio
 from e2v_port.live.detector import EmotionDetector
 from e2v_port.service.live import Session

@@ -13,7 +13,7 @@ import soxr
 import e2v_port
 from e2v_port.analysis import results
 from e2v_port.analysis.judge import Judge
-from e2v_port.analysis.results import JudgedSegment
+from e2v_port.analysis.judged import JudgedSegment
 from e2v_port.audio import SAMPLING_RATE, load_audio
 from e2v_port.errors import AudioError
 from e2v_port.live.detector import EmotionDetector

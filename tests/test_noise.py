@@ -9,7 +9,7 @@ import pytest
 
 from e2v_port.analysis.analyze import analyze
 from e2v_port.analysis.judge import Judge
-from e2v_port.analysis.results import JudgedSegment, graded
+from e2v_port.analysis.judged import JudgedSegment, graded
 from e2v_port.audio import SAMPLING_RATE, load_audio
 from e2v_port.emotions.estimates import Dimensions
 from e2v_port.emotions.fusion import FusionSettings, fuse

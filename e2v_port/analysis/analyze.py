@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TypedDict, Unpack, overload
 
 from e2v_port.analysis.judge import CATEGORICAL, Judge, JudgedWaveform
-from e2v_port.analysis.results import Analysis, AnalysisSettings, UsedModel, placed, unjudged
+from e2v_port.analysis.judged import placed
+from e2v_port.analysis.results import Analysis, AnalysisSettings, UsedModel, unjudged
 from e2v_port.analysis.sounds import Request, Sounds
+from e2v_port.analysis.turns import spoken
 from e2v_port.analysis.voices import Adapting, Baselines, Voices, read_baselines
 from e2v_port.audio import SAMPLING_RATE, Clip, Note
 from e2v_port.audio.clip import check_clips
@@ -380,6 +382,7 @@ class _Analyzer:
             timings=work.timings,
             notes=work.notes,
             transcript=work.transcript,
+            turns=spoken(segments, self.settings.fusion),
         )
 
     def _boundaries(self, work: _Work, i: int) -> list[Boundary]:

@@ -6,7 +6,8 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePath
 
-from e2v_port.analysis.results import Analysis, JudgedSegment
+from e2v_port.analysis.judged import JudgedSegment
+from e2v_port.analysis.results import Analysis
 from e2v_port.cells import cell
 from e2v_port.emotions.changes import Boundary
 from e2v_port.emotions.estimates import DIMENSIONS

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from e2v_port.analysis.results import Analysis, JudgedSegment
+from e2v_port.analysis.judged import JudgedSegment
+from e2v_port.analysis.results import Analysis
 from e2v_port.analysis.terminal import GREY, colour, doubtful
 from e2v_port.audio import SAMPLING_RATE, Waveform
 from e2v_port.emotions.judgement import MEASURED

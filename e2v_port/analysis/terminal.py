@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from rich.cells import cell_len
 from rich.text import Text
 
-from e2v_port.analysis.results import Analysis, JudgedSegment
+from e2v_port.analysis.judged import JudgedSegment
+from e2v_port.analysis.results import Analysis
 from e2v_port.emotions import taxonomy
 from e2v_port.files import printable
 

@@ -27,7 +27,8 @@ from e2v_port.errors import AudioError
 from e2v_port.files import printable, replacing
 
 if TYPE_CHECKING:
-    from e2v_port.analysis.results import Analysis, JudgedSegment
+    from e2v_port.analysis.judged import JudgedSegment
+    from e2v_port.analysis.results import Analysis
     from e2v_port.analysis.sounds import Sounds
     from e2v_port.audio import Waveform
 

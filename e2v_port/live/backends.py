@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from e2v_port.analysis.judge import Judge, JudgedWaveform
-from e2v_port.analysis.results import JudgedSegment, graded, placed
+from e2v_port.analysis.judged import JudgedSegment, graded, placed
 from e2v_port.analysis.voices import Voices
 from e2v_port.audio import Waveform
 from e2v_port.checkpoints import catalog

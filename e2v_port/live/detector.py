@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from e2v_port.analysis.results import AnalysisSettings, JudgedSegment, UsedModel, unjudged
+from e2v_port.analysis.judged import JudgedSegment
+from e2v_port.analysis.results import AnalysisSettings, UsedModel, unjudged
 from e2v_port.analysis.sounds import Request
 from e2v_port.analysis.voices import Baselines, Voices, read_baselines
 from e2v_port.audio import SAMPLING_RATE, Clip, LiveAudio, Note, Waveform, clip_name, load_audio

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from e2v_port.analysis.results import JudgedSegment
+from e2v_port.analysis.judged import JudgedSegment
 from e2v_port.audio import SAMPLING_RATE, Waveform
 from e2v_port.emotions.estimates import Prediction
 from e2v_port.errors import check_numbers, quoted

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
-from e2v_port.analysis.results import Analysis, JudgedSegment
+from e2v_port.analysis.judged import JudgedSegment
+from e2v_port.analysis.results import Analysis
 from e2v_port.seconds import seconds
 
 __all__ = ["VoiceAnalysis", "VoiceSegment"]

@@ -22,7 +22,8 @@ import numpy as np
 from e2v_port.analysis import formats
 from e2v_port.analysis.analyze import each
 from e2v_port.analysis.judge import CATEGORICAL, DIMENSIONAL, Judge, JudgedWaveform
-from e2v_port.analysis.results import Analysis, AnalysisSettings, JudgedSegment, placed
+from e2v_port.analysis.judged import JudgedSegment, placed
+from e2v_port.analysis.results import Analysis, AnalysisSettings
 from e2v_port.analysis.sounds import Request, Sounds
 from e2v_port.analysis.voices import Adapting, Voices
 from e2v_port.audio import SAMPLING_RATE, Note, Waveform
