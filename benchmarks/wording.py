@@ -2,7 +2,7 @@
 
     E2V_TEST_AUDIO=FOLDER python benchmarks/wording.py [MODEL]
 
-Each clip of EmoDB in the folder, with its acted emotion in manifest.csv, is given each of the English texts below as its
+Each clip of EmoDB in the folder, with its acted emotion in manifest.csv, gets each of the English texts below as its
 words. The sentences that were really spoken are German and of no particular valence.
 """
 
@@ -31,6 +31,7 @@ SIDES = {"happiness": "pleasant", "neutral": "neutral"}  # all others are unplea
 
 
 def main(model: str) -> None:
+    """Prints the table for a model."""
     folder = Path(os.environ["E2V_TEST_AUDIO"])
     with (folder / "manifest.csv").open(encoding="utf-8", newline="") as file:
         clips = [row for row in csv.DictReader(file) if row["corpus"] == "emodb" and row["sex"]]
