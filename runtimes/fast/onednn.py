@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from e2v_port.runtimes.layers_torch import Attention, Convolution, Head, Mlp, Positions, Readout, windows
 
-__all__ = ["available", "pack"]
+__all__ = ["available", "multiply", "pack"]
 
 ROWS = 512  # frames that oneDNN optimizes the layout of a matrix for: 10 s
 TILE = 128  # frames per call of a positional convolution, whose layout holds for one length only
@@ -67,7 +67,7 @@ class PackedLinear(nn.Module):
         self.packed = _reordered(plain.weight)
 
     def forward(self, x: Tensor, gelu: bool = False, residual: Tensor | None = None) -> Tensor:
-        return _multiply(x, self.packed, self.bias, gelu, residual)
+        return multiply(x, self.packed, self.bias, gelu, residual)
 
 
 class PackedMlp(nn.Module):
@@ -136,11 +136,11 @@ class PackedConvolution(Convolution):
         u = u.contiguous() if self.bias is None else F.pad(u, (0, 1), value=1.0)
         variance = F.linear(u, self.spread).square().sum(2, keepdim=True)
         u = F.pad(u * torch.rsqrt(variance + self.norm.eps), (0, 1), value=1.0)
-        return _multiply(u.to(self.packed.dtype), self.packed, None, gelu=True)
+        return multiply(u.to(self.packed.dtype), self.packed, None, gelu=True)
 
     def convolve(self, x: Tensor, gelu: bool = False) -> Tensor:
         x = windows(x.to(self.packed.dtype), self.kernel, self.stride).contiguous()
-        return _multiply(x, self.packed, self.bias, gelu)
+        return multiply(x, self.packed, self.bias, gelu)
 
 
 class PackedPositions(Positions):
@@ -183,10 +183,10 @@ def _reordered(weight: Tensor) -> Tensor:
     return packed
 
 
-def _multiply(
+def multiply(
     x: Tensor, packed: Tensor, bias: Tensor | None, gelu: bool = False, residual: Tensor | None = None
 ) -> Tensor:
-    """Returns x [..., in] times a packed weight, plus the bias, followed by a GELU or by a sum."""
+    """Returns x [..., in] times a weight, packed or not, plus the bias, followed by a GELU or by a sum."""
     out: Tensor
     if residual is None:
         out = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "gelu" if gelu else "none", [], "none")

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from e2v_port.runtimes.fast import onednn
 from e2v_port.runtimes.layers_torch import Convolution, Trace, WaveformEncoder, untraced, windows
 
 __all__ = ["tile"]
@@ -63,10 +64,15 @@ def _normed(layer: Convolution, waveform: Tensor, lengths: Tensor) -> Layer:
         weights.append(weight.float())
         biases.append((layer.norm.bias - weight @ mean).float())
 
+    fused = onednn.available("float32")
+
     def forward(x: Tensor) -> Tensor:
         # In float32 for any type: windows of a hum differ by little, and 16 bits would lose that.
-        clips = zip(windows(x, kernel, stride).split(1), weights, biases, strict=True)
-        found = [F.gelu(F.linear(*each)).to(kind) for each in clips]
+        clips = zip(windows(x, kernel, stride).contiguous().split(1), weights, biases, strict=True)
+        if fused:
+            found = [onednn.multiply(*each, gelu=True).to(kind) for each in clips]
+        else:
+            found = [F.gelu(F.linear(*each)).to(kind) for each in clips]
         return found[0] if len(found) == 1 else torch.cat(found)
 
     return forward
