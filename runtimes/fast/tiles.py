@@ -33,6 +33,7 @@ def _extract(model: WaveformEncoder, waveform: Tensor, samples: Tensor, trace: T
     layers: list[Layer] = []
     for i, (layer, (_, kernel, stride)) in enumerate(zip(model.conv_layers, model.config.conv_layers, strict=True)):
         lengths = (lengths - kernel) // stride + 1
+        assert isinstance(layer, Convolution)
         normed = layer.kind == "group"
         assert not normed or i == 0, "only a product with the waveform has a norm over time that is known before it"
         layers.append(_normed(layer, x, lengths) if normed else partial(layer, lengths=None))
