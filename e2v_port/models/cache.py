@@ -92,7 +92,8 @@ class OutputCache:
     def _read(self, key: str) -> tuple[float, Output] | None:
         path = self._path(key)
         try:
-            with np.load(path, allow_pickle=False) as stored:  # a zip: it has a checksum for each array
+            # A zip: it has a checksum for each array.
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 arrays: Mapping[str, NDArray[Any]] = {name: stored[name] for name in stored.files}
             if str(arrays["key"]) != key:
                 raise ValueError("an entry of another waveform or model")
