@@ -158,14 +158,13 @@ def test_a_process_that_cannot_start_is_said(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_time_limit_between_steps_stops_a_long_clip_alone(long: str) -> None:
     """The long one takes seconds; the short ones take less, each for itself."""
-    options: dict[str, Any] = {"model": "bundled", "runtime": "numpy"}
-    [whole] = each_here([long], **options)
+    [whole] = each_here([long], **FAST)
     assert isinstance(whole, Analysis)
     spent = sum(whole.timings.values())
-    found = list(each_here([CLIPS[0], long, CLIPS[1]], timeout=spent / 3, **options))
+    found = list(each_here([CLIPS[0], long, CLIPS[1]], timeout=spent / 3, **FAST))
     assert "long.wav: over the time limit of" in str(found[1])
     assert ": stopped after" in str(found[1])
-    expected = list(each_here(CLIPS, **options))
+    expected = list(each_here(CLIPS, **FAST))
     for one, other in zip((found[0], found[2]), expected, strict=True):
         assert isinstance(one, Analysis)
         assert isinstance(other, Analysis)

@@ -1,15 +1,7 @@
 """What a loaded model is and needs: parameters, numbers, device, memory, time to load, license."""
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from e2v_port.architectures import tensors
-from e2v_port.architectures.quantization import QUANTIZED
-from e2v_port.models import devices
-
-if TYPE_CHECKING:
-    from e2v_port.models.model import Model
+from typing import Any
 
 __all__ = ["ModelInfo"]
 
@@ -52,33 +44,6 @@ class ModelInfo:
     outputs: tuple[str, ...]
     embed_dim: int
     closed: bool
-
-    @classmethod
-    def of(cls, model: "Model", file: Path | None) -> "ModelInfo":
-        """Describes a loaded or closed model, from the file of its weights."""
-        config = model.config
-        parameters = tensors.parameters(config.architecture)
-        disk = file.stat().st_size if file and file.is_file() else None
-        memory = parameters * (4 if model.dtype == "float32" else 2)
-        if config.dtype in QUANTIZED and disk is not None and devices.keeps_packed(model.runtime):
-            memory = disk
-        return cls(
-            name=config.source.repository,
-            family=config.family,
-            parameters=parameters,
-            stored=config.dtype,
-            dtype=model.dtype,
-            runtime=model.runtime,
-            device=devices.describe(model.runtime),
-            disk_bytes=disk,
-            memory_bytes=memory,
-            load_seconds=model.load_seconds,
-            licence=config.licence,
-            labels=model.labels,
-            outputs=tuple(config.others),
-            embed_dim=model.embed_dim,
-            closed=model.closed,
-        )
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as plain numbers, strings and tuples."""

@@ -12,7 +12,9 @@ from typing import Literal, Self, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from e2v_port.architectures import tensors
 from e2v_port.architectures.config import ModelConfig
+from e2v_port.architectures.quantization import QUANTIZED
 from e2v_port.architectures.runtime import Output, Runtime
 from e2v_port.architectures.tensors import read_means
 from e2v_port.audio import SAMPLING_RATE, Clip, load_audio
@@ -95,7 +97,29 @@ class Model(Batched):
 
     def info(self) -> ModelInfo:
         """Returns what the model is and needs: parameters, memory, device, time to load, license."""
-        return ModelInfo.of(self, self._weights)
+        config, file = self.config, self._weights
+        parameters = tensors.parameters(config.architecture)
+        disk = file.stat().st_size if file and file.is_file() else None
+        memory = parameters * (4 if self.dtype == "float32" else 2)
+        if config.dtype in QUANTIZED and disk is not None and devices.keeps_packed(self.runtime):
+            memory = disk
+        return ModelInfo(
+            name=config.source.repository,
+            family=config.family,
+            parameters=parameters,
+            stored=config.dtype,
+            dtype=self.dtype,
+            runtime=self.runtime,
+            device=devices.describe(self.runtime),
+            disk_bytes=disk,
+            memory_bytes=memory,
+            load_seconds=self.load_seconds,
+            licence=config.licence,
+            labels=self.labels,
+            outputs=tuple(config.others),
+            embed_dim=self.embed_dim,
+            closed=self.closed,
+        )
 
     @overload
     def predict(self, clips: Clip, sampling_rate: int | None = None, *, channel: int | str = "mix") -> Prediction: ...
