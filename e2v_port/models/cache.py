@@ -109,7 +109,7 @@ class OutputCache:
         """Writes an entry, which is complete or absent at every moment. If that fails, the log says so once."""
         path = self._path(key)
         optional = {"logits": output.logits, "frame_logits": output.frame_logits}
-        arrays = {name: array for name, array in optional.items() if array is not None}
+        arrays: dict[str, Any] = {name: array for name, array in optional.items() if array is not None}
         try:
             path.parent.mkdir(exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".partial-", delete=False) as partial:
@@ -129,4 +129,4 @@ class OutputCache:
 
 def _key(about: list[Any], waveform: Waveform) -> str:
     samples = np.ascontiguousarray(waveform, dtype="<f4")
-    return hashlib.sha256(json.dumps(about).encode() + hashlib.sha256(samples).digest()).hexdigest()
+    return hashlib.sha256(json.dumps(about).encode() + hashlib.sha256(samples.data).digest()).hexdigest()
