@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from served import Served
 
 import e2v_port
 from e2v_port.checkpoints import catalog, consent, licenses
@@ -83,9 +84,24 @@ def test_fast_needs_nothing_but_the_package() -> None:
     analysis = e2v_port.analyze(CLIP, profile="fast", runtime="numpy")
     assert [model.name for model in analysis.models] == ["bundled-tiny"]
     assert analysis.segments[0].emotion
-    done = e2v("analyze", CLIP, "--profile", "fast", "--offline", "--json")
+    done = e2v("analyze", CLIP, "--profile", "fast", "--runtime", "numpy", "--offline", "--json")
     assert json.loads(done.stdout)["models"][0]["name"] == "bundled-tiny"
     assert done.returncode == 0
+
+
+def test_a_voice_and_the_service_take_a_profile_too() -> None:
+    with Served("--profile", "fast") as served:
+        assert [model["name"] for model in served.analyze(CLIP)["models"]] == ["bundled-tiny"]
+    listen = ("listen", CLIP, "--fast", "--runtime", "numpy", "--jsonl")
+    chosen, named, default = (
+        e2v(*listen, *more).stdout for more in (["--profile", "fast"], ["-m", "bundled-tiny"], [])
+    )
+    assert json.loads(chosen.splitlines()[0])["emotion"] == json.loads(named.splitlines()[0])["emotion"]
+    assert json.loads(chosen.splitlines()[0])["emotion"] != json.loads(default.splitlines()[0])["emotion"]
+    for command in (["serve"], ["listen", CLIP, "--fast"]):
+        refused = e2v(*command, "--profile", "research")
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert "e2v accept" in refused.stderr
 
 
 def test_an_option_wins_over_the_profile() -> None:
@@ -168,9 +184,9 @@ def test_a_damaged_list_of_licenses_accepts_nothing(content: str, settings: Path
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no terminal to type into")
-@pytest.mark.parametrize(("answer", "accepted"), [("y\n", True), ("n\n", False), ("\n", False), ("yes\n", True)])
+@pytest.mark.parametrize(("answer", "accepted"), [("y\n", True), ("n\n", False), ("\n", False)])
 def test_on_a_terminal_the_user_is_asked_once(answer: str, accepted: bool, settings: Path) -> None:
-    done = e2v("analyze", CLIP, "--profile", "research", "--words", "none", answer=answer)
+    done = e2v("analyze", CLIP, "--profile", "research", "--words", "none", "--runtime", "numpy", answer=answer)
     assert "Accept? [y/N]" in done.stderr
     assert "no commercial use" in done.stderr
     assert "https://creativecommons.org/licenses/by-nc-sa/4.0" in done.stderr
@@ -178,7 +194,7 @@ def test_on_a_terminal_the_user_is_asked_once(answer: str, accepted: bool, setti
     assert done.returncode == 2, "as the models are not on this machine"
     assert ("is not on this machine" in done.stderr) == accepted
     if accepted:
-        again = e2v("analyze", CLIP, "--profile", "research", "--words", "none", answer=answer)
+        again = e2v("analyze", CLIP, "--profile", "research", "--words", "none", "--runtime", "numpy", answer=answer)
         assert "Accept?" not in again.stderr
 
 

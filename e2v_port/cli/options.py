@@ -28,6 +28,7 @@ __all__ = [
     "ModelName",
     "Offline",
     "ProfileName",
+    "ProfileOfModels",
     "RuntimeName",
     "SpeechThreshold",
     "agreed",
@@ -126,6 +127,16 @@ ProfileName = Annotated[
         show_default=False,
     ),
 ]
+ProfileOfModels = Annotated[
+    str | None,
+    typer.Option(
+        "--profile",
+        metavar="NAME",
+        help="Choose models and precision together: fast, balanced, accurate or research (see `e2v models "
+        "--profiles`). Options that are given win.",
+        show_default=False,
+    ),
+]
 SpeechThreshold = Annotated[
     float | None,
     typer.Option(
@@ -160,8 +171,8 @@ def completed(
     model: _Model | None,
     dimensional: _Dimensional | None,
     dtype: str | None,
-    words: _Words | None,
-    timeout: float | None,
+    words: _Words | None = None,
+    timeout: float | None = None,
 ) -> tuple[_Model | str, _Dimensional | str | None, str | None, _Words | str | None, float | None]:
     """Completes options with those of a profile; on a terminal, asks for licenses that were not accepted yet.
 
