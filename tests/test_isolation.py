@@ -20,8 +20,9 @@ import e2v_port
 from e2v_port.analysis.analyze import each as each_here
 from e2v_port.analysis.results import Analysis
 from e2v_port.audio import SAMPLING_RATE, load_audio
-from e2v_port.errors import AudioError, E2VError, ModelNotFound, NoLabels
+from e2v_port.errors import AudioError, E2VError, ModelNotFound, NoLabels, SegmentError
 from e2v_port.isolation.run import each
+from e2v_port.speech.segment import GivenSegment
 
 ROOT = Path(__file__).parents[1]
 SPEECH = ROOT / "benchmarks" / "speech"
@@ -87,6 +88,30 @@ def test_a_clip_that_hangs_is_stopped_and_the_next_is_analyzed(pipe: Path) -> No
     assert workers() == []
 
 
+class Odd(str):
+    """A path that fails in the process that gets it, once it is opened there, with an error that no code expects."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        body = "lambda self: [setattr(self, 'asked', self.asked + 1), 'odd.wav' if self.asked < 3 else 1 / 0][1]"
+        return eval, (f"type('Odd', (), {{'asked': 0, '__fspath__': {body}}})()",)
+
+
+def test_an_error_that_nobody_expects_costs_one_clip() -> None:
+    found = list(each([CLIPS[0], Odd("odd.wav"), CLIPS[1]], **FAST))
+    assert str(found[1]) == "odd.wav: ZeroDivisionError: division by zero"
+    assert [type(each_) for each_ in found] == [Analysis, AudioError, Analysis]
+
+
+def test_segments_of_the_one_clip_go_along() -> None:
+    options: dict[str, Any] = {"segments": [GivenSegment(0.2, 1.8, text="hello")], **FAST}
+    [isolated], [here] = each(CLIPS[:1], **options), each_here(CLIPS[:1], **options)
+    assert numbers(isolated) == numbers(here)
+    with pytest.raises(ValueError, match="belong to one clip, not to 2"):
+        each(CLIPS, **options)
+    with pytest.raises(SegmentError, match="600"):
+        list(each(CLIPS[:1], segments=[GivenSegment(1, 600)], **FAST))
+
+
 @posix
 def test_a_clip_that_crashes_its_process_is_one_line() -> None:
     found = list(each([Crash("crash.wav"), CLIPS[0]], retries=3, **FAST))
@@ -139,7 +164,7 @@ def test_errors_of_options_come_before_any_clip() -> None:
         each(CLIPS, labels="bored,sad", **FAST)
     with pytest.raises(ValueError, match="belongs to words="):
         each(CLIPS, language="en", **FAST)
-    with pytest.raises(TypeError, match="loaded here"):
+    with pytest.raises(TypeError, match="a loaded model stays in its process"):
         each(CLIPS, model=e2v_port.load("bundled-tiny", runtime="numpy"))
     with pytest.raises(ValueError, match="retries must be a whole number"):
         each(CLIPS, retries=-1, **FAST)

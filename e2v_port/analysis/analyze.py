@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypedDict, Unpack, overload
 
-from e2v_port.analysis.judge import CATEGORICAL, DIMENSIONAL, Judge, JudgedWaveform
+from e2v_port.analysis.judge import CATEGORICAL, Judge, JudgedWaveform
 from e2v_port.analysis.judged import placed
 from e2v_port.analysis.results import Analysis, AnalysisSettings, UsedModel, unjudged
 from e2v_port.analysis.sounds import Request, Sounds
@@ -30,7 +30,7 @@ from e2v_port.speech.transcripts import read_segments
 from e2v_port.transcribe.whisper import WINDOW, Transcriber
 from e2v_port.transcribe.words import Transcript, Word, doubts, passages, shared_out
 
-__all__ = ["Options", "analyze", "each", "loaded"]
+__all__ = ["Options", "analyze", "each"]
 
 _CHECKED = 60.0  # seconds of speech that the models judge between two looks at the clock, where there is a timeout
 
@@ -59,6 +59,7 @@ class Options(TypedDict, total=False):
     profile: str | None
     timeout: float | None
     cache: str | Path | OutputCache | None
+    together: bool
 
 
 @overload
@@ -115,6 +116,7 @@ def each(
     profile: str | None = None,
     timeout: float | None = None,
     cache: str | Path | OutputCache | None = None,
+    together: bool = True,
 ) -> Iterator[Analysis | AudioError]:
     """Analyzes any number of clips, and continues after a clip that cannot be used.
 
@@ -157,6 +159,8 @@ def each(
             decoded, after speech is found, after its words are read, and between batches of the models: a clip over it
             is an AudioError, and the next one is begun. Nothing stops a step that hangs: `e2v_port.isolation` does.
         cache: Folder of model outputs that are not computed again, see `e2v_port.models.cache.OutputCache`.
+        together: Whether the segments of several clips run together, which is faster. False finishes each clip before
+            the next one is taken from `clips`, as where they come one after the other.
 
     Returns:
         An iterator that yields, for each clip in order, its Analysis or the AudioError that stopped it.
@@ -201,30 +205,8 @@ def each(
     )
     kept = OutputCache(cache) if isinstance(cache, str | Path) else cache
     analyzer = _Analyzer(judge, chosen, request, _adapting(judge, adapt, baseline), reader, timeout=limit, cache=kept)
+    analyzer.together = together
     return analyzer.each(clips, sampling_rate)
-
-
-def loaded(options: Options) -> Options:
-    """Returns options of `each`, without a profile, with the models and the recognizer loaded, for many calls.
-
-    Raises:
-        ValueError, TypeError, E2VError: See `each`.
-    """
-    found = Options(**options)
-    model, dimensional, offline = found.get("model"), found.get("dimensional"), found.get("offline", False)
-    if model is None and dimensional is None:
-        model = _bundled()
-    judge = Judge.load(
-        model,
-        dimensional,
-        runtime=found.get("runtime", "auto"),
-        dtype=found.get("dtype"),
-        labels=found.pop("labels", None),
-        offline=offline,
-    )
-    found["model"], found["dimensional"] = judge.models.get(CATEGORICAL), judge.models.get(DIMENSIONAL)
-    found["words"] = _reader(found.get("words"), found.pop("language", None), None, offline)
-    return found
 
 
 def _reader(
@@ -317,10 +299,11 @@ class _Analyzer:
     ) -> None:
         self.judge, self.settings, self.request, self.adapting = judge, settings, request, adapting
         self.reader, self.timeout, self.cache = reader, timeout, cache
+        self.together = True
         self.models = judge.models
 
     def each(self, clips: Iterable[Clip | Sounds], sampling_rate: int | None) -> Iterator[Analysis | AudioError]:
-        readers = max(model.readers for model in self.models.values())
+        readers = max(model.readers for model in self.models.values()) if self.together else 0
         windows = self._windows(ahead(partial(self._read, sampling_rate), clips, readers))
         if not readers:
             for window in windows:
@@ -338,7 +321,7 @@ class _Analyzer:
 
     def _windows(self, items: Iterable[_Work | AudioError]) -> Iterator[list[_Work | AudioError]]:
         """Yields lists of clips that run together; the last may be empty."""
-        most = min(model.window_seconds for model in self.models.values()) * SAMPLING_RATE
+        most = min(model.window_seconds for model in self.models.values()) * SAMPLING_RATE if self.together else 0
         window: list[_Work | AudioError] = []
         for item in items:
             window.append(item)

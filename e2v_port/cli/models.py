@@ -196,8 +196,13 @@ def _print_models(rows: list[dict[str, Any]]) -> None:
 
 def _print_model(row: dict[str, Any]) -> None:
     """Prints all that is known about a model."""
+    stored = "" if row["bytes"] is None else f"; {row['bytes'] / 1e6:.1f} MB on the disk"
     facts = [
         ("parameters", _millions(row["parameters"])),
+        (
+            "memory",
+            f"about {4 * row['parameters'] / 1e6:.{0 if row['parameters'] > 1e6 else 1}f} MB in float32{stored}",
+        ),
         ("embedding", f"{row['dimensions']} numbers"),
         ("gives", _gives(row)),
         ("languages", ", ".join(row["languages"]) or "not known here"),

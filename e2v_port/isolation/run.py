@@ -16,7 +16,6 @@ from e2v_port.audio import Clip
 from e2v_port.audio.clip import check_clips, clip_name
 from e2v_port.errors import AudioError, E2VError, number
 from e2v_port.files import printable
-from e2v_port.models.model import Model
 from e2v_port.models.profiles import completed
 
 __all__ = ["each"]
@@ -127,7 +126,7 @@ class _Worker:
             timer.daemon = True
             timer.start()
         try:
-            result: Analysis | AudioError = self._asked(task)
+            kind, result = self._asked(task)
         except (OSError, EOFError, pickle.UnpicklingError):
             code, reason = process.wait(), self.end()
             if overdue.is_set():
@@ -137,10 +136,13 @@ class _Worker:
         finally:
             if timer:
                 timer.cancel()
-        return result
+        if kind == "last":
+            self.end()
+        found: Analysis | AudioError = result
+        return found
 
-    def _asked(self, message: bytes) -> Any:
-        """Sends a message and returns the answer; logs what the process logs until then."""
+    def _asked(self, message: bytes) -> tuple[str, Any]:
+        """Sends a message and returns kind and content of the answer; logs what the process logs until then."""
         assert self._process is not None
         tasks, answers = self._process.stdin, self._process.stdout
         assert tasks is not None
@@ -155,7 +157,7 @@ class _Worker:
             elif kind == "error":
                 raise content
             else:
-                return content
+                return kind, content
 
     def end(self) -> str:
         """Ends the process, and returns the reason why it died, as text."""
@@ -177,10 +179,7 @@ class _Worker:
 
 def _sent(what: str, value: Any) -> bytes:
     """Returns a value as bytes for another process."""
-    loaded = [each for each in value.values() if isinstance(each, Model)] if isinstance(value, dict) else []
     try:
-        if loaded:
-            raise TypeError(f"{loaded[0]} is loaded here")
         return pickle.dumps(value)
     except Exception as error:
         where = "pass names and folders of models, and paths or arrays of clips"

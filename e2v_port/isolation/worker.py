@@ -10,9 +10,13 @@ import pickle
 import sys
 import threading
 import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
 from typing import Any
 
-from e2v_port.analysis.analyze import each, loaded
+from e2v_port.analysis.analyze import each
+from e2v_port.audio import Clip
 from e2v_port.audio.clip import clip_name
 from e2v_port.errors import AudioError, E2VError, cut
 from e2v_port.files import printable
@@ -51,30 +55,36 @@ def main() -> None:
     logger.addHandler(_ToParent(channel))
     logger.setLevel(logging.INFO)
     warnings.showwarning = lambda message, *_, **__: logger.warning("%s", message)
-    tasks = sys.stdin.buffer
+    tasks = _Tasks()
     try:
-        options = loaded(pickle.load(tasks))
-        if options.get("segments") is None:  # those are checked with their clip
-            list(each([], **options))
-    except (E2VError, ValueError, TypeError, OSError) as error:
-        channel.send("error", error)
-        return
-    channel.send("ready", None)
-    while True:
-        try:
-            clip = pickle.load(tasks)
-        except EOFError:
-            return
-        try:
-            [result] = each([clip], **options)
+        options = pickle.load(sys.stdin.buffer)
+        clips: Iterable[Clip] = tasks
+        if options.get("segments") is not None:  # they belong to the one clip, and are checked with it
+            channel.send("ready", None)
+            clips = [*islice(tasks, 1)]
+        results = each(clips, together=False, **options)
+        if clips is tasks:
+            channel.send("ready", None)
+        for result in results:
             channel.send("result", result)
-        except AudioError as error:
-            channel.send("result", error)
-        except (E2VError, ValueError, TypeError) as error:  # of the options: no other clip would fare better
-            channel.send("error", error)
-        except Exception as error:  # an internal error, or no memory left
-            reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            channel.send("result", AudioError(f"{printable(clip_name(clip))}: {cut(reason)}"))
+    except (E2VError, ValueError, TypeError, OSError) as error:  # of the options: no other clip would fare better
+        channel.send("error", error)
+    except Exception as error:  # an internal error, or no memory left
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        channel.send("last", AudioError(f"{tasks.name}: {cut(reason)}"))
+
+
+class _Tasks:
+    """The clips that the parent sends, one after the other."""
+
+    name = ""  # of the last one
+
+    def __iter__(self) -> Iterator[Clip]:
+        with suppress(EOFError):
+            while True:
+                clip: Clip = pickle.load(sys.stdin.buffer)
+                self.name = printable(clip_name(clip))
+                yield clip
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import chain, islice
-from typing import TypeAlias, TypeVar
+from typing import NoReturn, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,9 @@ class _Held:
 
     def __init__(self, runner: Runtime) -> None:
         self.runner: Runtime | None = runner
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a loaded model stays in its process: pass its name or its folder")
 
 
 class Batched:
