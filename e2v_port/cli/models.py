@@ -196,7 +196,7 @@ def _print_models(rows: list[dict[str, Any]]) -> None:
 
 def _print_model(row: dict[str, Any]) -> None:
     """Prints all that is known about a model."""
-    stored = "" if row["bytes"] is None else f"; {row['bytes'] / 1e6:.1f} MB on the disk"
+    stored = "" if row["bytes"] is None else f"; {_megabytes(row['bytes'])} on the disk"
     facts = [
         ("parameters", _millions(row["parameters"])),
         (
@@ -227,6 +227,10 @@ def _gives(row: dict[str, Any], most: int | None = None) -> str:
 
 def _state(row: dict[str, Any]) -> str:
     return "not converted" if row["converted"] is None else "bundled" if row["bundled"] else "converted"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.{0 if size >= 1e8 else 1 if size >= 1e6 else 2}f} MB"
 
 
 def _millions(parameters: int) -> str:
