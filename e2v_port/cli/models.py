@@ -199,10 +199,7 @@ def _print_model(row: dict[str, Any]) -> None:
     stored = "" if row["bytes"] is None else f"; {_megabytes(row['bytes'])} on the disk"
     facts = [
         ("parameters", _millions(row["parameters"])),
-        (
-            "memory",
-            f"about {4 * row['parameters'] / 1e6:.{0 if row['parameters'] > 1e6 else 1}f} MB in float32{stored}",
-        ),
+        ("memory", f"about {_megabytes(4 * row['parameters'])} in float32{stored}"),
         ("embedding", f"{row['dimensions']} numbers"),
         ("gives", _gives(row)),
         ("languages", ", ".join(row["languages"]) or "not known here"),
