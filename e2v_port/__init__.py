@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         DownloadError,
         E2VError,
         HistoryError,
+        LicenseNotAccepted,
         ModelNotFound,
         ModelsUnavailable,
         NoLabels,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from e2v_port.live.results import VoiceAnalysis, VoiceSegment
     from e2v_port.llm.tool import tool_schema
     from e2v_port.models.convert import convert
+    from e2v_port.models.info import ModelInfo
     from e2v_port.models.load import load
     from e2v_port.models.model import Model
     from e2v_port.prosody.baseline import Baseline
@@ -77,9 +79,11 @@ __all__ = [
     "HistoryError",
     "JudgedSegment",
     "Judgement",
+    "LicenseNotAccepted",
     "Listener",
     "LiveSettings",
     "Model",
+    "ModelInfo",
     "ModelNotFound",
     "ModelsUnavailable",
     "NoLabels",
@@ -132,6 +136,7 @@ _HOME = {
     "DownloadError": "errors",
     "E2VError": "errors",
     "HistoryError": "errors",
+    "LicenseNotAccepted": "errors",
     "ModelNotFound": "errors",
     "ModelsUnavailable": "errors",
     "NoLabels": "errors",
@@ -153,6 +158,7 @@ _HOME = {
     "VoiceSegment": "live.results",
     "tool_schema": "llm.tool",
     "convert": "models.convert",
+    "ModelInfo": "models.info",
     "load": "models.load",
     "Model": "models.model",
     "Baseline": "prosody.baseline",

@@ -16,6 +16,7 @@ __all__ = [
     "DownloadError",
     "E2VError",
     "HistoryError",
+    "LicenseNotAccepted",
     "ModelNotFound",
     "ModelsUnavailable",
     "NoLabels",
@@ -120,6 +121,10 @@ class CorpusError(E2VError):
 
 class RuntimeUnavailable(E2VError):
     """The requested runtime cannot run on this machine."""
+
+
+class LicenseNotAccepted(E2VError):
+    """A profile chooses a model whose license restricts its use, and nobody has accepted that license here."""
 
 
 class NoLabels(E2VError):

@@ -41,6 +41,12 @@ def sentence() -> np.ndarray:
     return np.concatenate([load_audio(path) for path in own_audio.SENTENCES[:2]])
 
 
+def test_the_stored_correction_is_that_of_a_minute_of_noise() -> None:
+    drawn = np.random.default_rng(0).normal(0, 0.1, 60 * SAMPLING_RATE).astype(np.float32)
+    bands = noise._band_powers(drawn)
+    np.testing.assert_allclose(noise.correction(), bands.mean(axis=0) / noise._quietest(bands), rtol=1e-6)
+
+
 def test_clean_speech_is_not_noisy(recordings: Path) -> None:
     """Recordings of a studio, cut right where the speech begins and ends: there is no pause to hear noise in."""
     measured = 0

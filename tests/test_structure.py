@@ -90,6 +90,7 @@ FLOORS = (
     "transcribe",
     "llm",
     "analysis",
+    "isolation",
     "live",
     "parity",
     "export",

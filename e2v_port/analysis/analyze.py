@@ -15,13 +15,16 @@ from e2v_port.analysis.sounds import Request, Sounds
 from e2v_port.analysis.turns import spoken
 from e2v_port.analysis.voices import Adapting, Baselines, Voices, read_baselines
 from e2v_port.audio import SAMPLING_RATE, Clip, Note
-from e2v_port.audio.clip import check_clips
+from e2v_port.audio.clip import check_clips, clip_name
 from e2v_port.checkpoints import catalog
 from e2v_port.emotions.changes import Boundary, BoundarySettings, boundaries
 from e2v_port.emotions.fusion import FusionSettings
-from e2v_port.errors import AudioError, ModelNotFound, SegmentError, need, quoted
+from e2v_port.errors import AudioError, ModelNotFound, SegmentError, need, number, quoted
+from e2v_port.files import printable
 from e2v_port.models.batches import ahead
+from e2v_port.models.cache import OutputCache
 from e2v_port.models.model import Model
+from e2v_port.models.profiles import completed
 from e2v_port.speech.segment import GivenSegment, Segment, SegmentSettings
 from e2v_port.speech.transcripts import read_segments
 from e2v_port.transcribe.valence import Scorer, TextValence
@@ -29,6 +32,8 @@ from e2v_port.transcribe.whisper import WINDOW, Transcriber
 from e2v_port.transcribe.words import Transcript, Word, doubts, passages, shared_out
 
 __all__ = ["Options", "analyze", "each"]
+
+_CHECKED = 60.0  # seconds of speech that the models judge between two looks at the clock, where there is a timeout
 
 
 class Options(TypedDict, total=False):
@@ -53,6 +58,10 @@ class Options(TypedDict, total=False):
     language: str | None
     text_valence: Scorer | None
     offline: bool
+    profile: str | None
+    timeout: float | None
+    cache: str | Path | OutputCache | None
+    together: bool
 
 
 @overload
@@ -107,6 +116,10 @@ def each(
     language: str | None = None,
     text_valence: Scorer | None = None,
     offline: bool = False,
+    profile: str | None = None,
+    timeout: float | None = None,
+    cache: str | Path | OutputCache | None = None,
+    together: bool = True,
 ) -> Iterator[Analysis | AudioError]:
     """Analyzes any number of clips, and continues after a clip that cannot be used.
 
@@ -145,6 +158,15 @@ def each(
         text_valence: Function that scores a text from unpleasant (-1) to pleasant (1), for `Turn.wording`. By default
             it is VADER for English words, and no other language is scored: see docs/wording.md.
         offline: Whether to never open a connection.
+        profile: `fast`, `balanced`, `accurate` or `research`: chooses the models, their dtype, the words and the
+            timeout, see docs/profiles.md. Any of these options that is given wins; `none` as `dimensional` or `words`,
+            and 0 as `timeout`, switch off what the profile would choose.
+        timeout: Most seconds that may be spent on one clip; None or 0 for no limit. It is checked while the clip is
+            decoded, after speech is found, after its words are read, and between batches of the models: a clip over it
+            is an AudioError, and the next one is begun. Nothing stops a step that hangs: `e2v_port.isolation` does.
+        cache: Folder of model outputs that are not computed again, see `e2v_port.models.cache.OutputCache`.
+        together: Whether the segments of several clips run together, which is faster. False finishes each clip before
+            the next one is taken from `clips`, as where they come one after the other.
 
     Returns:
         An iterator that yields, for each clip in order, its Analysis or the AudioError that stopped it.
@@ -161,6 +183,12 @@ def each(
     need("settings", settings, SegmentSettings, None)
     need("fusion", fusion, FusionSettings, None)
     need("boundaries", boundaries, BoundarySettings, None)
+    if profile is not None:
+        model, dimensional, dtype, words, timeout = completed(
+            profile, model=model, dimensional=dimensional, dtype=dtype, words=words, timeout=timeout
+        )
+    limit = None if timeout is None else number("timeout", timeout, 0) or None
+    need("cache", cache, str, Path, OutputCache, None)
     if frames and model is None and dimensional is not None:
         raise ValueError("frames=True needs a model that gives labels: pass model=")
     check_clips(clips)
@@ -181,8 +209,16 @@ def each(
         fusion=judge.fusion,
         boundaries=(boundaries or BoundarySettings()) if frames else None,
     )
-    saying = _Saying(reader, language, TextValence(text_valence))
-    return _Analyzer(judge, chosen, request, _adapting(judge, adapt, baseline), saying).each(clips, sampling_rate)
+    return _Analyzer(
+        judge,
+        chosen,
+        request,
+        adapting=_adapting(judge, adapt, baseline),
+        saying=_Saying(reader, language, TextValence(text_valence)),
+        timeout=limit,
+        cache=OutputCache(cache) if isinstance(cache, str | Path) else cache,
+        together=together,
+    ).each(clips, sampling_rate)
 
 
 def _reader(
@@ -273,14 +309,23 @@ class _Saying:
 
 class _Analyzer:
     def __init__(
-        self, judge: Judge, settings: AnalysisSettings, request: Request, adapting: Adapting | None, saying: _Saying
+        self,
+        judge: Judge,
+        settings: AnalysisSettings,
+        request: Request,
+        *,
+        adapting: Adapting | None,
+        saying: _Saying,
+        timeout: float | None,
+        cache: OutputCache | None,
+        together: bool,
     ) -> None:
         self.judge, self.settings, self.request, self.adapting = judge, settings, request, adapting
-        self.saying = saying
+        self.saying, self.timeout, self.cache, self.together = saying, timeout, cache, together
         self.models = judge.models
 
     def each(self, clips: Iterable[Clip | Sounds], sampling_rate: int | None) -> Iterator[Analysis | AudioError]:
-        readers = max(model.readers for model in self.models.values())
+        readers = max(model.readers for model in self.models.values()) if self.together else 0
         windows = self._windows(ahead(partial(self._read, sampling_rate), clips, readers))
         if not readers:
             for window in windows:
@@ -298,7 +343,7 @@ class _Analyzer:
 
     def _windows(self, items: Iterable[_Work | AudioError]) -> Iterator[list[_Work | AudioError]]:
         """Yields lists of clips that run together; the last may be empty."""
-        most = min(model.window_seconds for model in self.models.values()) * SAMPLING_RATE
+        most = min(model.window_seconds for model in self.models.values()) * SAMPLING_RATE if self.together else 0
         window: list[_Work | AudioError] = []
         for item in items:
             window.append(item)
@@ -316,18 +361,30 @@ class _Analyzer:
 
     def _segmented(self, clip: Clip | Sounds, sampling_rate: int | None) -> _Work:
         started = time.perf_counter()
-        sounds = clip if isinstance(clip, Sounds) else self.request.load(clip, sampling_rate)
+        name = printable(clip.name if isinstance(clip, Sounds) else clip_name(clip))
+
+        def decoding(_: float) -> None:
+            self._check_time(name, time.perf_counter() - started, "while it was decoded")
+
+        sounds = clip if isinstance(clip, Sounds) else self.request.load(clip, sampling_rate, decoding)
         decoded = time.perf_counter()
         segments, notes = self.request.segments(sounds, self.settings.segments)
         timings = {"decode": decoded - started, "speech": time.perf_counter() - decoded}
+        self._check_time(name, sum(timings.values()), "once its speech was found")
         work = _Work(sounds, segments, (*sounds.notes, *notes), timings)
         work.languages = dict.fromkeys(sounds.by_channel, self.saying.language)
         if self.saying.reader:
             started = time.perf_counter()
             self._read_words(work, self.saying.reader)
             timings["words"] = time.perf_counter() - started
+            self._check_time(name, sum(timings.values()), "once its words were read")
         timings |= dict.fromkeys([*self.models, "fusion"], 0.0)
         return work
+
+    def _check_time(self, name: str, spent: float, when: str) -> None:
+        """Raises AudioError for a clip on which more than the timeout was spent."""
+        if self.timeout is not None and spent > self.timeout:
+            raise AudioError(f"{name}: over the time limit of {self.timeout:g} s: stopped after {spent:.1f} s, {when}")
 
     def _read_words(self, work: _Work, reader: Transcriber) -> None:
         """Reads the words of each channel by itself, so that nobody's words end up in another's segments."""
@@ -351,17 +408,38 @@ class _Analyzer:
     def _run(self, works: list[_Work]) -> None:
         """Judges the segments of several clips together, and shares the time among the clips by their speech."""
         parts = [(work, i) for work in works for i in work.to_judge()]
+        for batch in self._limited(parts):
+            self._judge(batch)
+        for work in works:
+            self._adapt(work)
+
+    def _limited(self, parts: list[tuple[_Work, int]]) -> Iterator[list[tuple[_Work, int]]]:
+        """Yields the segments that are judged together; with a timeout, a few at a time and none of a clip over it."""
+        if self.timeout is None:
+            yield parts
+            return
+        while parts:
+            batch: list[tuple[_Work, int]] = []
+            while parts and sum(work.segments[i].duration for work, i in batch) < _CHECKED:
+                batch.append(parts.pop(0))
+            yield batch
+            for work in {id(work): work for work, _ in parts}.values():
+                try:
+                    self._check_time(printable(work.sounds.name), sum(work.timings.values()), "by the models")
+                except AudioError as error:
+                    work.error = error
+            parts = [part for part in parts if part[0].error is None]
+
+    def _judge(self, parts: list[tuple[_Work, int]]) -> None:
         waveforms = [work.sounds.of(work.segments[i]) for work, i in parts]
         seconds: dict[str, float] = {}
         frames = self.settings.boundaries is not None
-        results = self.judge.all(waveforms, frames=frames, seconds=seconds)
+        results = self.judge.all(waveforms, frames=frames, seconds=seconds, cache=self.cache)
         for (work, i), result in zip(parts, results, strict=True):
             if isinstance(result, AudioError):  # resampled, it went beyond what a clip may hold
                 work.error = AudioError(f"{work.sounds.name}: {result}")
             else:
                 work.judged[i] = result
-        for work in works:
-            self._adapt(work)
         total = sum(work.segments[i].duration for work, i in parts)
         for work, i in parts:
             for stage, spent in seconds.items():

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from e2v_port.architectures.runtime import Output
 from e2v_port.audio import SAMPLING_RATE, Waveform
 from e2v_port.emotions import taxonomy
 from e2v_port.emotions.adaptation import Offset, adapted, adapted_scores
@@ -17,6 +18,7 @@ from e2v_port.emotions.estimates import Dimensions, Prediction
 from e2v_port.emotions.fusion import FusionSettings, fuse
 from e2v_port.emotions.judgement import ADAPTED, Judgement
 from e2v_port.errors import AudioError, NoLabels, need
+from e2v_port.models.cache import OutputCache
 from e2v_port.models.load import load
 from e2v_port.models.model import Model
 from e2v_port.prosody.noise import LEAST_SAMPLES, signal_to_noise
@@ -156,6 +158,7 @@ class Judge:
         *,
         frames: bool = False,
         seconds: MutableMapping[str, float] | None = None,
+        cache: OutputCache | None = None,
     ) -> list[JudgedWaveform | AudioError]:
         """Judges waveforms that are in memory: all of them with one model, then all of them with the other.
 
@@ -163,6 +166,7 @@ class Judge:
             waveforms: Each [samples], float32, 16 kHz. They are batched by length.
             frames: Whether to score frames as well, with the categorical model.
             seconds: Where to add the time spent, under the kind of each model and under `fusion`.
+            cache: Outputs that are not computed again; those that are computed are added.
 
         Returns:
             For each waveform, in order, its result or the AudioError that stopped it.
@@ -178,7 +182,10 @@ class Judge:
 
         estimates = []
         for kind in self.models:
-            estimates.append([*self._estimates(kind, waveforms, frames)])
+            runs = None
+            if cache:
+                runs = cache.each(self.models[kind], waveforms, frames=frames and kind == CATEGORICAL)
+            estimates.append([*self._estimates(kind, waveforms, frames, runs)])
             spent(kind)
         results = [
             self._joined(found, waveform)
@@ -240,10 +247,17 @@ class Judge:
         """Fuses estimates under the settings and the label set of this judge: see `e2v_port.emotions.fusion.fuse`."""
         return fuse(prediction, dimensions, duration, self.fusion, label_set=self.label_set, snr=snr)
 
-    def _estimates(self, kind: str, waveforms: Iterable[Waveform], frames: bool) -> Iterator[_Estimate | AudioError]:
+    def _estimates(
+        self,
+        kind: str,
+        waveforms: Iterable[Waveform],
+        frames: bool,
+        runs: Iterator[tuple[float, Output] | AudioError] | None = None,
+    ) -> Iterator[_Estimate | AudioError]:
+        """Yields the estimates of one model, from outputs that were made already if they are given."""
         model = self.models[kind]
         frames = frames and kind == CATEGORICAL
-        for result in model.each(waveforms, SAMPLING_RATE, frames=frames):
+        for result in model.each(waveforms, SAMPLING_RATE, frames=frames) if runs is None else runs:
             if isinstance(result, AudioError):
                 yield result
                 continue

@@ -107,6 +107,7 @@ for _command in (  # in the order of the help
     training.train,
     training.means,
     models.models,
+    models.accept,
     models.doctor,
     models.verify,
     evaluation.evaluate,

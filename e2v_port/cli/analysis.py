@@ -18,11 +18,13 @@ from e2v_port.cli.options import (
     MaxGain,
     ModelName,
     Offline,
+    ProfileName,
     RuntimeName,
     SpeechThreshold,
+    completed,
     segment_settings,
 )
-from e2v_port.cli.output import complain, fail, finish, model_or_bundled, need_place, progress_bar
+from e2v_port.cli.output import complain, fail, finish, model_or_bundled, need_folder, need_place, progress_bar
 from e2v_port.errors import AudioError
 from e2v_port.files import printable, replacing
 
@@ -76,6 +78,37 @@ Language = Annotated[
         help="Language of the words, such as en; by default detected, unknown for --segments with words.",
     ),
 ]
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        min=0,
+        help="Most seconds for one file, checked between steps: the others continue. Default: no limit, or that of the "
+        "profile; 0 for none.",
+        show_default=False,
+    ),
+]
+Isolate = Annotated[
+    bool,
+    typer.Option(
+        "--isolate",
+        help="Analyze in a process of its own: a --timeout stops whatever it does, and a file that crashes it is one "
+        "line.",
+    ),
+]
+Retries = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=0,
+        help="With --isolate: try a file again whose process was killed from outside, N times. Default: 0.",
+        show_default=False,
+    ),
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Keep what the models give, and do not compute it again for the same sound."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per file, each as soon as it is ready.")]
 
 
@@ -102,11 +135,21 @@ def analyze(
     speech_threshold: SpeechThreshold = None,
     max_gain: MaxGain = None,
     offline: Offline = False,
+    profile: ProfileName = None,
+    timeout: Timeout = None,
+    isolate: Isolate = False,
+    retries: Retries = None,
+    cache: Cache = None,
 ) -> None:
     """Find the emotions in each file, with times and confidence.
 
     Without --model or --dimensional, the bundled model is used.
     """
+    if profile:
+        model, dimensional, dtype, words, timeout = completed(
+            profile, model=model, dimensional=dimensional, dtype=dtype, words=words, timeout=timeout
+        )
+    _check_isolation(isolate, retries, plot)
     if (frames or diarize) and dimensional and not model:
         fail(f"--{'diarize' if diarize else 'frames'} needs labels: name a model that gives them with --model")
     if diarize and (frames or segments):
@@ -119,7 +162,7 @@ def analyze(
     _check_format(form, out, as_json, files)
     _check_plot(plot, files)
 
-    from e2v_port.analysis.analyze import each
+    from e2v_port.analysis.analyze import Options, each
     from e2v_port.analysis.sounds import Request
     from e2v_port.emotions.changes import DIARIZATION
     from e2v_port.speech.transcripts import read_segments
@@ -127,8 +170,9 @@ def analyze(
     request = Request(channel, read_segments(segments) if segments else None, whole)
     # Decoded once, for the analysis and the picture: a pipe can be read only once.
     sounds = request.load(files[0]) if plot else None
-    results = each(
-        files if sounds is None else [sounds],
+    if cache:
+        need_folder("--cache", cache)
+    options = Options(
         channel=channel,
         model=model,
         dimensional=dimensional,
@@ -145,7 +189,15 @@ def analyze(
         settings=settings,
         boundaries=DIARIZATION if diarize else None,
         offline=offline,
+        timeout=timeout,
+        cache=cache,
     )
+    if isolate:
+        from e2v_port.isolation.run import each as each_isolated
+
+        results = each_isolated(files, retries=retries or 0, **options)
+    else:
+        results = each(files if sounds is None else [sounds], **options)
     scores_only = whole and not (form or plot or frames or diarize)
     output = _Output(as_json, form, plot, sounds, scores_only, spaced=len(files) > 1)
     with progress_bar(len(files)) as advance:
@@ -157,6 +209,13 @@ def analyze(
             advance()
     output.write(out)
     finish(len(files), output.failed)
+
+
+def _check_isolation(isolate: bool, retries: int | None, plot: Path | None) -> None:
+    if retries is not None and not isolate:
+        fail("--retries belongs to --isolate: only what was killed from outside is worth another try")
+    if isolate and plot:
+        fail("--isolate and --plot contradict each other: a picture needs the sound in this process")
 
 
 def _check_segments(segments: Path | None, whole: bool, files: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""e2v convert, e2v export, e2v models, e2v doctor and e2v verify."""
+"""e2v convert, e2v export, e2v models, e2v accept, e2v doctor and e2v verify."""
 
 import textwrap
 from dataclasses import asdict
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from e2v_port.cli.options import MODEL_OPTION, ModelName, Offline
+from e2v_port.cli.options import MODEL_OPTION, ModelName, Offline, agreed
 from e2v_port.cli.output import PARTIAL_FAILURE, complain, fail, finish, print_table
 from e2v_port.errors import E2VError
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from e2v_port.checkpoints.catalog import KnownModel
     from e2v_port.parity.verify import Check
 
-__all__ = ["convert", "doctor", "export", "models", "verify"]
+__all__ = ["accept", "convert", "doctor", "export", "models", "verify"]
 
 
 Checkpoint = Annotated[
@@ -123,9 +123,16 @@ def models(
         str | None, typer.Argument(metavar="MODEL", help="Model to describe. Default: list all.", show_default=False)
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per model.")] = False,
+    profiles: Annotated[bool, typer.Option("--profiles", help="List what each --profile chooses.")] = False,
 ) -> None:
     """List known and converted models, or show all about one."""
     from e2v_port.checkpoints import catalog
+
+    if profiles:
+        if name is not None or as_json:
+            fail("--profiles lists all profiles: leave MODEL and --json out")
+        _print_profiles()
+        return
 
     rows = [_known_model(model) for model in catalog.known()]
     known = {row["id"] for row in rows}
@@ -144,6 +151,27 @@ def models(
         _print_model(rows[0])
     else:
         _print_models(rows)
+
+
+def _print_profiles() -> None:
+    """Prints what each profile chooses, and which of its licenses were not accepted yet."""
+    from e2v_port.checkpoints import consent
+    from e2v_port.models.profiles import PROFILES
+
+    for each in PROFILES.values():
+        print(each.name)
+        facts = [
+            ("for", each.purpose),
+            ("model", each.model),
+            ("dimensional", each.dimensional or "none"),
+            ("dtype", each.dtype or "as stored"),
+            ("words", each.words or "none"),
+            ("timeout", f"{each.timeout:g} s"),
+        ]
+        missing = consent.lacking(filter(None, (each.model, each.dimensional)))
+        facts += [("accept", f"{one.title} of {one.model}: {one.terms}") for one in missing]
+        for heading, text in facts:
+            print(textwrap.fill(f"{heading:13}{text}", 80, initial_indent="  ", subsequent_indent=" " * 15))
 
 
 _MOST_LABELS = 9  # listed one by one; more are counted
@@ -168,8 +196,10 @@ def _print_models(rows: list[dict[str, Any]]) -> None:
 
 def _print_model(row: dict[str, Any]) -> None:
     """Prints all that is known about a model."""
+    stored = "" if row["bytes"] is None else f"; {_megabytes(row['bytes'])} on the disk"
     facts = [
         ("parameters", _millions(row["parameters"])),
+        ("memory", f"about {_megabytes(4 * row['parameters'])} in float32{stored}"),
         ("embedding", f"{row['dimensions']} numbers"),
         ("gives", _gives(row)),
         ("languages", ", ".join(row["languages"]) or "not known here"),
@@ -194,6 +224,10 @@ def _gives(row: dict[str, Any], most: int | None = None) -> str:
 
 def _state(row: dict[str, Any]) -> str:
     return "not converted" if row["converted"] is None else "bundled" if row["bundled"] else "converted"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.{0 if size >= 1e8 else 1 if size >= 1e6 else 2}f} MB"
 
 
 def _millions(parameters: int) -> str:
@@ -384,3 +418,62 @@ def _verify(
         verdict = f"NOT EQUAL: {len(off)} of {total} exceed their tolerance, first {off[0]}"
     print(f"{model}: {verdict}", flush=True)
     return not off
+
+
+LicensedNames = Annotated[
+    list[str] | None, typer.Argument(metavar="MODEL", help="Models whose licenses you accept.", show_default=False)
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Accept without asking, in scripts.")]
+ListAccepted = Annotated[bool, typer.Option("--list", help="List what was accepted, with the date.")]
+Withdraw = Annotated[
+    str | None, typer.Option(metavar="MODEL", help="Take back what was accepted for a model.", show_default=False)
+]
+
+
+def accept(
+    models: LicensedNames = None, yes: Yes = False, listing: ListAccepted = False, withdraw: Withdraw = None
+) -> None:
+    """Accept licenses that restrict the use of models, for --profile.
+
+    Shows each license with what it restricts and where its text is, and asks. What is accepted is remembered with its
+    date and hash in the user's folder of settings.
+    """
+    from e2v_port.checkpoints import consent
+    from e2v_port.checkpoints.licenses import restriction
+
+    if sum((bool(models), listing, withdraw is not None)) != 1:
+        fail("name models, or pass --list or --withdraw MODEL: one of the three")
+    if listing:
+        _print_accepted()
+    elif withdraw is not None:
+        print(f"{withdraw}: {'withdrawn' if consent.withdraw(withdraw) else 'was not accepted'}")
+    else:
+        found = [(name, restriction(name)) for name in dict.fromkeys(models or ())]
+        for name, terms in found:
+            if terms is None:
+                print(f"{name}: its license allows any use, nothing to accept")
+        restricted = [terms for _, terms in found if terms]
+        if restricted and not yes and not agreed(restricted):
+            fail("not accepted (--yes accepts without a terminal)")
+        if restricted:
+            consent.accept(restricted)
+            for each in restricted:
+                print(f"accepted: {each.model}: {each.licence} ({each.link})")
+
+
+def _print_accepted() -> None:
+    from e2v_port.checkpoints import consent
+    from e2v_port.checkpoints.licenses import restriction
+
+    rows = []
+    for each in consent.accepted().values():
+        try:
+            now = restriction(each.model)
+        except E2VError:
+            now = None
+        current = "in force" if now and now.sha256 == each.sha256 else "out of date: accept it again"
+        rows.append([each.model, each.licence, each.date, current])
+    if not rows:
+        print("nothing accepted yet")
+        return
+    print_table([["model", "license", "accepted", "state"], *rows])

@@ -1,13 +1,16 @@
 """Options that several commands share."""
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from e2v_port.cli.output import fail
 
 if TYPE_CHECKING:
+    from e2v_port.checkpoints.licenses import Restriction
     from e2v_port.speech.segment import SegmentSettings
 
 __all__ = [
@@ -24,10 +27,18 @@ __all__ = [
     "MaxGain",
     "ModelName",
     "Offline",
+    "ProfileName",
+    "ProfileOfModels",
     "RuntimeName",
     "SpeechThreshold",
+    "agreed",
+    "completed",
     "segment_settings",
 ]
+
+_Model = TypeVar("_Model")
+_Dimensional = TypeVar("_Dimensional")
+_Words = TypeVar("_Words")
 
 RUNTIMES = "Runtime: auto, cuda, mlx, mps, cpu or numpy; onnx for a model of `e2v export`."
 
@@ -106,6 +117,26 @@ BaselineFiles = Annotated[
 Offline = Annotated[
     bool, typer.Option("--offline", help="Never open a network connection. E2V_OFFLINE=1 does the same.")
 ]
+ProfileName = Annotated[
+    str | None,
+    typer.Option(
+        "--profile",
+        metavar="NAME",
+        help="Choose models, precision, words and time limit together: fast, balanced, accurate or research (see `e2v "
+        "models --profiles`). Options that are given win.",
+        show_default=False,
+    ),
+]
+ProfileOfModels = Annotated[
+    str | None,
+    typer.Option(
+        "--profile",
+        metavar="NAME",
+        help="Choose models and precision together: fast, balanced, accurate or research (see `e2v models "
+        "--profiles`). Options that are given win.",
+        show_default=False,
+    ),
+]
 SpeechThreshold = Annotated[
     float | None,
     typer.Option(
@@ -132,3 +163,40 @@ def segment_settings(speech_threshold: float | None, max_gain: float | None) -> 
     except ValueError as error:
         name, _, reason = str(error).partition(" ")
         fail(f"--{name.replace('_', '-')} {reason}")
+
+
+def completed(
+    profile: str,
+    *,
+    model: _Model | None,
+    dimensional: _Dimensional | None,
+    dtype: str | None,
+    words: _Words | None = None,
+    timeout: float | None = None,
+) -> tuple[_Model | str, _Dimensional | str | None, str | None, _Words | str | None, float | None]:
+    """Completes options with those of a profile; on a terminal, asks for licenses that were not accepted yet.
+
+    Raises:
+        LicenseNotAccepted: One was not, and there is nobody to ask, or they said no.
+    """
+    from e2v_port.checkpoints import consent
+    from e2v_port.models import profiles
+
+    if profile not in profiles.PROFILES:
+        fail(f"unknown profile {profile}: use {', '.join(profiles.PROFILES)}")
+    missing = consent.lacking(profiles.chosen_models(profile, model, dimensional))
+    if missing and agreed(missing):
+        consent.accept(missing)
+    return profiles.completed(profile, model=model, dimensional=dimensional, dtype=dtype, words=words, timeout=timeout)
+
+
+def agreed(restricted: "Sequence[Restriction]") -> bool:
+    """Shows licenses and asks for them on the terminal; False where there is none."""
+    if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    for each in restricted:
+        print(
+            f"{each.model}\n  license: {each.licence}\n  restricts: {each.terms}\n  text: {each.link}", file=sys.stderr
+        )
+    print("Accept? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}

@@ -5,7 +5,16 @@ from typing import Annotated
 
 import typer
 
-from e2v_port.cli.options import RUNTIMES, DimensionalName, DtypeName, LabelNames, MaxGain, SpeechThreshold
+from e2v_port.cli.options import (
+    RUNTIMES,
+    DimensionalName,
+    DtypeName,
+    LabelNames,
+    MaxGain,
+    ProfileOfModels,
+    SpeechThreshold,
+    completed,
+)
 from e2v_port.cli.output import fail
 
 __all__ = ["serve"]
@@ -89,12 +98,15 @@ def serve(
     max_audio_seconds: MaxAudioSeconds = None,
     allow_origin: AllowOrigin = None,
     offline: OfflineFlag = None,
+    profile: ProfileOfModels = None,
 ) -> None:
     """Serve e2v analyze over HTTP and WebSocket, with a web page.
 
     Each option can be set in the environment instead, as in E2V_SERVE_PORT. See docs/service.md.
     """
-    given = {name: value for name, value in locals().items() if value is not None}
+    if profile:
+        model, dimensional, dtype, *_ = completed(profile, model=model, dimensional=dimensional, dtype=dtype)
+    given = {name: value for name, value in locals().items() if value is not None and name not in {"profile", "_"}}
     from importlib.util import find_spec
 
     libraries = ("fastapi", "uvicorn", "httptools", "websockets", "python_multipart", "prometheus_client")

@@ -19,8 +19,10 @@ from e2v_port.cli.options import (
     MaxGain,
     ModelName,
     Offline,
+    ProfileOfModels,
     RuntimeName,
     SpeechThreshold,
+    completed,
     segment_settings,
 )
 from e2v_port.cli.output import PARTIAL_FAILURE, complain, fail, finish, need_place
@@ -95,6 +97,7 @@ def listen(
     speech_threshold: SpeechThreshold = None,
     max_gain: MaxGain = None,
     offline: Offline = False,
+    profile: ProfileOfModels = None,
 ) -> None:
     """Follow a voice while it speaks, until it ends or you press Ctrl-C.
 
@@ -103,6 +106,8 @@ def listen(
     _check_listen(source, device, fast, calibrate, speak_as, reply, out)
     if channel != "mix" and source in {None, "-"}:
         fail(f"--channel {channel}: needs a file; a microphone and stdin have one channel")
+    if profile:
+        model, dimensional, dtype, *_ = completed(profile, model=model, dimensional=dimensional, dtype=dtype)
     settings = segment_settings(speech_threshold, max_gain)
     answer = _voice(reply) if reply else None  # read first, so that a bad file is reported before anyone speaks
 

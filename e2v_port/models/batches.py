@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import chain, islice
-from typing import TypeAlias, TypeVar
+from typing import NoReturn, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,16 @@ WINDOW_BATCHES = 8
 WINDOW_SECONDS = 120.0
 
 
+class _Held:
+    """What holds the network for a model and for all that share it, so that closing one closes them all."""
+
+    def __init__(self, runner: Runtime) -> None:
+        self.runner: Runtime | None = runner
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a loaded model stays in its process: pass its name or its folder")
+
+
 class Batched:
     """A converted model on one runtime, as it runs clips. May be used from several threads at once.
 
@@ -52,7 +62,13 @@ class Batched:
         self.dtype = dtype
         self.window_seconds = max(WINDOW_BATCHES * runner.batch_seconds, WINDOW_SECONDS)
         self.readers = runner.readers
-        self._runner = runner
+        self._held = _Held(runner)
+
+    @property
+    def _runner(self) -> Runtime:
+        if self._held.runner is None:
+            raise E2VError(f"{self.config.source.repository} is closed: load it again")
+        return self._held.runner
 
     def each(
         self,

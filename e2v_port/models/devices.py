@@ -14,7 +14,17 @@ from e2v_port.architectures.config import DTYPES
 from e2v_port.errors import RuntimeUnavailable, cut
 from e2v_port.host import check_fork, limit_threads, own_settings
 
-__all__ = ["PROVIDERS", "RUNTIMES", "Provider", "choose", "describe", "fastest_dtype", "unavailable"]
+__all__ = [
+    "PROVIDERS",
+    "RUNTIMES",
+    "Provider",
+    "choose",
+    "describe",
+    "fastest_dtype",
+    "free",
+    "keeps_packed",
+    "unavailable",
+]
 
 # Module of e2v_port.runtimes, by runtime.
 RUNTIMES = {
@@ -140,6 +150,27 @@ def describe(runtime: str) -> str:
     if runtime == "cuda":
         return f"torch {torch.__version__} on {torch.cuda.get_device_name()}"
     return f"torch {torch.__version__}, {torch.get_num_threads()} threads"
+
+
+def keeps_packed(runtime: str) -> bool:
+    """Returns whether an available runtime keeps packed weights packed in memory: MLX on a GPU does."""
+    if runtime != "mlx":
+        return False
+    import mlx.core as mx
+
+    return bool(mx.default_device().type != mx.DeviceType.cpu)
+
+
+def free(runtime: str) -> None:
+    """Returns the memory of freed arrays, which libraries keep for later ones on a GPU, to the device."""
+    if runtime == "mlx":
+        import mlx.core as mx
+
+        mx.clear_cache()
+    elif runtime in {"cuda", "mps"}:
+        import torch
+
+        (torch.cuda if runtime == "cuda" else torch.mps).empty_cache()
 
 
 def choose(runtime: str, dtype: str | None = None) -> str:

@@ -3,6 +3,7 @@
 import logging
 import os
 import shlex
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -57,6 +58,7 @@ def load(
     folder = weights.parent
     while True:
         before = identity(folder)
+        started = time.perf_counter()
         try:
             loaded = _load(weights, chosen, dtype)
         except Exception:
@@ -64,6 +66,7 @@ def load(
                 raise
         else:
             if identity(folder) == before:
+                loaded.load_seconds = time.perf_counter() - started
                 return loaded if labels is None else loaded.limited(labels)
         # A conversion has put another model there meanwhile: the parts that were read may belong to both.
 

@@ -1,17 +1,20 @@
 """A loaded model: predictions, dimensions and embeddings of clips, one or many."""
 
 import copy
+import gc
 import hashlib
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypeVar, overload
+from typing import Literal, Self, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from e2v_port.architectures import tensors
 from e2v_port.architectures.config import ModelConfig
+from e2v_port.architectures.quantization import QUANTIZED
 from e2v_port.architectures.runtime import Output, Runtime
 from e2v_port.architectures.tensors import read_means
 from e2v_port.audio import SAMPLING_RATE, Clip, load_audio
@@ -21,7 +24,9 @@ from e2v_port.emotions.changes import DIARIZATION, Boundary, BoundarySettings, b
 from e2v_port.emotions.estimates import Dimensions, Prediction, softmax
 from e2v_port.errors import AudioError, E2VError, NoLabels, quoted
 from e2v_port.files import identity
+from e2v_port.models import devices
 from e2v_port.models.batches import Batched
+from e2v_port.models.info import ModelInfo
 from e2v_port.models.long_clips import prepared
 
 __all__ = ["CLASSES", "SENSITIVE", "Model"]
@@ -39,10 +44,13 @@ _Found = TypeVar("_Found")
 class Model(Batched):
     """A converted model on one runtime. May be used from several threads at once.
 
+    It may be used in a `with` statement, which closes it at the end: see `close`.
+
     Attributes:
         config: Content of config.json.
         runtime: `cuda`, `cpu`, `mps`, `mlx`, `numpy` or one of `devices.PROVIDERS`.
         dtype: Type of the arithmetic between waveform norm and pooling: `float32`, `float16` or `bfloat16`.
+        load_seconds: Seconds that loading took; None if it was not measured.
         labels: Names of its labels, in order; empty for a model without a head.
         limited_to: The labels that it was limited to, see `limited`; None for all of them.
         embed_dim: Length of an embedding.
@@ -58,10 +66,60 @@ class Model(Batched):
         self.limited_to: tuple[str, ...] | None = None
         self.embed_dim = config.architecture.embed_dim
         self._weights = weights
+        self.load_seconds: float | None = None
         self._identity = identity(weights) if weights else None
 
     def __repr__(self) -> str:
-        return f"Model({self.config.source.repository}, {self.dtype}, on {self.runtime})"
+        return f"Model({self.config.source.repository}, {self.dtype}, on {self.runtime}{', closed' * self.closed})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the model is closed."""
+        return self._held.runner is None
+
+    def close(self) -> None:
+        """Frees the weights, and what the library of the runtime keeps for later arrays on a GPU.
+
+        A model and those that are `limited` from it share their weights, so that all of them are closed. Batches that
+        run in other threads are finished first, and then free the weights. Later calls that need the weights raise
+        E2VError; closing twice does nothing.
+        """
+        if not self.closed:
+            self._held.runner = None
+            gc.collect()  # layers of some runtimes refer to each other
+            devices.free(self.runtime)
+
+    def info(self) -> ModelInfo:
+        """Returns what the model is and needs: parameters, memory, device, time to load, license."""
+        config, file = self.config, self._weights
+        parameters = tensors.parameters(config.architecture)
+        disk = file.stat().st_size if file and file.is_file() else None
+        memory = parameters * (4 if self.dtype == "float32" else 2)
+        if config.dtype in QUANTIZED and disk is not None and devices.keeps_packed(self.runtime):
+            memory = disk
+        return ModelInfo(
+            name=config.source.repository,
+            family=config.family,
+            parameters=parameters,
+            stored=config.dtype,
+            dtype=self.dtype,
+            runtime=self.runtime,
+            device=devices.describe(self.runtime),
+            disk_bytes=disk,
+            memory_bytes=memory,
+            load_seconds=self.load_seconds,
+            licence=config.licence,
+            labels=self.labels,
+            outputs=tuple(config.others),
+            embed_dim=self.embed_dim,
+            closed=self.closed,
+        )
 
     @overload
     def predict(self, clips: Clip, sampling_rate: int | None = None, *, channel: int | str = "mix") -> Prediction: ...
@@ -376,6 +434,28 @@ class Model(Batched):
                 f"{self.config.source.repository} has no label {quoted(name)}: its labels are {', '.join(self.labels)}"
             )
         return found
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the files that the outputs depend on: config.json and the weights, of an export also its head.
+
+        Raises:
+            E2VError: The model was not loaded from files, or they were replaced since.
+        """
+        if self._weights is None:
+            raise E2VError(f"{self.config.source.repository} was not loaded from files, so that it has no hash")
+        found = hashlib.sha256()
+        for path in (
+            self._weights.with_name("config.json"),
+            self._weights,
+            self._weights.with_name("head.safetensors"),
+        ):
+            if path.is_file():
+                with path.open("rb") as file:
+                    found.update(hashlib.file_digest(file, "sha256").digest())
+        if identity(self._weights) != self._identity:
+            raise E2VError(f"{self._weights} was replaced since it was loaded: load the model again")
+        return found.hexdigest()
 
     @cached_property
     def centers(self) -> Centers:
