@@ -42,8 +42,8 @@ from e2v_port.checkpoints import catalog
 from e2v_port.checkpoints.checkpoint import local
 from e2v_port.converters import checkpoint, weights
 from e2v_port.converters import emotion2vec as emotion2vec_converter
-from e2v_port.converters import ge2e as ge2e_converter
 from e2v_port.converters import folder as converters_folder
+from e2v_port.converters import ge2e as ge2e_converter
 from e2v_port.converters import sensevoice as sensevoice_converter
 from e2v_port.converters import wav2small as wav2small_converter
 from e2v_port.converters import wav2vec2 as wav2vec2_converter

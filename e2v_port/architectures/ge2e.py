@@ -72,7 +72,7 @@ class Ge2eConfig(Architecture):
         return (excerpts - 1) * self.apart + self.excerpt
 
     def covered(self, excerpts: int) -> int:
-        """Returns the samples under the windows of these columns, of which the first is centered on the first sample."""
+        """Returns the samples under the windows of these columns; the first is centered on the first sample."""
         return (self.columns(excerpts) - 1) * self.step + self.window
 
     def tensors(self) -> dict[str, Shape]:
