@@ -44,7 +44,8 @@ class Layer(nn.Module):
         """Sees the columns `at` [B, T, K] side by side; without them, each column by itself."""
         if at is not None:
             x = mx.concatenate([taken(x, at[:, :, i]) for i in range(at.shape[2])], 2)
-        return self.norm(nn.relu(self.linear(x)))
+        out: mx.array = self.norm(nn.relu(self.linear(x)))
+        return out
 
 
 class Block(nn.Module):
@@ -88,7 +89,7 @@ class Pooling(nn.Module):
         hidden = nn.relu(linear(x, self.frames) + whole)
         scores = linear(mx.tanh(self.norm(hidden)), self.scores)
         weights = mx.softmax(mx.where(valid, scores, -math.inf), axis=1)
-        return mx.concatenate(self.statistics(x, weights), -1)[:, 0]
+        return mx.concatenate([*self.statistics(x, weights)], -1)[:, 0]
 
     def statistics(self, x: mx.array, weights: mx.array) -> tuple[mx.array, mx.array]:
         """Returns the weighted mean and standard deviation over time, [B, 1, C] each."""
@@ -161,7 +162,7 @@ class Ecapa(nn.Module):
         Returns:
             [B, T, F] in float32. Undefined after a clip's end.
         """
-        x = mx.pad(waveform.astype(mx.float32), ((0, 0), (WINDOW // 2, WINDOW // 2)))
+        x = mx.pad(waveform.astype(mx.float32), [(0, 0), (WINDOW // 2, WINDOW // 2)])
         x = x[:, mx.arange(valid.shape[1])[:, None] * STEP + mx.arange(WINDOW)]  # [B, T, WINDOW]
         spectrum = mx.fft.rfft(x * window())
         power = mx.square(spectrum.real) + mx.square(spectrum.imag)

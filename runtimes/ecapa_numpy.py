@@ -142,8 +142,9 @@ class Ecapa:
         x = sliding_window_view(np.pad(waveform, WINDOW // 2), WINDOW)[::STEP]  # [T, WINDOW]
         spectrum = np.fft.rfft(x * ecapa.hamming())
         power = (np.square(spectrum.real) + np.square(spectrum.imag)).astype(np.float32)
-        levels: Array = 10 * np.log10(np.maximum(power @ bands(self.config.bands), np.float32(FLOOR)))
-        return np.maximum(levels, levels.max() - np.float32(RANGE))
+        levels = 10 * np.log10(np.maximum(power @ bands(self.config.bands), np.float32(FLOOR)))
+        kept: Array = np.maximum(levels, levels.max() - np.float32(RANGE))
+        return kept
 
     def score(self, x: Array, output: str = "") -> Array:
         """Applies the head to embeddings [..., D]: logits [..., labels], or a further output by name."""

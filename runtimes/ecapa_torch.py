@@ -45,7 +45,8 @@ class Layer(nn.Module):
         """Sees the columns `at` [B, T, K] side by side; without them, each column by itself."""
         if at is not None:
             x = torch.concatenate([taken(x, at[:, :, i]) for i in range(at.shape[2])], 2)
-        return self.norm(F.relu(self.linear(x)))
+        out: Tensor = self.norm(F.relu(self.linear(x)))
+        return out
 
 
 class Block(nn.Module):
@@ -89,7 +90,7 @@ class Pooling(nn.Module):
         hidden = F.relu(linear(x, self.frames) + whole)
         scores = linear(torch.tanh(self.norm(hidden)), self.scores)
         weights = torch.softmax(torch.where(valid, scores, -math.inf), dim=1)
-        return torch.concatenate(self.statistics(x, weights), -1)[:, 0]
+        return torch.concatenate([*self.statistics(x, weights)], -1)[:, 0]
 
     def statistics(self, x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the weighted mean and standard deviation over time, [B, 1, C] each."""

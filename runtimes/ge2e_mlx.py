@@ -98,7 +98,7 @@ class Ge2e(nn.Module):
         """
         window, size = self.config.window, self.config.covered(excerpts) - self.config.window // 2
         x = self.config.level * waveform[:, :size]
-        x = mx.pad(x, ((0, 0), (window // 2, size - x.shape[1])))
+        x = mx.pad(x, [(0, 0), (window // 2, size - x.shape[1])])
         x = x[:, mx.arange(self.config.columns(excerpts))[:, None] * self.config.step + mx.arange(window)]
         spectrum = mx.fft.rfft(x * mx.array(np.hanning(window + 1)[:-1].astype(np.float32)))
         power = mx.square(spectrum.real) + mx.square(spectrum.imag)
