@@ -17,7 +17,6 @@ import argparse
 import random
 import resource
 import statistics
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -86,8 +85,8 @@ def error_rates(model: e2v_port.Model, corpus: Path, speakers: int, clips: int) 
         names, cut = [name for name, _ in chosen], [clip for _, clip in chosen]
         if len({*names}) < 2 or len({*names}) == len(names):
             continue
-        rate, at = equal_error(np.stack(model.embed(cut, SAMPLING_RATE)), names)
-        moved, _ = equal_error(np.stack(model.embed(amplified(cut), SAMPLING_RATE)), names)
+        rate, at = equal_error(np.stack(model.embed((*cut,), SAMPLING_RATE)), names)
+        moved, _ = equal_error(np.stack(model.embed((*amplified(cut),), SAMPLING_RATE)), names)
         print(f"| {seconds or 'all'} | {len(cut)} | {rate:.3f} | {at:.2f} | {moved:.3f} |", flush=True)
 
 
@@ -152,4 +151,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
