@@ -79,8 +79,8 @@ def _plain(text: str) -> str:
 
 
 def _state(loaded: Any, path: Path) -> Mapping[str, Any]:
-    """Unwraps the model's tensors, trying the same keys in the same order as FunASR."""
-    for key in ("state_dict", "model_state_dict", "model"):
+    """Unwraps the model's tensors, trying the same keys in the same order as FunASR, and then Resemblyzer's."""
+    for key in ("state_dict", "model_state_dict", "model", "model_state"):
         if isinstance(loaded, Mapping) and key in loaded:
             loaded = loaded[key]
     if not isinstance(loaded, Mapping):
@@ -186,6 +186,8 @@ def _settings(checkpoint: Checkpoint, inside: Mapping[str, int | str]) -> dict[s
             "tokens": labels,
             "preprocessor": preprocessor,
         }
+    if checkpoint.config and checkpoint.config.name == "hyperparams.yaml":
+        return {"config": speechbrain.read_encoder(checkpoint.config), "tokens": [], "preprocessor": None}
     config = _read_config(checkpoint.config)
     return {
         "config": (config or {}) | dict(inside) if inside else config,

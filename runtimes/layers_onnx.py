@@ -233,37 +233,32 @@ class Graph:
         weight = self.weight(f"{name}.weight", 0, rank - 1, *range(1, rank - 1))
         return self.node("Conv", x, weight, self.weight(f"{name}.bias") if bias else None, kind="float", **attributes)
 
-    def lstm(self, x: Value, output: Value, cells: Value, name: str) -> tuple[Value, Value, Value]:
-        """Runs an LSTM over [T, B, C] from a state, each of [1, B, H].
+    def lstm(
+        self, x: Value, output: Value | None, cells: Value | None, weights: Sequence[Value], size: int
+    ) -> tuple[Value, Value, Value]:
+        """Runs an LSTM of H = `size` over [T, B, C] from a state, each of [1, B, H]; None for zeros.
 
-        Stored parameters are torch's, with the gates in the order input, forget, cells, output; ONNX's order is input,
-        output, forget, cells.
+        The weights are those of inputs [1, 4 H, C] and of outputs [1, 4 H, H], and the biases of both [1, 8 H], with
+        the gates in ONNX's order: input, output, forget, cells.
 
         Returns:
             Outputs [T, B, H], and the state after them: the last output and the cells, [1, B, H] each.
         """
-
-        def gates(part: str) -> Array:
-            entry, forget, new, out = np.split(self.read(f"{name}.{part}"), 4)
-            return np.concatenate([entry, out, forget, new])
-
-        inputs, recurrent = (self.constant(gates(part)[None]) for part in ("weight_ih", "weight_hh"))
-        biases = self.constant(np.concatenate([gates("bias_ih"), gates("bias_hh")])[None])
-        size = self.read(f"{name}.weight_hh").shape[1]
-        outputs = self.node("LSTM", x, inputs, recurrent, biases, None, output, cells, kind="float", hidden_size=size)
+        outputs = self.node("LSTM", x, *weights, None, output, cells, kind="float", hidden_size=size)
         node = self.nodes[-1]
         last, after = f"{outputs.name}_output", f"{outputs.name}_cells"
         node.output.extend([last, after])
         return outputs.without(1), Value(self, last, "float"), Value(self, after, "float")
 
-    def spectrum(self, x: Value, window: int, step: int) -> Value:
-        """Returns the power of each Hann window, [B, window // 2 + 1, T], for x [B, S].
+    def spectrum(self, x: Value, window: int, step: int, shape: Array | None = None) -> Value:
+        """Returns the power of each window of a shape [window], by default Hann's: [B, window // 2 + 1, T] for [B, S].
 
         The Fourier transform is a convolution with sines and cosines, which every provider has.
         """
         at, bins = np.arange(window), window // 2 + 1
         angles = 2 * np.pi * (np.arange(bins)[:, None] * at % window) / window
-        waves = np.concatenate([np.cos(angles), -np.sin(angles)]) * (0.5 - 0.5 * np.cos(2 * np.pi * at / window))
+        shape = 0.5 - 0.5 * np.cos(2 * np.pi * at / window) if shape is None else shape
+        waves = np.concatenate([np.cos(angles), -np.sin(angles)]) * shape
         parts = self.node("Conv", x.axes(1), self.constant(waves[:, None]), kind="float", strides=[step])
         real, imaginary = parts.cut(1, 0, bins), parts.cut(1, bins, 2 * bins)
         return real * real + imaginary * imaginary
