@@ -95,6 +95,7 @@ FLOORS = (
     "export",
     "evaluation",
     "training",
+    "dialogue",
     "corpus",
     "service",
     "bench",
