@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from e2v_port.cli.options import CORPUS_OPTION, ModelName, Offline, RuntimeName
-from e2v_port.cli.output import fail, model_or_bundled, progress_bar
+from e2v_port.cli.output import complain, fail, model_or_bundled, progress_bar
 
 __all__ = ["dialogue", "means", "train"]
 
@@ -263,8 +263,6 @@ def dialogue(
     """
     if out.exists() and not out.is_dir():
         fail(f"--out {out}: is a file, not a folder")
-    from dataclasses import replace
-
     from e2v_port.dialogue import features
     from e2v_port.dialogue.prepare import prepare, write
     from e2v_port.evaluation.datasets import SPLITS
