@@ -65,6 +65,8 @@ def test_ravdess(ravdess: Path) -> None:
         dimensions=None,
         split=None,
         language="English",
+        text="Kids are talking by the door.",
+        intensity="normal",
     )
     assert {u.speaker: u.sex for u in corpus.utterances}["ravdess/24"] == "female"
     assert corpus.mapping == {"angry": "angry", "calm": "neutral"}

@@ -96,6 +96,7 @@ FLOORS = (
     "export",
     "evaluation",
     "training",
+    "dialogue",
     "corpus",
     "service",
     "bench",

@@ -120,5 +120,6 @@ for _command in (  # in the order of the help
     voice.listen,
     adaptation.adapt,
     voice.express,
+    training.dialogue,
 ):
     app.command()(_command)

@@ -15,7 +15,7 @@ from typing import Any
 from e2v_port.emotions import taxonomy
 from e2v_port.emotions.estimates import Dimensions
 
-__all__ = ["NAMES", "SPLITS", "Corpus", "Event", "Utterance", "label_of", "published"]
+__all__ = ["INTENSITIES", "NAMES", "SPLITS", "Corpus", "Event", "Utterance", "label_of", "published"]
 
 NAMES = (
     "ravdess",
@@ -32,6 +32,7 @@ NAMES = (
     "csv",
 )
 SPLITS = ("train", "dev", "test")
+INTENSITIES = ("normal", "strong")
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ class Utterance:
             if it names none. A copy of a corpus is recognized by it, whatever was done to its sound.
         events: Which emotion appears when, in order and without overlap; None for a corpus that only labels whole
             clips.
+        text: What is said, as the corpus writes it; None if it does not.
+        intensity: `normal` or `strong`, as the emotion was meant to be acted; None if unknown.
     """
 
     file: Path
@@ -80,6 +83,8 @@ class Utterance:
     language: str | None = None
     known_as: str | None = None
     events: tuple[Event, ...] | None = None
+    text: str | None = None
+    intensity: str | None = None
 
 
 @dataclass(frozen=True)

@@ -61,9 +61,9 @@ def read(spec: str) -> Corpus:
     * `emobox=FOLDER`: a fold of EmoBox, such as `EmoBox/data/iemocap/fold_1`, with the corpus in `EmoBox/downloads`.
     * `zed=FOLDER`: the folder that holds `ZED.json`, which says which emotion appears when.
     * `csv=FILE`: a table in UTF-8 with a header. Required columns: `file` (relative to the table), `label`, `speaker`.
-      Optional columns: `sex` (female, male), `language`, `split` (train, dev, test), and `arousal`, `dominance` and
-      `valence` (0 to 1); others are ignored. Labels are emotion2vec's, or any that `label_of` knows; a row may have
-      dimensions instead of a label.
+      Optional columns: `sex` (female, male), `language`, `text`, `intensity` (normal, strong), `split` (train, dev,
+      test), and `arousal`, `dominance` and `valence` (0 to 1); others are ignored. Labels are emotion2vec's, or any
+      that `label_of` knows; a row may have dimensions instead of a label.
 
     Only the first of several byte-identical files is kept, so that no clip is in both training and test. Where the
     corpus is split, this is done for each part, so that the test is as published; training leaves out copies of it.

@@ -1,7 +1,7 @@
 """Corpora that encode speaker and emotion in the names of their files."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from e2v_port.emotions import taxonomy
@@ -15,11 +15,13 @@ __all__ = ["AUDIO", "known_as", "read_crema_d", "read_emodb", "read_emogator", "
 AUDIO = {".wav", ".flac", ".ogg", ".mp3", ".opus"}
 
 # Modality 03 (audio only), channel 01 (speech), emotion, intensity, sentence, repetition, actor.
-_RAVDESS = re.compile(r"03-01-(?P<code>0[1-8])-0[12]-0[12]-0[12]-(?P<speaker>[0-9]{2})")
+_RAVDESS = re.compile(r"03-01-(?P<code>0[1-8])-(?P<intensity>0[12])-(?P<sentence>0[12])-0[12]-(?P<speaker>[0-9]{2})")
 # Speaker, sentence, emotion, version; other copies have a prefix.
-_EMODB = re.compile(r"(?:emodb_)?(?P<speaker>[0-9]{2})[ab][0-9]{2}(?P<code>[WLEAFTN])[a-z]?")
+_EMODB = re.compile(r"(?:emodb_)?(?P<speaker>[0-9]{2})(?P<sentence>[ab][0-9]{2})(?P<code>[WLEAFTN])[a-z]?")
 # Actor, sentence, emotion, intensity.
-_CREMA_D = re.compile(r"(?P<speaker>[0-9]{4})_[A-Z]{3}_(?P<code>ANG|DIS|FEA|HAP|NEU|SAD)_[A-Z]{1,2}", re.I)
+_CREMA_D = re.compile(
+    r"(?P<speaker>[0-9]{4})_(?P<sentence>[A-Z]{3})_(?P<code>ANG|DIS|FEA|HAP|NEU|SAD)_(?P<intensity>[A-Z]{1,2})", re.I
+)
 # Contributor, category, repetition.
 _EMOGATOR = re.compile(r"(?P<speaker>[0-9]{6})-(?P<code>0[1-9]|[12][0-9]|30)-[123]")
 # Speaker, emotion, sentence; the table of the corpus has them too.
@@ -87,7 +89,7 @@ def _read(kind: str, folder: Path, sex_of: Callable[[str], str | None]) -> tuple
             others += 1
             continue
         original = codes[match["code"].upper()]
-        speaker = match["speaker"]
+        speaker, rest = match["speaker"], match.groupdict()
         utterances.append(
             Utterance(
                 file=file,
@@ -99,6 +101,8 @@ def _read(kind: str, folder: Path, sex_of: Callable[[str], str | None]) -> tuple
                 dimensions=None,
                 split=None,
                 language=about.get("language"),
+                text=_meaning(about.get("sentences", {}), rest.get("sentence")),
+                intensity=_meaning(about.get("intensities", {}), rest.get("intensity")),
             )
         )
     if not utterances:
@@ -106,6 +110,11 @@ def _read(kind: str, folder: Path, sex_of: Callable[[str], str | None]) -> tuple
         raise CorpusError(f"{kind}={folder}: no file is named like {example}: pass the folder that holds such files")
     notes = [f"{count_files(others)} of other kinds or names left out"] if others else []
     return utterances, notes
+
+
+def _meaning(codes: Mapping[str, str], code: str | None) -> str | None:
+    """Returns what a code in a file's name stands for, in upper or lower case; None if that is not known."""
+    return None if code is None else codes.get(code) or codes.get(code.upper())
 
 
 def _crema_d_sexes(folder: Path) -> dict[str, str]:

@@ -49,6 +49,7 @@ class Findings:
         split: str | None = None,
         language: str | None = None,
         known_as: str | None = None,
+        text: str | None = None,
     ) -> None:
         """Adds a clip: see `Utterance`. The speaker has no prefix yet.
 
@@ -68,6 +69,7 @@ class Findings:
                 split=split,
                 language=language,
                 known_as=known_as,
+                text=text,
             )
         )
 

@@ -51,7 +51,12 @@ def read_meld(folder: Path) -> tuple[list[Utterance], list[str]]:
                 findings.remark(f"clips of {table.name} that {_CLIPS[part]} lacks", name)
                 continue
             findings.add(
-                file, row["Emotion"], row["Speaker"], split=part, language=published()["corpora"]["meld"]["language"]
+                file,
+                row["Emotion"],
+                row["Speaker"],
+                split=part,
+                language=published()["corpora"]["meld"]["language"],
+                text=row.get("Utterance") or None,
             )
     if not tables:
         raise CorpusError(f"meld={folder}: test_sent_emo.csv is missing: pass the folder MELD.Raw")

@@ -37,6 +37,7 @@ def read_nemo(folder: Path) -> tuple[list[Utterance], list[str]]:
                 dimensions=None,
                 split=None,
                 language=published()["corpora"]["nemo"]["language"],
+                text=row.get("raw_text") or None,
             )
         )
     if not utterances:

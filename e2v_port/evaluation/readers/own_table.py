@@ -7,7 +7,7 @@ from pathlib import Path
 
 from e2v_port.emotions.estimates import DIMENSIONS, Dimensions
 from e2v_port.errors import CorpusError
-from e2v_port.evaluation.datasets import SPLITS, Utterance, label_of
+from e2v_port.evaluation.datasets import INTENSITIES, SPLITS, Utterance, label_of
 from e2v_port.evaluation.readers.file_names import known_as
 from e2v_port.evaluation.readers.findings import SEXES, without_counterpart
 from e2v_port.evaluation.readers.tables import rows
@@ -43,6 +43,8 @@ def _csv_utterance(table: Path, row: Mapping[str, str]) -> Utterance:
         raise ValueError(f"the sex is {sex!r}: write female or male, or leave it empty")
     if part and part not in SPLITS:
         raise ValueError(f"the split is {part!r}: write {', '.join(SPLITS)}")
+    if row.get("intensity", "") not in {"", *INTENSITIES}:
+        raise ValueError(f"the intensity is {row['intensity']!r}: write {' or '.join(INTENSITIES)}, or leave it empty")
     dimensions = _dimensions([row.get(name, "") for name in DIMENSIONS])
     if not row["label"] and dimensions is None:
         raise ValueError("neither a label nor dimensions: add one of them, or delete the row")
@@ -57,6 +59,8 @@ def _csv_utterance(table: Path, row: Mapping[str, str]) -> Utterance:
         split=part or None,
         language=row.get("language") or None,
         known_as=known_as(Path(row["file"])),
+        text=row.get("text") or None,
+        intensity=row.get("intensity") or None,
     )
 
 
