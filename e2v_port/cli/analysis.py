@@ -259,14 +259,19 @@ def _scores(segment: "JudgedSegment") -> str:
 
 
 def _print_timeline(analysis: "Analysis", end: str) -> None:
-    """Prints a table, in color on a terminal."""
+    """Prints a table, or a transcript where there are turns; in color on a terminal, and wrapped to its width."""
     from rich.console import Console
 
-    from e2v_port.analysis.terminal import table
+    from e2v_port.analysis.terminal import table, transcript
 
     console = Console(highlight=False, soft_wrap=True)
+    ascii_only = console.options.ascii_only
+    if analysis.turns is None:
+        shown = table(analysis, ascii_only=ascii_only)
+    else:
+        shown = transcript(analysis, width=console.width if console.is_terminal else None, ascii_only=ascii_only)
     with console.capture() as capture:
-        console.print(table(analysis, ascii_only=console.options.ascii_only))
+        console.print(shown)
     print(capture.get(), end=end, flush=True)
 
 
