@@ -73,7 +73,7 @@ def cues(turns: Sequence[Turn], named: Callable[[str], str] = lambda name: "") -
                 )
                 found.append(Cue(part.start, part.end, part.speaker, _lines([*name, *shown])))
             lead = []
-    return sorted(found, key=lambda cue: (cue.start, cue.end))
+    return sorted(found, key=lambda cue: cue.start)  # of several at once, in the order of the words
 
 
 def _breakable(text: str) -> list[str]:
@@ -134,7 +134,7 @@ def _cut(said: Sequence[tuple[str, Word]], at: int, front: list[str]) -> int:
         kind = 0 if text.endswith(_ENDS) else 1 if text.endswith(_HALTS) else 2
         return kind + 3 * (len(said) - end < _ORPHANS), -end
 
-    return min(range((at + until + 1) // 2, until + 1), key=worse)
+    return min(range(at + (until - at + 2) // 3, until + 1), key=worse)
 
 
 def _lines(texts: Sequence[str]) -> list[str]:

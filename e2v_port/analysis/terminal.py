@@ -81,6 +81,7 @@ def transcript(analysis: Analysis, *, width: int | None = None, ascii_only: bool
         text.append_text(line).append("\n")
         gutter = f"  {'|' if ascii_only else '▎'} "
         for part in _wrapped(turn, None if width is None else max(width - len(gutter), _NARROWEST)):
+            part.rstrip()
             text.append(gutter, style).append_text(part).append("\n")
     if len(rows) > 1:
         text.append("\n")

@@ -4,6 +4,7 @@ import csv
 import io
 import re
 import string
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from e2v_port.seconds import clock
 
 __all__ = ["Voice", "missing_words", "reader", "to_markdown", "to_turns", "voices"]
 
+_LINE = 100  # characters of a line of Markdown, for those who read it as plain text
 _COLUMNS = (
     *("file", "start", "end", "speaker", "text", "channel", "overlap", "seconds_judged", "emotion", "confidence"),
     *("unclear", "shade", "shade_probability", "octant", "avd_arousal", "avd_dominance", "avd_valence", "avd_from"),
@@ -107,10 +109,10 @@ def _blocks(analysis: Analysis) -> list[str]:
     models = [f"{model} (license: {model.licence})" for model in analysis.models]
     made = "; ".join(filter(None, [f"emotions by {' and '.join(models)}" if models else None, reader(analysis)]))
     facts = f"Length {clock(analysis.duration)}" + (f"; {made}" if made else "")
-    blocks = [f"# {_escaped(analysis.file) or 'Recording'}", f"{_escaped(facts)}."]
-    blocks += [_escaped(analysis.reason[0].upper() + analysis.reason[1:]) + "."] if analysis.reason else []
+    blocks = [f"# {_escaped(analysis.file) or 'Recording'}", _paragraph(f"{facts}.")]
+    blocks += [_paragraph(f"{analysis.reason[0].upper()}{analysis.reason[1:]}.")] if analysis.reason else []
     if analysis.notes:
-        blocks.append("\n".join(f"- Note: {_escaped(note.text)}" for note in analysis.notes))
+        blocks.append("\n".join(_paragraph(f"Note: {note.text}", "- ", "  ") for note in analysis.notes))
     found = analysis.turns
     if found is None:
         found = turns(analysis.segments, analysis.settings.fusion)
@@ -120,11 +122,17 @@ def _blocks(analysis: Analysis) -> list[str]:
         facts = " · ".join([turn.caption, *([", ".join(turn.remarks)] if turn.remarks else [])])
         name = f"{_bold(turn.speaker)} " if turn.speaker else ""
         blocks.append(f"{name}{clock(turn.start)} to {clock(turn.end)} · {_escaped(facts)}")
-        if turn.text:
-            blocks.append(f"> {_escaped(turn.text)}")
+        if one_line(turn.text or ""):
+            blocks.append(_paragraph(turn.text or "", "> ", "> "))
         elif missing_words(turn):
             blocks.append("*No words were read.*")
     return blocks
+
+
+def _paragraph(text: str, first: str = "", others: str = "") -> str:
+    """Returns a text in lines for those who read it as plain text, broken between words: a line break is a space."""
+    lines = textwrap.wrap(one_line(text), _LINE - len(first), break_long_words=False, break_on_hyphens=False)
+    return "\n".join(f"{others if i else first}{_escaped(line)}" for i, line in enumerate(lines))
 
 
 def _bold(name: str) -> str:
