@@ -101,7 +101,7 @@ def to_markdown(analyses: Sequence[Analysis]) -> str:
     their times, how they sound, and what was said. No word of a speaker, and no name, becomes markup.
     """
     blocks = [block for analysis in analyses for block in _blocks(analysis)]
-    return "\n\n".join([*blocks, "---", NOTICE]) + "\n"
+    return "\n\n".join([*blocks, "---", _paragraph(NOTICE)]) + "\n"
 
 
 def _blocks(analysis: Analysis) -> list[str]:
