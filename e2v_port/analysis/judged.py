@@ -32,7 +32,7 @@ class JudgedSegment:
         prosody: Measures of the voice; None unless measured, as `EmotionDetector` does.
         reasons: Findings from these measures in words, such as `elevated pitch`.
         channel: Channel of the clip in which it was judged, from 1; None for the channels mixed.
-        words: The words of `text` with their times; None unless they were read in the clip.
+        words: The words of `text` with their times; None unless they were read in the clip or given with times.
     """
 
     start: float
@@ -129,6 +129,8 @@ def placed(
         judgement = replace(judgement, notes=(*judgement.notes, *segment.doubts))
     text = segment.text if words is None else "".join(word.text for word in words).strip() or None
     about = (segment.start, segment.end, graded(segment.quality, judgement), segment.speaker, text)
+    if words is None and segment.words:
+        words = tuple(Word(*word) for word in segment.words)
     bare = None if words is None else tuple(replace(word, text=word.text.strip()) for word in words)
     return JudgedSegment(*about, judgement, prediction, channel=segment.channel, words=bare)
 
