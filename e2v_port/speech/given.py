@@ -339,9 +339,7 @@ def _merged(turns: list[_Turn], everybody: Sequence[_Turn], settings: SegmentSet
 
 def _joined(one: _Turn, other: _Turn) -> _Turn:
     texts = [text for text in (one.source.text, other.source.text) if text]
-    known = [source.words for source in (one.source, other.source) if source.text]
-    words = [
-        word._replace(text=f"{word.text.rstrip()} ") if word is own[-1] else word for own in known for word in own or ()
-    ]
+    known = [source.words or () for source in (one.source, other.source) if source.text]
+    words = [word._replace(text=f"{word.text.rstrip()} ") if word is own[-1] else word for own in known for word in own]
     source = replace(one.source, text=" ".join(texts) or None, words=tuple(words) if known and all(known) else None)
     return _Turn(one.start, other.end, source, one.heard, one.joined + other.joined)
