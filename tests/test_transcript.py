@@ -19,7 +19,7 @@ import pytest
 import soundfile
 import srt
 import webvtt
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
@@ -106,6 +106,7 @@ PIECES = [
         ".",
     ),
 ]
+patient = settings(deadline=None)  # on a busy machine, an example may take long
 anything = st.lists(st.sampled_from(PIECES), max_size=40).map("".join)
 
 
@@ -134,6 +135,7 @@ CALL = with_turns(
 # ---- one line
 
 
+@patient
 @given(st.text() | anything)
 def test_a_line_of_a_stranger_is_one_line_and_printable(text: str) -> None:
     line = one_line(text)
@@ -150,6 +152,7 @@ def test_words_of_every_alphabet_stay_readable() -> None:
     assert one_line("soft\u00adhyphen\u00a0and \u202eturned") == "softhyphen and turned"
 
 
+@patient
 @given(st.text(st.sampled_from("ab ")), st.integers(4, 30))
 def test_a_line_is_cut_between_words(text: str, most: int) -> None:
     line = one_line(text)
@@ -174,6 +177,7 @@ def shown(tokens: Sequence[Token]) -> str:
     return "".join(token.content for token in tokens)
 
 
+@patient
 @given(anything, anything, anything)
 def test_no_word_and_no_name_becomes_markup(said: str, speaker: str, file: str) -> None:
     found = with_turns(analysis(segment(1.0, 9.0, speaker=speaker, text=said), file=file))
@@ -307,6 +311,7 @@ def sayings(draw: st.DrawFn) -> tuple[Word, ...]:
     return tuple(words)
 
 
+@patient
 @given(
     sayings(), st.sampled_from(["vtt", "srt"]), st.sampled_from(["ann", "somebody whose name is longer than a line is"])
 )
@@ -413,6 +418,7 @@ def test_tiers_of_turns(tmp_path: Path) -> None:
 # ---- the screen
 
 
+@patient
 @given(st.lists(st.tuples(anything, anything), min_size=1, max_size=4), st.sampled_from([30, 60, 80, 200]))
 def test_the_screen_is_not_left(parts: list[tuple[str, str]], width: int) -> None:
     said = [segment(5.0 * i, 5.0 * i + 4, speaker=speaker, text=text) for i, (speaker, text) in enumerate(parts)]
@@ -436,8 +442,12 @@ def test_what_the_screen_shows() -> None:
         "  ▎ I have called three times now, and nobody could say",
         "  ▎ where my order is. Could you please look it up for me?",
     ]
-    assert "0:16-0:20  ann  unclear: sad or neutral              0.5 s too short to judge" in text.plain
+    wide = transcript(CALL, width=90).plain
+    assert "0:16-0:20  ann  unclear: sad or neutral              0.5 s too short to judge" in wide
     assert "0:21-0:24  bob  not enrolled" in text.plain
+    narrow = transcript(CALL, width=40).plain
+    assert "\n0:05-0:16  bob  angry 0.80\n" in narrow, "without bars where they have no room"
+    assert "unclear: sad or neutral\n  ▎ (0.5 s too short to judge)\n  ▎ Oh. I am sorry.\n" in narrow
     assert text.plain.endswith("\nbob  0:13 in all: angry 78%, not enrolled 22%")
     styles = {text.plain[span.start : span.end].strip(): str(span.style) for span in text.spans}
     assert styles["angry 0.80"] == colour("angry")
@@ -447,6 +457,7 @@ def test_what_the_screen_shows() -> None:
     assert f"\n  | {LONG}\n" in plain, "not wrapped where there is no width"
 
 
+@patient
 @given(st.lists(st.tuples(st.sampled_from(["ann", None]), st.sampled_from(["angry", "sad", None]), st.integers(1, 9))))
 def test_shares_of_a_voice_add_up(parts: list[tuple[str | None, str | None, int]]) -> None:
     said = [

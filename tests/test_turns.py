@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import jsonschema
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import e2v_port
@@ -146,6 +146,7 @@ HOSTILE = [
 ]
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(HOSTILE), max_size=40).map("".join) | st.text(), st.text())
 def test_no_word_ends_the_quotation(text: str, speaker: str) -> None:
     [turn] = turns([segment(0, 3, speaker, text=text)], FUSION)

@@ -1,6 +1,6 @@
 """An analysis on the terminal: a table of segments, or a transcript of turns, in the colors of the emotions."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
@@ -22,7 +22,7 @@ GREY = "#8c8c8c"  # segments that were not judged, or are unclear
 _BAR = 12  # cells at a confidence of 1
 _PARTS = " ▏▎▍▌▋▊▉"
 _RIGHT = {"start", "end", "channel", "conf", "A", "D", "V"}
-_TURN = ("time", "speaker", "sounds", "bar", "remarks")  # columns of a turn
+_TURN = ("time", "speaker", "sounds", "bar")  # columns of a turn
 _LONGEST_NAME = 20  # cells
 _NARROWEST = 20  # cells that words get on any terminal
 _LESS = ("short", "noisy", "overlap")  # notes for which a segment has less quality
@@ -71,22 +71,31 @@ def transcript(analysis: Analysis, *, width: int | None = None, ascii_only: bool
     if analysis.reason:
         text.append(f"{analysis.reason}\n")
     rows = [_turn_cells(turn, ascii_only) for turn in analysis.turns or ()]
-    widths = {head: max((cell_len(row[head]) for row in rows), default=0) for head in _TURN}
+    widths = {head: max((cell_len(row[head]) for row in rows), default=0) + 2 for head in _TURN}
+    if width is not None and sum(widths.values()) > width:
+        del widths["bar"]
     for turn, row in zip(analysis.turns or (), rows, strict=True):
         style = _turn_colour(turn)
         line = Text()
-        for head in (head for head in _TURN if widths[head]):
-            line.append(f"{set_cell_size(row[head], widths[head])}  ", style if head in {"sounds", "bar"} else "")
+        for head in (head for head in widths if widths[head] > 2):
+            line.append(set_cell_size(row[head], widths[head]), style if head in {"sounds", "bar"} else "")
+        remarks = ", ".join(turn.remarks)
+        below = [_words(turn)]
+        if width is None or line.cell_len + cell_len(remarks) <= width:
+            line.append(remarks)
+        elif remarks:
+            below.insert(0, Text(f"({remarks})"))
         line.rstrip()
         text.append_text(line).append("\n")
         gutter = f"  {'|' if ascii_only else '▎'} "
-        for part in _wrapped(turn, None if width is None else max(width - len(gutter), _NARROWEST)):
-            part.rstrip()
+        for part in _wrapped(below, None if width is None else max(width - len(gutter), _NARROWEST)):
             text.append(gutter, style).append_text(part).append("\n")
     if len(rows) > 1:
         text.append("\n")
-        for voice in voices(analysis.segments):
-            text.append(_name(voice.speaker) or "voice", "bold").append(f"  {voice}\n")
+        found = [(_name(voice.speaker) or "voice", voice) for voice in voices(analysis.segments)]
+        longest = max(cell_len(name) for name, _ in found)
+        for name, voice in found:
+            text.append(set_cell_size(name, longest), "bold").append(f"  {voice}\n")
     _append_boundaries(text, analysis, ascii_only)
     _append_notes(text, analysis)
     text.rstrip()
@@ -100,7 +109,6 @@ def _turn_cells(turn: Turn, ascii_only: bool) -> dict[str, str]:
         "speaker": _name(turn.speaker),
         "sounds": turn.caption,
         "bar": "" if emotion["unclear"] else bar(emotion["confidence"] or 0, ascii_only),
-        "remarks": ", ".join(turn.remarks),
     }
 
 
@@ -116,14 +124,16 @@ def _name(speaker: str | None) -> str:
     return name
 
 
-def _wrapped(turn: Turn, width: int | None) -> Sequence[Text]:
-    """Returns the words of a turn in lines of so many cells."""
-    words = Text(one_line(turn.text or ""))
-    if missing_words(turn):
-        words = Text("(no words were read)", GREY)
-    if not words or width is None:
-        return [words] if words else []
-    return [*words.wrap(Console(width=width), width)]
+def _words(turn: Turn) -> Text:
+    return Text("(no words were read)", GREY) if missing_words(turn) else Text(one_line(turn.text or ""))
+
+
+def _wrapped(texts: Iterable[Text], width: int | None) -> Iterator[Text]:
+    """Yields texts in lines of so many cells; None for a line each. Empty ones have none."""
+    for text in filter(None, texts):
+        for line in [text] if width is None else text.wrap(Console(width=width), width):
+            line.rstrip()
+            yield line
 
 
 def _append_boundaries(text: Text, analysis: Analysis, ascii_only: bool) -> None:
