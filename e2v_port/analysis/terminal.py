@@ -47,11 +47,8 @@ def table(analysis: Analysis, *, ascii_only: bool = False) -> Text:
     if analysis.reason:
         text.append(f"{analysis.reason}\n")
     _append(text, [(_cells(segment, ascii_only), _colour(segment)) for segment in analysis.segments])
-    _append_boundaries(text, analysis, ascii_only)
-    if any(segment.dimensions_from == "labels" for segment in analysis.segments):
-        text.append("~ derived from the labels, not measured in the voice\n", GREY)
-    _append_notes(text, analysis)
-    text.rstrip()
+    marked = any(segment.dimensions_from == "labels" for segment in analysis.segments)
+    _append_rest(text, analysis, ascii_only, "~ derived from the labels, not measured in the voice\n" if marked else "")
     return text
 
 
@@ -96,9 +93,7 @@ def transcript(analysis: Analysis, *, width: int | None = None, ascii_only: bool
         longest = max(cell_len(name) for name, _ in found)
         for name, voice in found:
             text.append(set_cell_size(name, longest), "bold").append(f"  {voice}\n")
-    _append_boundaries(text, analysis, ascii_only)
-    _append_notes(text, analysis)
-    text.rstrip()
+    _append_rest(text, analysis, ascii_only)
     return text
 
 
@@ -136,7 +131,8 @@ def _wrapped(texts: Iterable[Text], width: int | None) -> Iterator[Text]:
             yield line
 
 
-def _append_boundaries(text: Text, analysis: Analysis, ascii_only: bool) -> None:
+def _append_rest(text: Text, analysis: Analysis, ascii_only: bool, legend: str = "") -> None:
+    """Appends what follows segments and turns: the changes within them, the legend of the table, and notes."""
     parts = [
         {
             "start": f"{part.start:.2f}",
@@ -148,11 +144,10 @@ def _append_boundaries(text: Text, analysis: Analysis, ascii_only: bool) -> None
         for part in analysis.boundaries or ()
     ]
     _append(text, [(part, colour(part["inside"])) for part in parts])
-
-
-def _append_notes(text: Text, analysis: Analysis) -> None:
+    text.append(legend, GREY)
     for note in analysis.notes:
         text.append(f"note: {note.text}\n")
+    text.rstrip()
 
 
 def colour(label: str | None) -> str:
