@@ -35,6 +35,7 @@ from e2v_port.analysis.terminal import GREY, colour, transcript
 from e2v_port.analysis.transcript import voices
 from e2v_port.analysis.turns import spoken
 from e2v_port.audio import SAMPLING_RATE, Note, load_audio
+from e2v_port.emotions.changes import Boundary
 from e2v_port.lines import one_line, shortened
 from e2v_port.llm.describe import NOTICE
 from e2v_port.speech.transcripts import read_segments
@@ -455,6 +456,29 @@ def test_what_the_screen_shows() -> None:
     plain = transcript(CALL, ascii_only=True).plain
     assert plain.isascii()
     assert f"\n  | {LONG}\n" in plain, "not wrapped where there is no width"
+
+
+def test_what_must_be_known_of_the_clip_follows_the_turns() -> None:
+    parts = (Boundary(0.0, 2.0, "neutral", 0.9), Boundary(2.0, 5.0, "sad", 0.6))
+    found = replace(CALL, boundaries=parts, notes=(Note("cut_off", "only half was read"),), reason="a reason")
+    lines = transcript(found, width=80).plain.split("\n")
+    assert lines[1] == "a reason"
+    assert [line.split()[:4] for line in lines[-3:-1]] == [
+        ["0.00", "2.00", "neutral", "0.900"],
+        ["2.00", "5.00", "sad", "0.600"],
+    ]
+    assert lines[-1] == "note: only half was read"
+
+
+def test_the_words_of_a_whole_file_are_printed(recordings: Path, whisper_tiny_en: Path) -> None:
+    command = [sys.executable, "-m", "e2v_port", "analyze", str(recordings / "jfk.flac"), "--whole"]
+    done = subprocess.run(
+        [*command, "--words", str(whisper_tiny_en)], check=True, capture_output=True, text=True, encoding="utf-8"
+    )
+    scores, words = done.stdout.splitlines()[:2]
+    assert re.search(r"jfk\.flac: .*\[", scores)
+    assert words.startswith("  And so")
+    assert words.endswith("for your country.")
 
 
 @patient
