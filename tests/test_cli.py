@@ -703,8 +703,8 @@ def test_whole_files(call: Call, both: list[str], clips: list[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-f", "docx"], "unknown format docx: use json, jsonl, csv, vtt, srt, textgrid, audacity, rttm"),
-        (["b.wav", "-f", "srt"], "--format srt holds one file, not 2: .*or use json, jsonl, csv, rttm"),
+        (["-f", "docx"], "unknown format docx: use json, jsonl, csv, turns, md, vtt, srt, textgrid, audacity, rttm"),
+        (["b.wav", "-f", "srt"], "--format srt holds one file, not 2: .*or use json, jsonl, csv, turns, md, rttm"),
         (["-o", "x.csv"], "--out x.csv: add a --format"),
         (["-f", "csv", "-o", "nowhere/x.csv"], "--out nowhere/x.csv: nowhere is not a writable folder"),
         (["-f", "csv", "-o", "folder"], "--out folder: is a folder, not a file"),

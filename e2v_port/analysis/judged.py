@@ -12,7 +12,9 @@ from e2v_port.transcribe.words import Word
 if TYPE_CHECKING:
     from e2v_port.prosody.measure import Prosody
 
-__all__ = ["JudgedSegment", "graded", "placed"]
+__all__ = ["JudgedSegment", "graded", "placed", "unjudged_words"]
+
+_UNJUDGED = {"too_short": "too short to judge", "no_speech": "no speech", "not_enrolled": "not enrolled"}
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class JudgedSegment:
         prosody: Measures of the voice; None unless measured, as `EmotionDetector` does.
         reasons: Findings from these measures in words, such as `elevated pitch`.
         channel: Channel of the clip in which it was judged, from 1; None for the channels mixed.
-        words: The words of `text` with their times; None unless they were read in the clip.
+        words: The words of `text` with their times; None unless they were read in the clip or given with times.
     """
 
     start: float
@@ -127,6 +129,8 @@ def placed(
         judgement = replace(judgement, notes=(*judgement.notes, *segment.doubts))
     text = segment.text if words is None else "".join(word.text for word in words).strip() or None
     about = (segment.start, segment.end, graded(segment.quality, judgement), segment.speaker, text)
+    if words is None and segment.words:
+        words = tuple(Word(*word) for word in segment.words)
     bare = None if words is None else tuple(replace(word, text=word.text.strip()) for word in words)
     return JudgedSegment(*about, judgement, prediction, channel=segment.channel, words=bare)
 
@@ -135,3 +139,8 @@ def graded(quality: Quality, judgement: Judgement | None) -> Quality:
     """Returns the quality of a segment with its judgement: lower if noise or another voice is heard in it."""
     doubtful = judgement is not None and not {"noisy", "overlap"}.isdisjoint(judgement.notes)
     return "low_confidence" if quality == "normal" and doubtful else quality
+
+
+def unjudged_words(quality: Quality) -> str:
+    """Returns in words why a segment of this quality has no judgement."""
+    return _UNJUDGED.get(quality, "not judged")

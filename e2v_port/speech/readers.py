@@ -26,6 +26,7 @@ class Row(NamedTuple):
         speaker: Speaker, or None.
         text: Words, or None.
         channel: Channel from 1, or None.
+        words: Start, end, text and probability of words of the text, of any type, or None.
     """
 
     place: str
@@ -34,6 +35,7 @@ class Row(NamedTuple):
     speaker: Any = None
     text: Any = None
     channel: Any = None
+    words: Any = None
 
 
 RTTM_OTHERS = {"SEGMENT", "NOSCORE", "NO_RT_METADATA", "LEXEME", "NON-LEX", "NON-SPEECH", "FILLER", "EDIT"}
@@ -92,11 +94,15 @@ def phrases(words: Iterable[Row]) -> Iterator[Row]:
             close = word.start >= phrase.start and word.start - phrase.end < _PHRASE_PAUSE
             if same and close and word.end - phrase.start <= _PHRASE and not phrase.text[-1].endswith(_ENDS):
                 phrase.text.append(word.text.strip())
+                phrase.words.append((word.start, word.end, word.text.strip(), None))
                 phrase = phrase._replace(end=max(phrase.end, word.end))
                 continue
         if phrase:
             yield phrase._replace(text=" ".join(phrase.text))
-        phrase = word._replace(text=[word.text.strip()]) if timed and isinstance(word.text, str) else None
+        phrase = None
+        if timed and isinstance(word.text, str):
+            said = word.text.strip()
+            phrase = word._replace(text=[said], words=[(word.start, word.end, said, None)])
         if not phrase:
             yield word  # to be refused later
     if phrase:
@@ -344,7 +350,7 @@ def _table(text: str) -> Iterator[Row]:
     times = [row.get(key, "") for _, row in rows for key in ("start", "end")]
     if (separator, columns) == ("\t", ["start", "end", "text"]) and times and all(map(str.isdecimal, times)):
         raise SegmentError("whole numbers, milliseconds in Whisper's TSV: pass its JSON, or write seconds as 1.0")
-    if "quality" in columns:  # written by this package, in which one file may hold several clips
+    if not {"quality", "seconds_judged"}.isdisjoint(columns):  # written by this package; may hold several clips
         of_one({row["file"] for _, row in rows if row.get("file")})
         for _, row in rows:
             row |= {key: without_guard(row[key]) for key in ("speaker", "text") if row.get(key)}
@@ -355,7 +361,9 @@ def _table(text: str) -> Iterator[Row]:
 
 _PRAAT = re.compile(r'"[^"]*(?:""[^"]*)*"|(?<!\S)[-+]?[0-9][-+0-9.eE]*(?!\S)')
 _DIMENSION = "(?:derived )?(?:arousal|dominance|valence)"
-_OWN_TIER = re.compile(rf"(emotion|confidence|shade|compound|text|boundaries|{_DIMENSION})( \(.*\))?( [0-9]+)?", re.S)
+_OWN_TIER = re.compile(
+    rf"(emotion|confidence|shade|compound|text|words|boundaries|turns|{_DIMENSION})( \(.*\))?( [0-9]+)?", re.S
+)
 _CHANNEL = re.compile("channel ([0-9]{1,4})")
 _WORDS_TIER = re.compile(r"(?:(.*) - )?words", re.S)
 
