@@ -21,13 +21,17 @@ from e2v_port.emotions.changes import Boundary, BoundarySettings, boundaries
 from e2v_port.emotions.fusion import FusionSettings
 from e2v_port.errors import AudioError, ModelNotFound, SegmentError, need, quoted
 from e2v_port.models.batches import ahead
+from e2v_port.models.load import load
 from e2v_port.models.model import Model
+from e2v_port.speakers.diarize import Speakers
 from e2v_port.speech.segment import GivenSegment, Segment, SegmentSettings
 from e2v_port.speech.transcripts import read_segments
 from e2v_port.transcribe.whisper import WINDOW, Transcriber
 from e2v_port.transcribe.words import Transcript, Word, doubts, passages, shared_out
 
 __all__ = ["Options", "analyze", "each"]
+
+VOICES = "bundled-voices"  # the speaker encoder of the package
 
 
 class Options(TypedDict, total=False):
@@ -50,6 +54,8 @@ class Options(TypedDict, total=False):
     baseline: Baselines
     words: str | Path | Transcriber | None
     language: str | None
+    speakers: bool | str | Path | Model | Speakers | None
+    speaker_count: int | None
     offline: bool
 
 
@@ -103,6 +109,8 @@ def each(
     baseline: Baselines = None,
     words: str | Path | Transcriber | None = None,
     language: str | None = None,
+    speakers: bool | str | Path | Model | Speakers | None = None,
+    speaker_count: int | None = None,
     offline: bool = False,
 ) -> Iterator[Analysis | AudioError]:
     """Analyzes any number of clips, and continues after a clip that cannot be used.
@@ -138,6 +146,9 @@ def each(
             `e2v_port.transcribe.whisper.Transcriber`, or a loaded one. Only segments of speech are read, on their
             channel, from the sound that the models hear.
         language: Code of the language that is spoken; None to detect it in each clip.
+        speakers: Whether to name the speakers by their voices, and to split segments where the speaker changes; or the
+            speaker encoder to do it with, by default `bundled-voices`; or Speakers with settings of their own.
+        speaker_count: Number of speakers in each clip; None to estimate it.
         offline: Whether to never open a connection.
 
     Returns:
@@ -164,6 +175,7 @@ def each(
         given = _given(segments, len(clips), whole)
     request = Request(channel, given, whole)
     reader = _reader(words, language, given, offline)
+    naming = _naming(speakers, speaker_count, request, runtime, offline)
     if model is None and dimensional is None:
         model = _bundled()
     judge = Judge.load(model, dimensional, fusion, runtime=runtime, dtype=dtype, labels=labels, offline=offline)
@@ -175,7 +187,9 @@ def each(
         fusion=judge.fusion,
         boundaries=(boundaries or BoundarySettings()) if frames else None,
     )
-    return _Analyzer(judge, chosen, request, _adapting(judge, adapt, baseline), reader).each(clips, sampling_rate)
+    return _Analyzer(judge, chosen, request, _adapting(judge, adapt, baseline), reader=reader, naming=naming).each(
+        clips, sampling_rate
+    )
 
 
 def _reader(
@@ -193,6 +207,31 @@ def _reader(
     if language is not None:
         raise ValueError("a loaded recognizer has its language: leave language= out")
     return words
+
+
+def _naming(
+    speakers: bool | str | Path | Model | Speakers | None,
+    count: int | None,
+    request: Request,
+    runtime: str,
+    offline: bool,
+) -> Speakers | None:
+    """Returns what names the speakers, after checking that it fits the other options."""
+    if speakers is None or speakers is False:
+        if count is not None:
+            raise ValueError("speaker_count= belongs to speakers=: pass both, or leave it out")
+        return None
+    if request.channel == "each":
+        raise ValueError("speakers= and channel='each' contradict each other: there, each channel is a speaker")
+    if request.whole:
+        raise ValueError("speakers= and whole=True contradict each other: leave one of them out")
+    if isinstance(speakers, Speakers):
+        if count is not None:
+            raise ValueError("a Speakers object has its count: leave speaker_count= out")
+        return speakers
+    if not isinstance(speakers, Model):
+        speakers = load(VOICES if speakers is True else speakers, runtime=runtime, offline=offline)
+    return Speakers(speakers, count=count)
 
 
 def _adapting(judge: Judge, adapt: bool | Adapting, given: Baselines) -> Adapting | None:
@@ -261,10 +300,12 @@ class _Analyzer:
         settings: AnalysisSettings,
         request: Request,
         adapting: Adapting | None = None,
+        *,
         reader: Transcriber | None = None,
+        naming: Speakers | None = None,
     ) -> None:
         self.judge, self.settings, self.request, self.adapting = judge, settings, request, adapting
-        self.reader = reader
+        self.reader, self.naming = reader, naming
         self.models = judge.models
 
     def each(self, clips: Iterable[Clip | Sounds], sampling_rate: int | None) -> Iterator[Analysis | AudioError]:
@@ -308,6 +349,12 @@ class _Analyzer:
         decoded = time.perf_counter()
         segments, notes = self.request.segments(sounds, self.settings.segments)
         timings = {"decode": decoded - started, "speech": time.perf_counter() - decoded}
+        if self.naming:
+            started = time.perf_counter()
+            heard = {channel: sound.waveform for channel, sound in sounds.by_channel.items()}
+            segments, doubts_of_speakers = self.naming.named(heard, segments, self.settings.segments)
+            notes = [*notes, *doubts_of_speakers]
+            timings["speakers"] = time.perf_counter() - started
         work = _Work(sounds, segments, (*sounds.notes, *notes), timings)
         if self.reader:
             started = time.perf_counter()
@@ -377,13 +424,16 @@ class _Analyzer:
             segments=tuple(segments),
             boundaries=changes,
             reason=None if work.judged else unjudged(work.segments, self.settings),
-            models=tuple(UsedModel.of(kind, model) for kind, model in self.models.items()),
+            models=tuple(UsedModel.of(kind, model) for kind, model in self._used()),
             settings=self.settings,
             timings=work.timings,
             notes=work.notes,
             transcript=work.transcript,
             turns=spoken(segments, self.settings.fusion),
         )
+
+    def _used(self) -> list[tuple[str, Model]]:
+        return [*self.models.items(), *([("speakers", self.naming.encoder)] if self.naming else [])]
 
     def _boundaries(self, work: _Work, i: int) -> list[Boundary]:
         model, segment, scores = self.models[CATEGORICAL], work.segments[i], work.judged[i].frame_scores

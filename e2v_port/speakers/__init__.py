@@ -2,5 +2,6 @@
 
 windows.py    parts of speech short enough for one voice each
 cluster.py    which windows have one voice, and how many voices there are
-diarize.py    segments split where the speaker changes, and named
+pieces.py     speech of one voice each, and the segments it makes
+diarize.py    a clip's segments with the names of their speakers
 """
