@@ -200,5 +200,6 @@ def test_doctor_lists_every_provider() -> None:
 
 
 def test_toys_cover_the_ways_to_join() -> None:
-    assert {CONFIGS[name].joining for name in WINDOWED} == {"mean", "deviation", "direction", "windows"}
+    assert {CONFIGS[name].joining for name in WINDOWED} == {"mean", "deviation", "windows"}
     assert any(CONFIGS[name].normalize for name in WINDOWED)
+    assert any(CONFIGS[name].speakers for name in WINDOWED)
