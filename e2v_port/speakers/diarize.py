@@ -18,7 +18,7 @@ from e2v_port.speech.silero import speech_probabilities
 
 __all__ = ["ALIKE", "SpeakerSettings", "Speakers"]
 
-ALIKE = {"ge2e": 0.84}
+ALIKE = {"ge2e": 0.85}
 """Similarity from which two voices are one, by the family of the encoder: docs/speakers.md says how it was found."""
 
 _LISTENED = {"normal", "low_confidence", "too_short"}  # qualities of segments whose speaker is sought
@@ -50,7 +50,7 @@ class SpeakerSettings:
     pause: float = 0.25
     compared: float = 1.2
     shortest: float = 0.5
-    alike: float = 0.84
+    alike: float = 0.85
     margin: float = 0.02
     least: float = 3.0
     most: int = 8
