@@ -4,8 +4,9 @@
     python benchmarks/speakers.py --speed
 
 CORPUS is a folder with one folder of recordings for each speaker. Of every recording, one piece is taken out of its
-middle, and each piece is compared with every other: the equal error rate is where as many pairs of one speaker fall below the threshold as
-pairs of two speakers lie above it. Pairs within one recording do not occur. Prints tables in Markdown.
+middle, and each piece is compared with every other: the equal error rate is where as many pairs of one speaker fall
+below the threshold as pairs of two speakers lie above it. Pairs within one recording do not occur. Prints tables in
+Markdown.
 
 `--speed` times Resemblyzer's own `embed_utterance` and this package on each of its runtimes, in turns, on the same
 clips in this process and on one thread; the figures are seconds of user time, which other programs on the machine move

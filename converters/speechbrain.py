@@ -81,7 +81,10 @@ VOICES: dict[str, dict[str, dict[str, Any]]] = {
         }
     },
 }
-NEEDED = {"n_mels", "input_size", "dilations", "kernel_sizes", "source", "output_norm", "norm_type", "return_std", "pool_type", "kernel_size", "stride"}
+NEEDED = {
+    *("source", "output_norm", "norm_type", "return_std", "pool_type", "kernel_size", "stride"),
+    *("n_mels", "input_size", "kernel_sizes", "dilations"),
+}
 
 
 @dataclass(frozen=True)

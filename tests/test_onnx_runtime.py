@@ -31,11 +31,12 @@ NAMES = [
     "wav2vec2, deviation",
     "wav2small, gram",
     "ge2e",
+    "ecapa",
     "whisper",
     "whisper, normalized",
     "whisper, attention",
 ]
-WINDOWED = NAMES[2:5] + NAMES[6:]  # normalized in every way that windows are joined
+WINDOWED = NAMES[2:6] + NAMES[7:]  # normalized in every way that windows are joined
 
 
 def long() -> NDArray[np.float32]:

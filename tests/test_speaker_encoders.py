@@ -1,4 +1,4 @@
-"""The speaker encoder in the package: what it is, whom it tells apart, and that nobody takes it for a model of emotions."""
+"""The speaker encoder in the package: its origin, whom it tells apart, and that it is no model of emotions."""
 
 import importlib.util
 import json
