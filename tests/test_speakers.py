@@ -366,6 +366,30 @@ def test_given_segments_keep_their_speakers_and_the_others_get_one(
 
 
 @espeak
+def test_a_voice_is_the_same_on_every_channel(voice_of: Any, encoder: Model) -> None:
+    spoken = [
+        ("m3", voice_of("m3", 0)),
+        ("f2", voice_of("f2", 1)),
+        ("m3", voice_of("m3", 2)),
+        ("f2", voice_of("f2", 3)),
+    ]
+    waveform, turns = call(spoken)
+    channels = np.zeros((len(waveform), 2), np.float32)
+    given = []
+    for (start, end, _), channel in zip(turns, (1, 1, 2, 2), strict=True):
+        part = slice(round(start * SECOND), round(end * SECOND))
+        channels[part, channel - 1] = waveform[part]
+        given.append(GivenSegment(start, end, channel=channel))
+    analysis = e2v_port.analyze(channels, sampling_rate=SECOND, segments=given, speakers=Speakers(encoder, count=2))
+    assert [(each.channel, each.speaker) for each in analysis.segments] == [
+        (1, "speaker 1"),
+        (1, "speaker 2"),
+        (2, "speaker 1"),
+        (2, "speaker 2"),
+    ]
+
+
+@espeak
 def test_speech_of_too_little_length_gets_no_name(voice_of: Any, encoder: Model) -> None:
     waveform = np.concatenate(
         [np.zeros(SECOND, np.float32), voice_of("m3", 0)[: round(0.9 * SECOND)], np.zeros(SECOND)]
