@@ -127,6 +127,17 @@ def test_a_voice_of_little_speech_is_not_counted_unless_the_number_is_given() ->
     assert len(voices(embeddings[kept], count=2).centers) == 2
 
 
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_few_windows_are_one_voice(number: int) -> None:
+    embeddings, _ = drawn(1, number)
+    for count in (None, 1, 2):
+        found = voices(embeddings, count=count)
+        assert len(found.centers) == min(count or 1, number)
+        assert np.isfinite(found.centers).all()
+    opposite = np.array([[1, 0], [-1, 0]], np.float32)
+    assert np.isfinite(voices(opposite, count=2).centers).all()
+
+
 def test_hours_of_speech_need_no_more_memory_than_the_cap() -> None:
     import tracemalloc
 

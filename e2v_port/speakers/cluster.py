@@ -93,7 +93,7 @@ def _spectral(embeddings: Vectors, largest: int) -> NDArray[np.float64]:
     """Returns the rows of the first eigenvectors of the refined similarities, [n, largest]."""
     like = (embeddings @ embeddings.T).astype(np.float64) / 2 + 0.5
     np.fill_diagonal(like, 0)
-    np.fill_diagonal(like, like.max(1))
+    np.fill_diagonal(like, np.maximum(like.max(1), 1e-6))  # above 0 for a single one, too
     strong = like >= np.quantile(like, 1 - KEPT, axis=1, keepdims=True)
     like[~strong] *= WEAK
     like = np.maximum(like, like.T)

@@ -6,7 +6,7 @@ from itertools import count as numbers
 
 import numpy as np
 
-from e2v_port.audio import SAMPLING_RATE, Note, Waveform
+from e2v_port.audio import SAMPLING_RATE, Clip, Note, Waveform
 from e2v_port.errors import E2VError, check_numbers, quoted
 from e2v_port.models.model import Model
 from e2v_port.speakers.cluster import Vectors, Voices, find
@@ -144,7 +144,7 @@ class Speakers:
         def sound(number: int) -> Waveform:
             return heard[segments[number].channel]
 
-        clips = [sound(parts[window.run].segment)[window.start : window.end] for window in windows]
+        clips: list[Clip] = [sound(parts[window.run].segment)[window.start : window.end] for window in windows]
         embeddings = np.stack(self.encoder.embed(clips, SAMPLING_RATE))
         voices = self._voices(embeddings, windows)
         if voices is None:
