@@ -23,8 +23,10 @@ from e2v_port.errors import AudioError, ModelNotFound, SegmentError, need, numbe
 from e2v_port.files import printable
 from e2v_port.models.batches import ahead
 from e2v_port.models.cache import OutputCache
+from e2v_port.models.load import load
 from e2v_port.models.model import Model
 from e2v_port.models.profiles import completed
+from e2v_port.speakers.diarize import Speakers
 from e2v_port.speech.segment import GivenSegment, Segment, SegmentSettings
 from e2v_port.speech.transcripts import read_segments
 from e2v_port.transcribe.valence import Scorer, TextValence
@@ -34,6 +36,7 @@ from e2v_port.transcribe.words import Transcript, Word, doubts, passages, shared
 __all__ = ["Options", "analyze", "each"]
 
 _CHECKED = 60.0  # seconds of speech that the models judge between two looks at the clock, where there is a timeout
+VOICES = "bundled-voices"  # the speaker encoder of the package
 
 
 class Options(TypedDict, total=False):
@@ -57,6 +60,8 @@ class Options(TypedDict, total=False):
     words: str | Path | Transcriber | None
     language: str | None
     text_valence: Scorer | None
+    speakers: bool | str | Path | Model | Speakers | None
+    speaker_count: int | None
     offline: bool
     profile: str | None
     timeout: float | None
@@ -115,6 +120,8 @@ def each(
     words: str | Path | Transcriber | None = None,
     language: str | None = None,
     text_valence: Scorer | None = None,
+    speakers: bool | str | Path | Model | Speakers | None = None,
+    speaker_count: int | None = None,
     offline: bool = False,
     profile: str | None = None,
     timeout: float | None = None,
@@ -157,6 +164,9 @@ def each(
             of an unknown language without it.
         text_valence: Function that scores a text from unpleasant (-1) to pleasant (1), for `Turn.wording`. By default
             it is VADER for English words, and no other language is scored: see docs/wording.md.
+        speakers: Whether to name the speakers by their voices, and to split segments where the speaker changes; or the
+            speaker encoder to do it with, by default `bundled-voices`; or Speakers with settings of their own.
+        speaker_count: Number of speakers in each clip; None to estimate it.
         offline: Whether to never open a connection.
         profile: `fast`, `balanced`, `accurate` or `research`: chooses the models, their dtype, the words and the
             timeout, see docs/profiles.md. Any of these options that is given wins; `none` as `dimensional` or `words`,
@@ -198,6 +208,7 @@ def each(
         given = _given(segments, len(clips), whole)
     request = Request(channel, given, whole)
     reader = _reader(words, language, given, offline)
+    naming = _naming(speakers, speaker_count, request, runtime, offline)
     if model is None and dimensional is None:
         model = _bundled()
     judge = Judge.load(model, dimensional, fusion, runtime=runtime, dtype=dtype, labels=labels, offline=offline)
@@ -215,6 +226,7 @@ def each(
         request,
         adapting=_adapting(judge, adapt, baseline),
         saying=_Saying(reader, language, TextValence(text_valence)),
+        naming=naming,
         timeout=limit,
         cache=OutputCache(cache) if isinstance(cache, str | Path) else cache,
         together=together,
@@ -236,6 +248,31 @@ def _reader(
     if language is not None:
         raise ValueError("a loaded recognizer has its language: leave language= out")
     return words
+
+
+def _naming(
+    speakers: bool | str | Path | Model | Speakers | None,
+    count: int | None,
+    request: Request,
+    runtime: str,
+    offline: bool,
+) -> Speakers | None:
+    """Returns what names the speakers, after checking that it fits the other options."""
+    if speakers is None or speakers is False:
+        if count is not None:
+            raise ValueError("speaker_count= belongs to speakers=: pass both, or leave it out")
+        return None
+    if request.channel == "each":
+        raise ValueError("speakers= and channel='each' contradict each other: there, each channel is a speaker")
+    if request.whole:
+        raise ValueError("speakers= and whole=True contradict each other: leave one of them out")
+    if isinstance(speakers, Speakers):
+        if count is not None:
+            raise ValueError("a Speakers object has its count: leave speaker_count= out")
+        return speakers
+    if not isinstance(speakers, Model):
+        speakers = load(VOICES if speakers is True else speakers, runtime=runtime, offline=offline)
+    return Speakers(speakers, count=count)
 
 
 def _adapting(judge: Judge, adapt: bool | Adapting, given: Baselines) -> Adapting | None:
@@ -316,12 +353,14 @@ class _Analyzer:
         *,
         adapting: Adapting | None,
         saying: _Saying,
+        naming: Speakers | None,
         timeout: float | None,
         cache: OutputCache | None,
         together: bool,
     ) -> None:
         self.judge, self.settings, self.request, self.adapting = judge, settings, request, adapting
-        self.saying, self.timeout, self.cache, self.together = saying, timeout, cache, together
+        self.saying, self.naming = saying, naming
+        self.timeout, self.cache, self.together = timeout, cache, together
         self.models = judge.models
 
     def each(self, clips: Iterable[Clip | Sounds], sampling_rate: int | None) -> Iterator[Analysis | AudioError]:
@@ -371,6 +410,13 @@ class _Analyzer:
         segments, notes = self.request.segments(sounds, self.settings.segments)
         timings = {"decode": decoded - started, "speech": time.perf_counter() - decoded}
         self._check_time(name, sum(timings.values()), "once its speech was found")
+        if self.naming:
+            started = time.perf_counter()
+            heard = {channel: sound.waveform for channel, sound in sounds.by_channel.items()}
+            segments, doubts_of_speakers = self.naming.named(heard, segments, self.settings.segments)
+            notes = [*notes, *doubts_of_speakers]
+            timings["speakers"] = time.perf_counter() - started
+            self._check_time(name, sum(timings.values()), "once its speakers were told apart")
         work = _Work(sounds, segments, (*sounds.notes, *notes), timings)
         work.languages = dict.fromkeys(sounds.by_channel, self.saying.language)
         if self.saying.reader:
@@ -469,13 +515,16 @@ class _Analyzer:
             segments=tuple(segments),
             boundaries=changes,
             reason=None if work.judged else unjudged(work.segments, self.settings),
-            models=tuple(UsedModel.of(kind, model) for kind, model in self.models.items()),
+            models=tuple(UsedModel.of(kind, model) for kind, model in self._used()),
             settings=self.settings,
             timings=work.timings,
             notes=work.notes,
             transcript=work.transcript,
             turns=spoken(segments, self.settings.fusion, self.saying.valence, work.languages),
         )
+
+    def _used(self) -> list[tuple[str, Model]]:
+        return [*self.models.items(), *([("speakers", self.naming.encoder)] if self.naming else [])]
 
     def _boundaries(self, work: _Work, i: int) -> list[Boundary]:
         model, segment, scores = self.models[CATEGORICAL], work.segments[i], work.judged[i].frame_scores

@@ -22,6 +22,8 @@ class Note(NamedTuple):
             * `adapted`, `not_adapted`: whether the judgements of a speaker were adapted to the voice, and why not;
               only where that was asked for.
             * `strangers_removed`: the time of speakers who are not enrolled was cut out of the segments of others.
+            * `speakers`: how many speakers were found by voice; `speaker_doubt`: where another one is almost as likely;
+              `speakers_unknown`: where speech is too short to tell; `speakers_sampled`: from which windows.
         text: The same in one English line, without the name of the clip.
     """
 
