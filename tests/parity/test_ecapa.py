@@ -14,7 +14,7 @@ from speechbrain_standin import stand_in
 
 import e2v_port
 from e2v_port.audio import SAMPLING_RATE, load_audio
-from e2v_port.checkpoints.checkpoint import local
+from e2v_port.checkpoints.checkpoint import gather, local
 from e2v_port.converters import ecapa as ecapa_converter
 from e2v_port.models import devices, long_clips
 from e2v_port.parity import references, verify
@@ -144,6 +144,21 @@ def test_a_folder_converts_with_all_its_files_and_a_file_alone_with_a_note(made,
     alone = e2v_port.convert(tmp_path / "embedding_model.ckpt", out=tmp_path / "alone", note=notes.append)
     assert any("no hyperparams.yaml: mel bands and dilations" in note for note in notes)
     assert (alone / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+
+
+def test_no_more_than_two_files_come_from_the_hub() -> None:
+    names = {"classifier.ckpt", "config.json", "embedding_model.ckpt", "hyperparams.yaml", "label_encoder.txt"}
+    fetched = []
+
+    def find(name: str) -> Path | None:
+        if name in names:
+            fetched.append(name)
+        return Path(name) if name in names else None
+
+    found, missing, _ = gather(find, optional=False)
+    assert found == {"config": Path("hyperparams.yaml"), "weights": Path("embedding_model.ckpt")}
+    assert missing == []
+    assert {*fetched} == {"embedding_model.ckpt", "hyperparams.yaml"}
 
 
 def test_a_file_is_read_with_the_hyperparams_beside_it(made) -> None:
