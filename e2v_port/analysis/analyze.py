@@ -24,8 +24,8 @@ from e2v_port.models.batches import ahead
 from e2v_port.models.model import Model
 from e2v_port.speech.segment import GivenSegment, Segment, SegmentSettings
 from e2v_port.speech.transcripts import read_segments
-from e2v_port.transcribe.whisper import WINDOW, Transcriber
-from e2v_port.transcribe.words import Transcript, Word, doubts, passages, shared_out
+from e2v_port.transcribe import load as readers
+from e2v_port.transcribe.words import WINDOW, Reader, Transcript, Word, doubts, passages, shared_out
 
 __all__ = ["Options", "analyze", "each"]
 
@@ -48,7 +48,7 @@ class Options(TypedDict, total=False):
     boundaries: BoundarySettings | None
     adapt: bool | Adapting
     baseline: Baselines
-    words: str | Path | Transcriber | None
+    words: str | Path | Reader | None
     language: str | None
     offline: bool
 
@@ -101,7 +101,7 @@ def each(
     boundaries: BoundarySettings | None = None,
     adapt: bool | Adapting = False,
     baseline: Baselines = None,
-    words: str | Path | Transcriber | None = None,
+    words: str | Path | Reader | None = None,
     language: str | None = None,
     offline: bool = False,
 ) -> Iterator[Analysis | AudioError]:
@@ -134,9 +134,9 @@ def each(
             who was adapted to, or why not: see docs/adaptation.md. Or a function that adapts the results of a clip.
         baseline: Baselines of speakers, or their files. One with an offset is used instead of learning it; the last one
             also serves for speech without a speaker.
-        words: Recognizer that reads what is said: the name of a Whisper model or its folder, as for
-            `e2v_port.transcribe.whisper.Transcriber`, or a loaded one. Only segments of speech are read, on their
-            channel, from the sound that the models hear.
+        words: Recognizer that reads what is said: the name or folder of a model, as for
+            `e2v_port.transcribe.load.load`, or a loaded one. Only segments of speech are read, on their channel, from
+            the sound that the models hear.
         language: Code of the language that is spoken; None to detect it in each clip.
         offline: Whether to never open a connection.
 
@@ -179,8 +179,8 @@ def each(
 
 
 def _reader(
-    words: str | Path | Transcriber | None, language: str | None, given: Sequence[GivenSegment] | None, offline: bool
-) -> Transcriber | None:
+    words: str | Path | Reader | None, language: str | None, given: Sequence[GivenSegment] | None, offline: bool
+) -> Reader | None:
     """Returns the recognizer of words, after checking that it fits the other options."""
     if words is None:
         if language is not None:
@@ -188,8 +188,8 @@ def _reader(
         return None
     if any(segment.text is not None for segment in given or ()):
         raise SegmentError("the given segments have their words: do not read them again, or leave their texts out")
-    if not isinstance(words, Transcriber):
-        return Transcriber(words, language=language, offline=offline)
+    if isinstance(words, str | Path):
+        return readers.load(words, language=language, offline=offline)
     if language is not None:
         raise ValueError("a loaded recognizer has its language: leave language= out")
     return words
@@ -261,7 +261,7 @@ class _Analyzer:
         settings: AnalysisSettings,
         request: Request,
         adapting: Adapting | None = None,
-        reader: Transcriber | None = None,
+        reader: Reader | None = None,
     ) -> None:
         self.judge, self.settings, self.request, self.adapting = judge, settings, request, adapting
         self.reader = reader
@@ -316,7 +316,7 @@ class _Analyzer:
         timings |= dict.fromkeys([*self.models, "fusion"], 0.0)
         return work
 
-    def _read_words(self, work: _Work, reader: Transcriber) -> None:
+    def _read_words(self, work: _Work, reader: Reader) -> None:
         """Reads the words of each channel by itself, so that nobody's words end up in another's segments."""
         languages = []
         for channel, sound in work.sounds.by_channel.items():

@@ -9,9 +9,8 @@ from e2v_port.checkpoints.hubs import offline_by_environment
 from e2v_port.errors import CheckpointError, DownloadError, E2VError, ModelNotFound, RuntimeUnavailable, cut, quoted
 from e2v_port.transcribe.words import Transcript, Word
 
-__all__ = ["WINDOW", "Transcriber"]
+__all__ = ["Transcriber"]
 
-WINDOW = 30.0  # seconds that Whisper reads at once
 FILES = ("model.bin", "config.json", "tokenizer.json")
 
 
