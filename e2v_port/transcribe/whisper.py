@@ -81,7 +81,7 @@ class Transcriber:
         )
         last = len(waveform) / SAMPLING_RATE
         words = tuple(
-            Word(min(word.start, last), min(word.end, last), word.word, word.probability)
+            Word(min(float(word.start), last), min(float(word.end), last), word.word, float(word.probability))
             for segment in segments
             for word in segment.words or ()
         )
