@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypedDict, Unpack, overload
 
+from e2v_port.analysis import events as sound_events
+from e2v_port.analysis.events import Event, EventDetector
 from e2v_port.analysis.judge import CATEGORICAL, Judge, JudgedWaveform
 from e2v_port.analysis.judged import placed
 from e2v_port.analysis.results import Analysis, AnalysisSettings, UsedModel, unjudged
@@ -50,6 +52,7 @@ class Options(TypedDict, total=False):
     baseline: Baselines
     words: str | Path | Reader | None
     language: str | None
+    events: str | Path | Model | EventDetector | None
     offline: bool
 
 
@@ -103,6 +106,7 @@ def each(
     baseline: Baselines = None,
     words: str | Path | Reader | None = None,
     language: str | None = None,
+    events: str | Path | Model | EventDetector | None = None,
     offline: bool = False,
 ) -> Iterator[Analysis | AudioError]:
     """Analyzes any number of clips, and continues after a clip that cannot be used.
@@ -138,6 +142,9 @@ def each(
             `e2v_port.transcribe.load.load`, or a loaded one. Only segments of speech are read, on their channel, from
             the sound that the models hear.
         language: Code of the language that is spoken; None to detect it in each clip.
+        events: Model that hears sounds besides speech, such as laughter and music: a name or folder for `load`, a
+            loaded model, or an `e2v_port.analysis.events.EventDetector` with its own settings. They are not judged;
+            where they cover speech, its judgement is less certain.
         offline: Whether to never open a connection.
 
     Returns:
@@ -169,13 +176,18 @@ def each(
     judge = Judge.load(model, dimensional, fusion, runtime=runtime, dtype=dtype, labels=labels, offline=offline)
     if frames:
         judge.models[CATEGORICAL].need_judged_frames()
+    if events is not None and not isinstance(events, EventDetector):
+        loaded = judge.models.get(CATEGORICAL) if events == model else None
+        events = EventDetector(loaded or events, runtime=runtime, dtype=dtype, offline=offline)
     chosen = AnalysisSettings(
         source="whole" if whole else "speech" if given is None else "given",
         segments=settings or SegmentSettings(),
         fusion=judge.fusion,
         boundaries=(boundaries or BoundarySettings()) if frames else None,
+        events=events.settings if events else None,
     )
-    return _Analyzer(judge, chosen, request, _adapting(judge, adapt, baseline), reader).each(clips, sampling_rate)
+    adapting = _adapting(judge, adapt, baseline)
+    return _Analyzer(judge, chosen, request, adapting, reader=reader, events=events).each(clips, sampling_rate)
 
 
 def _reader(
@@ -245,6 +257,7 @@ class _Work:
     notes: tuple[Note, ...]
     timings: dict[str, float]
     transcript: Transcript | None = None
+    events: tuple[Event, ...] | None = None
     words: dict[int, tuple[Word, ...]] = field(default_factory=dict)  # by the number of the segment
     judged: dict[int, JudgedWaveform] = field(default_factory=dict)  # in the same way
     error: AudioError | None = None
@@ -261,10 +274,12 @@ class _Analyzer:
         settings: AnalysisSettings,
         request: Request,
         adapting: Adapting | None = None,
+        *,
         reader: Reader | None = None,
+        events: EventDetector | None = None,
     ) -> None:
         self.judge, self.settings, self.request, self.adapting = judge, settings, request, adapting
-        self.reader = reader
+        self.reader, self.events = reader, events
         self.models = judge.models
 
     def each(self, clips: Iterable[Clip | Sounds], sampling_rate: int | None) -> Iterator[Analysis | AudioError]:
@@ -309,12 +324,27 @@ class _Analyzer:
         segments, notes = self.request.segments(sounds, self.settings.segments)
         timings = {"decode": decoded - started, "speech": time.perf_counter() - decoded}
         work = _Work(sounds, segments, (*sounds.notes, *notes), timings)
+        if self.events:
+            started = time.perf_counter()
+            self._find_events(work, self.events)
+            timings["events"] = time.perf_counter() - started
         if self.reader:
             started = time.perf_counter()
             self._read_words(work, self.reader)
             timings["words"] = time.perf_counter() - started
         timings |= dict.fromkeys([*self.models, "fusion"], 0.0)
         return work
+
+    def _find_events(self, work: _Work, detector: EventDetector) -> None:
+        """Finds the sounds besides speech in each channel, but not in the time of speakers who are not enrolled."""
+        found: list[Event] = []
+        for channel, sound in work.sounds.by_channel.items():
+            strangers = (each for each in work.segments if each.channel == channel and each.quality == "not_enrolled")
+            barred = [(each.start, each.end) for each in strangers]
+            found += detector.find(sound.waveform, barred=barred, channel=channel)
+        work.events = tuple(sorted(found, key=lambda event: (event.start, event.end)))
+        work.segments = sound_events.doubted(work.segments, found, detector.settings)
+        work.notes = (*work.notes, *sound_events.remarks(work.segments))
 
     def _read_words(self, work: _Work, reader: Reader) -> None:
         """Reads the words of each channel by itself, so that nobody's words end up in another's segments."""
@@ -377,13 +407,18 @@ class _Analyzer:
             segments=tuple(segments),
             boundaries=changes,
             reason=None if work.judged else unjudged(work.segments, self.settings),
-            models=tuple(UsedModel.of(kind, model) for kind, model in self.models.items()),
+            models=tuple(UsedModel.of(kind, model) for kind, model in self._used().items()),
             settings=self.settings,
             timings=work.timings,
             notes=work.notes,
             transcript=work.transcript,
             turns=spoken(segments, self.settings.fusion),
+            events=work.events,
         )
+
+    def _used(self) -> dict[str, Model]:
+        """Returns all models by kind."""
+        return {**self.models, **({sound_events.OUTPUT: self.events.model} if self.events else {})}
 
     def _boundaries(self, work: _Work, i: int) -> list[Boundary]:
         model, segment, scores = self.models[CATEGORICAL], work.segments[i], work.judged[i].frame_scores

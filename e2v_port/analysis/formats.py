@@ -91,7 +91,8 @@ def to_textgrid(analyses: Sequence[Analysis]) -> str:
     """Returns Praat's TextGrid of one clip in the long format: tiers for each speaker, as intervals may not overlap.
 
     Tiers have the name of the speaker: `emotion (ann)`; or `emotion (ann, channel 2)` where a clip is judged by its
-    channels. Tiers of dimensions derived from the labels are called `derived arousal` and so on.
+    channels. Tiers of dimensions derived from the labels are called `derived arousal` and so on, and those of sounds
+    besides speech `event laughter` and so on.
     """
     analysis = _one(analyses, "textgrid")
     tiers: dict[str, list[tuple[float, float, str]]] = {}
@@ -116,6 +117,9 @@ def to_textgrid(analyses: Sequence[Analysis]) -> str:
         if analysis.boundaries is not None:
             parts = [part for segment in segments for part in changes.get(id(segment), ())]
             tiers["boundaries" + name] = [(part.start, part.end, part.label) for part in parts]
+    for event in analysis.events or ():
+        channel = f" (channel {event.channel})" if event.channel is not None else ""
+        tiers.setdefault(f"event {event.name}{channel}", []).append((event.start, event.end, event.name))
     head = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {analysis.duration}"]
     lines = [*head, "tiers? <exists>", f"size = {len(tiers)}", "item []:"]
     for number, (name, rows) in enumerate(tiers.items(), 1):

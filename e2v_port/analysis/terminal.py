@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from rich.cells import cell_len
 from rich.text import Text
 
+from e2v_port.analysis.events import OVER_SPEECH
 from e2v_port.analysis.judged import JudgedSegment
 from e2v_port.analysis.results import Analysis
 from e2v_port.emotions import taxonomy
@@ -17,14 +18,14 @@ GREY = "#8c8c8c"  # segments that were not judged, or are unclear
 _BAR = 12  # cells at a confidence of 1
 _PARTS = " ▏▎▍▌▋▊▉"
 _RIGHT = {"start", "end", "channel", "conf", "A", "D", "V"}
-_LESS = ("short", "noisy", "overlap")  # notes for which a segment has less quality
+_LESS = ("short", "noisy", "overlap", *OVER_SPEECH)  # notes for which a segment has less quality
 _UNJUDGED = {"too_short": "too short to judge", "no_speech": "no speech"}
 
 _Row = tuple[dict[str, str], str | None]  # cells by their column's heading; color, or None for a gray row
 
 
 def table(analysis: Analysis, *, ascii_only: bool = False) -> Text:
-    """Returns a header line and a row per segment, then a row per boundary if there are any.
+    """Returns a header line and a row per segment, then a row per boundary and per event if there are any.
 
     The headline is the label, or the octant where no model gave labels; where it is in doubt, `unclear: angry or
     disgusted`. A shade has a column of its own with its probability, where dimensions were measured and it has another
@@ -51,6 +52,18 @@ def table(analysis: Analysis, *, ascii_only: bool = False) -> Text:
         for part in analysis.boundaries or ()
     ]
     _append(text, [(part, colour(part["inside"])) for part in parts])
+    heard = [
+        {
+            "start": f"{event.start:.2f}",
+            "end": f"{event.end:.2f}",
+            "channel": "" if event.channel is None else str(event.channel),
+            "event": printable(event.name),
+            "mean": f"{event.probability:.3f}",
+            "": bar(event.probability, ascii_only),
+        }
+        for event in analysis.events or ()
+    ]
+    _append(text, [(row, None) for row in heard])
     if any(segment.dimensions_from == "labels" for segment in analysis.segments):
         text.append("~ derived from the labels, not measured in the voice\n", GREY)
     for note in analysis.notes:
@@ -72,7 +85,7 @@ def doubtful(segment: JudgedSegment) -> bool:
 
 
 def reasons(segment: JudgedSegment) -> list[str]:
-    """Returns why the judgement of a segment is less certain: any of `short`, `noisy` and `overlap`."""
+    """Returns why the judgement of a segment is less certain: any of `short`, `noisy`, `overlap` and `OVER_SPEECH`."""
     notes = segment.judgement.notes if segment.judgement else ()
     found = [note for note in _LESS if note in notes]
     return found or ["short"] if segment.quality == "low_confidence" else found

@@ -66,11 +66,20 @@ Plot = Annotated[
 Words = Annotated[
     str | None,
     typer.Option(
-        metavar="MODEL", help="Also read the words, with a Whisper model: tiny.en, base, ... large-v3, or its folder."
+        metavar="MODEL",
+        help="Also read the words, with Whisper (tiny.en, base, ... large-v3) or SenseVoice (iic/SenseVoiceSmall), by "
+        "name or folder. Without MODEL: base.",
     ),
 ]
 Language = Annotated[
     str | None, typer.Option(metavar="CODE", help="Language of the words, such as en; detected by default.")
+]
+Events = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="Also find laughter, music and the like, with a model that hears them, such as iic/SenseVoiceSmall.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per file, each as soon as it is ready.")]
 
@@ -95,6 +104,7 @@ def analyze(
     baseline: BaselineFiles = None,
     words: Words = None,
     language: Language = None,
+    events: Events = None,
     speech_threshold: SpeechThreshold = None,
     max_gain: MaxGain = None,
     offline: Offline = False,
@@ -138,6 +148,7 @@ def analyze(
         baseline=baseline,
         words=words,
         language=language,
+        events=events,
         settings=settings,
         boundaries=DIARIZATION if diarize else None,
         offline=offline,
@@ -239,6 +250,8 @@ def _print_scores(analysis: "Analysis") -> None:
     for model in analysis.models:
         if model.limited_to:
             print(f"note: probabilities among {', '.join(model.limited_to)} alone", flush=True)
+    for event in analysis.events or ():
+        print(f"event: {event.name} {event.probability:.3f}, {event.start:.2f} to {event.end:.2f} s", flush=True)
     for note in analysis.notes:
         print(f"note: {note.text}", flush=True)
 
