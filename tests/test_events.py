@@ -107,7 +107,7 @@ def test_the_time_of_a_stranger_is_not_heard(detector: EventDetector) -> None:
     assert rest.end <= 4
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.lists(st.sampled_from("shn"), min_size=1, max_size=8), st.floats(0.1, 3), st.floats(1, 4))
 def test_events_of_a_name_are_apart_and_inside_the_clip(
     detector: EventDetector, parts: list[str], step: float, window: float

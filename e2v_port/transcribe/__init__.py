@@ -2,6 +2,7 @@
 
 words.py         a word, a transcript, what reads them, and which segment each word belongs to
 load.py          from a name or folder to what reads
+timing.py        the times of words, moved to where their sound is
 whisper.py       Whisper through faster-whisper
 whisper_mlx.py   Whisper through mlx-whisper
 sensevoice.py    SenseVoice on this project's runtimes

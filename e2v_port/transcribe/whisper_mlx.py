@@ -12,6 +12,7 @@ from typing import Any
 from e2v_port.audio import SAMPLING_RATE, Waveform
 from e2v_port.checkpoints.hubs import offline_by_environment
 from e2v_port.errors import CheckpointError, DownloadError, E2VError, ModelNotFound, RuntimeUnavailable, cut, quoted
+from e2v_port.transcribe.timing import in_sound
 from e2v_port.transcribe.words import Transcript, Word
 
 __all__ = ["NAMES", "MlxTranscriber", "is_mlx", "preferred"]
@@ -83,7 +84,7 @@ class MlxTranscriber:
             language, detected = (self._language, None) if self._language else self._detected(parts[0])
             for part, (start, end) in zip(parts, passages, strict=True):
                 words += self._passage(part, start, end, language)
-        return tuple(words), Transcript(self.name, language, detected)
+        return in_sound(words, waveform), Transcript(self.name, language, detected)
 
     def _detected(self, waveform: Waveform) -> tuple[str, float]:
         """Returns the language of a passage and its probability."""
