@@ -214,7 +214,7 @@ def doubted(segments: Sequence[Segment], events: Sequence[Event], settings: Even
         spans.setdefault((event.name, event.channel), []).append((to_samples(event.start), to_samples(event.end)))
 
     def covered(segment: Segment, name: str) -> bool:
-        start, end = segment.samples.start, segment.samples.stop
+        start, end = to_samples(segment.start), to_samples(segment.end)
         over = spans_between(spans.get((name, segment.channel), []), start, end)
         return sum(min(last, end) - max(first, start) for first, last in over) >= settings.covered * (end - start)
 
