@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypedDict, Unpack, overload
 
+from e2v_port.analysis import events as sound_events
+from e2v_port.analysis.events import Event, EventDetector
 from e2v_port.analysis.judge import CATEGORICAL, Judge, JudgedWaveform
 from e2v_port.analysis.judged import placed
 from e2v_port.analysis.results import Analysis, AnalysisSettings, UsedModel, unjudged
@@ -29,9 +31,9 @@ from e2v_port.models.profiles import completed
 from e2v_port.speakers.diarize import Speakers
 from e2v_port.speech.segment import GivenSegment, Segment, SegmentSettings
 from e2v_port.speech.transcripts import read_segments
+from e2v_port.transcribe import load as readers
 from e2v_port.transcribe.valence import Scorer, TextValence
-from e2v_port.transcribe.whisper import WINDOW, Transcriber
-from e2v_port.transcribe.words import Transcript, Word, doubts, passages, shared_out
+from e2v_port.transcribe.words import WINDOW, Reader, Transcript, Word, doubts, passages, shared_out
 
 __all__ = ["Options", "analyze", "each"]
 
@@ -57,11 +59,12 @@ class Options(TypedDict, total=False):
     boundaries: BoundarySettings | None
     adapt: bool | Adapting
     baseline: Baselines
-    words: str | Path | Transcriber | None
+    words: str | Path | Reader | None
     language: str | None
     text_valence: Scorer | None
     speakers: bool | str | Path | Model | Speakers | None
     speaker_count: int | None
+    events: str | Path | Model | EventDetector | None
     offline: bool
     profile: str | None
     timeout: float | None
@@ -117,11 +120,12 @@ def each(
     boundaries: BoundarySettings | None = None,
     adapt: bool | Adapting = False,
     baseline: Baselines = None,
-    words: str | Path | Transcriber | None = None,
+    words: str | Path | Reader | None = None,
     language: str | None = None,
     text_valence: Scorer | None = None,
     speakers: bool | str | Path | Model | Speakers | None = None,
     speaker_count: int | None = None,
+    events: str | Path | Model | EventDetector | None = None,
     offline: bool = False,
     profile: str | None = None,
     timeout: float | None = None,
@@ -157,9 +161,9 @@ def each(
             who was adapted to, or why not: see docs/adaptation.md. Or a function that adapts the results of a clip.
         baseline: Baselines of speakers, or their files. One with an offset is used instead of learning it; the last one
             also serves for speech without a speaker.
-        words: Recognizer that reads what is said: the name of a Whisper model or its folder, as for
-            `e2v_port.transcribe.whisper.Transcriber`, or a loaded one. Only segments of speech are read, on their
-            channel, from the sound that the models hear.
+        words: Recognizer that reads what is said: the name or folder of a model, as for
+            `e2v_port.transcribe.load.load`, or a loaded one. Only segments of speech are read, on their channel, from
+            the sound that the models hear.
         language: Code of the language that is spoken; None to detect it in each clip. The words of given segments are
             of an unknown language without it.
         text_valence: Function that scores a text from unpleasant (-1) to pleasant (1), for `Turn.wording`. By default
@@ -167,6 +171,9 @@ def each(
         speakers: Whether to name the speakers by their voices, and to split segments where the speaker changes; or the
             speaker encoder to do it with, by default `bundled-voices`; or Speakers with settings of their own.
         speaker_count: Number of speakers in each clip; None to estimate it.
+        events: Model that hears sounds besides speech, such as laughter and music: a name or folder for `load`, a
+            loaded model, or an `e2v_port.analysis.events.EventDetector` with its own settings. They are not judged;
+            where they cover speech, its judgement is less certain.
         offline: Whether to never open a connection.
         profile: `fast`, `balanced`, `accurate` or `research`: chooses the models, their dtype, the words and the
             timeout, see docs/profiles.md. Any of these options that is given wins; `none` as `dimensional` or `words`,
@@ -214,11 +221,15 @@ def each(
     judge = Judge.load(model, dimensional, fusion, runtime=runtime, dtype=dtype, labels=labels, offline=offline)
     if frames:
         judge.models[CATEGORICAL].need_judged_frames()
+    if events is not None and not isinstance(events, EventDetector):
+        loaded = judge.models.get(CATEGORICAL) if events == model else None
+        events = EventDetector(loaded or events, runtime=runtime, dtype=dtype, offline=offline)
     chosen = AnalysisSettings(
         source="whole" if whole else "speech" if given is None else "given",
         segments=settings or SegmentSettings(),
         fusion=judge.fusion,
         boundaries=(boundaries or BoundarySettings()) if frames else None,
+        events=events.settings if events else None,
     )
     return _Analyzer(
         judge,
@@ -227,6 +238,7 @@ def each(
         adapting=_adapting(judge, adapt, baseline),
         saying=_Saying(reader, language, TextValence(text_valence)),
         naming=naming,
+        events=events,
         timeout=limit,
         cache=OutputCache(cache) if isinstance(cache, str | Path) else cache,
         together=together,
@@ -234,8 +246,8 @@ def each(
 
 
 def _reader(
-    words: str | Path | Transcriber | None, language: str | None, given: Sequence[GivenSegment] | None, offline: bool
-) -> Transcriber | None:
+    words: str | Path | Reader | None, language: str | None, given: Sequence[GivenSegment] | None, offline: bool
+) -> Reader | None:
     """Returns the recognizer of words, after checking that it fits the other options."""
     if words is None:
         if language is not None and not any(segment.text is not None for segment in given or ()):
@@ -243,8 +255,8 @@ def _reader(
         return None
     if any(segment.text is not None for segment in given or ()):
         raise SegmentError("the given segments have their words: do not read them again, or leave their texts out")
-    if not isinstance(words, Transcriber):
-        return Transcriber(words, language=language, offline=offline)
+    if isinstance(words, str | Path):
+        return readers.load(words, language=language, offline=offline)
     if language is not None:
         raise ValueError("a loaded recognizer has its language: leave language= out")
     return words
@@ -326,6 +338,7 @@ class _Work:
     timings: dict[str, float]
     transcript: Transcript | None = None
     languages: dict[int | None, str | None] = field(default_factory=dict)  # of the words, by channel
+    events: tuple[Event, ...] | None = None
     words: dict[int, tuple[Word, ...]] = field(default_factory=dict)  # by the number of the segment
     judged: dict[int, JudgedWaveform] = field(default_factory=dict)  # in the same way
     error: AudioError | None = None
@@ -339,7 +352,7 @@ class _Work:
 class _Saying:
     """What reads words and weighs them; `language` is that of words which were given."""
 
-    reader: Transcriber | None
+    reader: Reader | None
     language: str | None
     valence: TextValence
 
@@ -354,12 +367,13 @@ class _Analyzer:
         adapting: Adapting | None,
         saying: _Saying,
         naming: Speakers | None,
+        events: EventDetector | None,
         timeout: float | None,
         cache: OutputCache | None,
         together: bool,
     ) -> None:
         self.judge, self.settings, self.request, self.adapting = judge, settings, request, adapting
-        self.saying, self.naming = saying, naming
+        self.saying, self.naming, self.events = saying, naming, events
         self.timeout, self.cache, self.together = timeout, cache, together
         self.models = judge.models
 
@@ -418,6 +432,11 @@ class _Analyzer:
             timings["speakers"] = time.perf_counter() - started
             self._check_time(name, sum(timings.values()), "once its speakers were told apart")
         work = _Work(sounds, segments, (*sounds.notes, *notes), timings)
+        if self.events:
+            started = time.perf_counter()
+            self._find_events(work, self.events)
+            timings["events"] = time.perf_counter() - started
+            self._check_time(name, sum(timings.values()), "once its sounds were found")
         work.languages = dict.fromkeys(sounds.by_channel, self.saying.language)
         if self.saying.reader:
             started = time.perf_counter()
@@ -432,7 +451,18 @@ class _Analyzer:
         if self.timeout is not None and spent > self.timeout:
             raise AudioError(f"{name}: over the time limit of {self.timeout:g} s: stopped after {spent:.1f} s, {when}")
 
-    def _read_words(self, work: _Work, reader: Transcriber) -> None:
+    def _find_events(self, work: _Work, detector: EventDetector) -> None:
+        """Finds the sounds besides speech in each channel, but not in the time of speakers who are not enrolled."""
+        found: list[Event] = []
+        for channel, sound in work.sounds.by_channel.items():
+            strangers = (each for each in work.segments if each.channel == channel and each.quality == "not_enrolled")
+            barred = [(each.start, each.end) for each in strangers]
+            found += detector.find(sound.waveform, barred=barred, channel=channel)
+        work.events = tuple(sorted(found, key=lambda event: (event.start, event.end)))
+        work.segments = sound_events.doubted(work.segments, found, detector.settings)
+        work.notes = (*work.notes, *sound_events.remarks(work.segments))
+
+    def _read_words(self, work: _Work, reader: Reader) -> None:
         """Reads the words of each channel by itself, so that nobody's words end up in another's segments."""
         languages = []
         for channel, sound in work.sounds.by_channel.items():
@@ -515,16 +545,19 @@ class _Analyzer:
             segments=tuple(segments),
             boundaries=changes,
             reason=None if work.judged else unjudged(work.segments, self.settings),
-            models=tuple(UsedModel.of(kind, model) for kind, model in self._used()),
+            models=tuple(UsedModel.of(kind, model) for kind, model in self._used().items()),
             settings=self.settings,
             timings=work.timings,
             notes=work.notes,
             transcript=work.transcript,
             turns=spoken(segments, self.settings.fusion, self.saying.valence, work.languages),
+            events=work.events,
         )
 
-    def _used(self) -> list[tuple[str, Model]]:
-        return [*self.models.items(), *([("speakers", self.naming.encoder)] if self.naming else [])]
+    def _used(self) -> dict[str, Model]:
+        """Returns all models by kind."""
+        speakers = {"speakers": self.naming.encoder} if self.naming else {}
+        return {**self.models, **speakers, **({sound_events.OUTPUT: self.events.model} if self.events else {})}
 
     def _boundaries(self, work: _Work, i: int) -> list[Boundary]:
         model, segment, scores = self.models[CATEGORICAL], work.segments[i], work.judged[i].frame_scores

@@ -112,7 +112,7 @@ def to_textgrid(analyses: Sequence[Analysis]) -> str:
 
     Tiers have the name of the speaker: `emotion (ann)`; or `emotion (ann, channel 2)` where a clip is judged by its
     channels. `turns (ann)` has the turns, each with how it sounds and its words. Tiers of dimensions derived from the
-    labels are called `derived arousal` and so on.
+    labels are called `derived arousal` and so on, and those of sounds besides speech `event laughter` and so on.
     """
     analysis = _one(analyses, "textgrid")
     tiers: dict[str, list[tuple[float, float, str]]] = {}
@@ -140,6 +140,9 @@ def to_textgrid(analyses: Sequence[Analysis]) -> str:
     for name, turns in _voices(analysis.turns or ()) if analysis.turns else ():
         shown = [f"[{turn.caption}] {turn.text or ''}" for turn in turns]
         tiers["turns" + name] = [(turn.start, turn.end, text) for turn, text in zip(turns, shown, strict=True)]
+    for event in analysis.events or ():
+        channel = f" (channel {event.channel})" if event.channel is not None else ""
+        tiers.setdefault(f"event {event.name}{channel}", []).append((event.start, event.end, event.name))
     head = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {analysis.duration}"]
     lines = [*head, "tiers? <exists>", f"size = {len(tiers)}", "item []:"]
     for number, (name, rows) in enumerate(tiers.items(), 1):

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from e2v_port.analysis.events import Event, EventSettings
 from e2v_port.analysis.judged import JudgedSegment
 from e2v_port.analysis.schema import SCHEMA_VERSION
 from e2v_port.analysis.turns import Turn
@@ -24,7 +25,7 @@ class UsedModel:
     """A model used in an analysis.
 
     Attributes:
-        kind: `categorical`, `dimensional`, or `speakers` for the encoder that told the voices apart.
+        kind: `categorical`, `dimensional`, `speakers` for the encoder that told the voices apart, or `events`.
         name: Repository of the model.
         dtype: Number format of its weights.
         runtime: Runtime it ran on.
@@ -62,12 +63,18 @@ class AnalysisSettings:
         segments: Thresholds and durations of segments.
         fusion: Thresholds and factors of the judgement.
         boundaries: Settings of the boundaries; None unless they were requested.
+        events: Settings of the sounds besides speech; None unless they were requested.
     """
 
     source: str
     segments: SegmentSettings
     fusion: FusionSettings
     boundaries: BoundarySettings | None
+    events: EventSettings | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns all settings by name, without those of events that were not requested."""
+        return {name: value for name, value in asdict(self).items() if name != "events" or value is not None}
 
 
 @dataclass(frozen=True)
@@ -80,12 +87,14 @@ class Analysis:
         segments: Segments in order of time, including those that could not be judged (see their `quality`).
         boundaries: Where the emotion changes within the judged segments; None unless requested.
         reason: Reason why no segment was judged; None if one was.
-        models: Models used: categorical, dimensional, or both in this order; then the speaker encoder, if one was.
+        models: Models used: categorical, dimensional, or both in this order; then the speaker encoder and the model of
+            the events, if they were.
         settings: All thresholds of the analysis.
         timings: Seconds spent on the clip, by stage. Clips run in one batch share its time by their speech.
         notes: What the user must know about the sound of the clip, such as a silent channel.
         transcript: How the words were read; None unless they were.
         turns: The segments joined to turns of speakers; None unless a segment has a speaker or words.
+        events: Sounds besides speech, in order of time; None unless requested.
     """
 
     file: str
@@ -99,6 +108,7 @@ class Analysis:
     notes: tuple[Note, ...] = ()
     transcript: Transcript | None = None
     turns: tuple[Turn, ...] | None = None
+    events: tuple[Event, ...] | None = None
 
     def __repr__(self) -> str:
         judged = sum(segment.judgement is not None for segment in self.segments)
@@ -118,9 +128,10 @@ class Analysis:
             **({} if self.turns is None else {"turns": [turn.to_dict() for turn in self.turns]}),
             "boundaries": None if self.boundaries is None else [part.to_dict() for part in self.boundaries],
             "models": [asdict(model) for model in self.models],
-            "settings": asdict(self.settings),
+            "settings": self.settings.to_dict(),
             "timings": dict(self.timings),
             **({"transcript": asdict(self.transcript)} if self.transcript else {}),
+            **({} if self.events is None else {"events": [event.to_dict() for event in self.events]}),
         }
 
     def to_context(self, *, long: bool = False) -> str:

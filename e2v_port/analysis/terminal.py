@@ -6,6 +6,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
+from e2v_port.analysis.events import OVER_SPEECH
 from e2v_port.analysis.judged import JudgedSegment, unjudged_words
 from e2v_port.analysis.results import Analysis
 from e2v_port.analysis.transcript import missing_words, reader, voices
@@ -25,13 +26,13 @@ _RIGHT = {"start", "end", "channel", "conf", "A", "D", "V"}
 _TURN = ("time", "speaker", "sounds", "bar")  # columns of a turn
 _LONGEST_NAME = 20  # cells
 _NARROWEST = 20  # cells that words get on any terminal
-_LESS = ("short", "noisy", "overlap")  # notes for which a segment has less quality
+_LESS = ("short", "noisy", "overlap", *OVER_SPEECH)  # notes for which a segment has less quality
 
 _Row = tuple[dict[str, str], str | None]  # cells by their column's heading; color, or None for a gray row
 
 
 def table(analysis: Analysis, *, ascii_only: bool = False) -> Text:
-    """Returns a header line and a row per segment, then a row per boundary if there are any.
+    """Returns a header line and a row per segment, then a row per boundary and per event if there are any.
 
     The headline is the label, or the octant where no model gave labels; where it is in doubt, `unclear: angry or
     disgusted`. A shade has a column of its own with its probability, where dimensions were measured and it has another
@@ -132,7 +133,7 @@ def _wrapped(texts: Iterable[Text], width: int | None) -> Iterator[Text]:
 
 
 def _append_rest(text: Text, analysis: Analysis, ascii_only: bool, legend: str = "") -> None:
-    """Appends what follows segments and turns: the changes within them, the legend of the table, and notes."""
+    """Appends what follows segments and turns: the changes within them, other sounds, the legend, and notes."""
     parts = [
         {
             "start": f"{part.start:.2f}",
@@ -144,6 +145,18 @@ def _append_rest(text: Text, analysis: Analysis, ascii_only: bool, legend: str =
         for part in analysis.boundaries or ()
     ]
     _append(text, [(part, colour(part["inside"])) for part in parts])
+    heard = [
+        {
+            "start": f"{event.start:.2f}",
+            "end": f"{event.end:.2f}",
+            "channel": "" if event.channel is None else str(event.channel),
+            "event": printable(event.name),
+            "mean": f"{event.probability:.3f}",
+            "": bar(event.probability, ascii_only),
+        }
+        for event in analysis.events or ()
+    ]
+    _append(text, [(row, None) for row in heard])
     text.append(legend, GREY)
     for note in analysis.notes:
         text.append(f"note: {note.text}\n")
@@ -163,7 +176,7 @@ def doubtful(segment: JudgedSegment) -> bool:
 
 
 def reasons(segment: JudgedSegment) -> list[str]:
-    """Returns why the judgement of a segment is less certain: any of `short`, `noisy` and `overlap`."""
+    """Returns why the judgement of a segment is less certain: any of `short`, `noisy`, `overlap` and `OVER_SPEECH`."""
     notes = segment.judgement.notes if segment.judgement else ()
     found = [note for note in _LESS if note in notes]
     return found or ["short"] if segment.quality == "low_confidence" else found

@@ -128,6 +128,9 @@ def _blocks(analysis: Analysis) -> list[str]:
             blocks.append(_paragraph(turn.text or "", "> ", "> "))
         elif missing_words(turn):
             blocks.append("*No words were read.*")
+    if analysis.events:
+        sounds = [f"- {clock(event.start)} to {clock(event.end)}: {_escaped(event.name)}" for event in analysis.events]
+        blocks += ["## Other sounds", "\n".join(sounds)]
     return blocks
 
 

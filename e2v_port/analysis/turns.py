@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from e2v_port.analysis.events import OVER_SPEECH
 from e2v_port.analysis.judged import JudgedSegment, unjudged_words
 from e2v_port.emotions.fusion import FusionSettings
 from e2v_port.emotions.judgement import Judgement, rivals
@@ -16,7 +17,7 @@ from e2v_port.transcribe.words import Word
 
 __all__ = ["Turn", "TurnSettings", "spoken", "turns"]
 
-_DOUBTS = ("short", "noisy", "models disagree")  # remarks of a turn if they hold for half of it
+_DOUBTS = ("short", "noisy", *OVER_SPEECH, "models disagree")  # remarks of a turn if they hold for half of it
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import typer
 
 from e2v_port.cli import adaptation, analysis, bench, corpus, evaluation, models, probing, service, training, voice
 from e2v_port.cli.messages import showing_messages
+from e2v_port.cli.options import Command
 from e2v_port.cli.output import BAD_INPUT, PARTIAL_FAILURE, fail
 from e2v_port.errors import E2VError
 from e2v_port.version import __version__
@@ -122,4 +123,4 @@ for _command in (  # in the order of the help
     voice.express,
     training.dialogue,
 ):
-    app.command()(_command)
+    app.command(cls=Command)(_command)

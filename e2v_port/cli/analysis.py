@@ -72,7 +72,9 @@ Plot = Annotated[
 Words = Annotated[
     str | None,
     typer.Option(
-        metavar="MODEL", help="Also read the words, with a Whisper model: tiny.en, base, ... large-v3, or its folder."
+        metavar="MODEL",
+        help="Also read the words, with Whisper (tiny.en, base, ... large-v3) or SenseVoice (iic/SenseVoiceSmall), by "
+        "name or folder. Without MODEL: base.",
     ),
 ]
 Language = Annotated[
@@ -133,6 +135,13 @@ SpeakerCount = Annotated[
         show_default=False,
     ),
 ]
+Events = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="Also find laughter, music and the like, with a model that hears them, such as iic/SenseVoiceSmall.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per file, each as soon as it is ready.")]
 
 
@@ -159,6 +168,7 @@ def analyze(
     speakers: BySpeaker = False,
     speaker_model: SpeakerModel = None,
     speaker_count: SpeakerCount = None,
+    events: Events = None,
     speech_threshold: SpeechThreshold = None,
     max_gain: MaxGain = None,
     offline: Offline = False,
@@ -216,6 +226,7 @@ def analyze(
         language=language,
         speakers=speaker_model or speakers,
         speaker_count=speaker_count,
+        events=events,
         settings=settings,
         boundaries=DIARIZATION if diarize else None,
         offline=offline,
@@ -346,6 +357,8 @@ def _print_scores(analysis: "Analysis") -> None:
     for model in analysis.models:
         if model.limited_to:
             print(f"note: probabilities among {', '.join(model.limited_to)} alone", flush=True)
+    for event in analysis.events or ():
+        print(f"event: {event.name} {event.probability:.3f}, {event.start:.2f} to {event.end:.2f} s", flush=True)
     for note in analysis.notes:
         print(f"note: {note.text}", flush=True)
 

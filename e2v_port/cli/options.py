@@ -1,11 +1,13 @@
 """Options that several commands share."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+from typer.core import TyperCommand
 
 from e2v_port.cli.output import fail
 
@@ -21,6 +23,7 @@ __all__ = [
     "BaselineFiles",
     "ChannelName",
     "ChannelOrEach",
+    "Command",
     "DimensionalName",
     "DtypeName",
     "LabelNames",
@@ -39,6 +42,8 @@ __all__ = [
 _Model = TypeVar("_Model")
 _Dimensional = TypeVar("_Dimensional")
 _Words = TypeVar("_Words")
+
+WITHOUT_VALUE = {"--words": "base"}  # options that need no value, and the value that they then have
 
 RUNTIMES = "Runtime: auto, cuda, mlx, mps, cpu or numpy; onnx for a model of `e2v export`."
 
@@ -151,6 +156,26 @@ MaxGain = Annotated[
         show_default=False,
     ),
 ]
+
+
+class Command(TyperCommand):
+    """A command whose options in `WITHOUT_VALUE` need no value: before another option, a file, or at the end.
+
+    No value of theirs is a file. Typer's own `flag_value` is deprecated.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Fills in the missing values."""
+        filled: list[str] = []
+        for i, arg in enumerate(args):
+            if arg == "--":
+                filled += args[i:]
+                break
+            filled.append(arg)
+            after = args[i + 1] if i + 1 < len(args) else "--"
+            if arg in WITHOUT_VALUE and (after.startswith("-") or os.path.isfile(after)):
+                filled.append(WITHOUT_VALUE[arg])
+        return super().parse_args(ctx, filled)
 
 
 def segment_settings(speech_threshold: float | None, max_gain: float | None) -> "SegmentSettings":

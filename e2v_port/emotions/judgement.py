@@ -57,8 +57,9 @@ class Judgement:
             a row in the table and where the confidence is below `FusionSettings.compound_confidence`.
         octant: Mehrabian's name for the octant of the three dimensions.
         distribution: Probability of each of the 26 emotions, over all labels; None if only unknown labels spoke.
-        notes: Any of `elevated arousal`, `short`, `noisy`, `uncertain`, `adapted` and `overlap`, in this order.
-            `uncertain` is doubt about the label, not the emotion of that name: see `words`.
+        notes: Any of `elevated arousal`, `short`, `noisy`, `uncertain`, `adapted` and `overlap`, in this order, then
+            `music`, `singing`, `laughter` and `applause` where such an event covers the speech. `uncertain` is doubt
+            about the label, not the emotion of that name: see `words`.
         sources: Inputs of the judgement: `categorical`, `dimensional` or both models in this order, then `prosodic`
             where measures of the voice contributed (see `e2v_port.live.detector`).
         scores: Probabilities of the categorical model's labels.

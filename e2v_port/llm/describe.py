@@ -40,6 +40,10 @@ _SOUND = {  # kind of a note on the clip -> words
     "cut_off": "only part of the recording could be read",
     "channels_cancel": "its channels cancel each other, the loudest was judged",
     "other_tracks": "one of several audio tracks was judged",
+    "music": "music plays over speech",
+    "singing": "somebody sings over speech",
+    "laughter": "laughter covers speech",
+    "applause": "applause covers speech",
 }
 _CALM = 0.5  # arousal of a voice that is neither calm nor activated
 _POOR = 0.5  # quality of the recording, 0 to 1, below which it is mentioned; heuristic

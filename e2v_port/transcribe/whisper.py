@@ -7,11 +7,11 @@ from typing import Any
 from e2v_port.audio import SAMPLING_RATE, Waveform
 from e2v_port.checkpoints.hubs import offline_by_environment
 from e2v_port.errors import CheckpointError, DownloadError, E2VError, ModelNotFound, RuntimeUnavailable, cut, quoted
+from e2v_port.transcribe.timing import in_sound
 from e2v_port.transcribe.words import Transcript, Word
 
-__all__ = ["WINDOW", "Transcriber"]
+__all__ = ["Transcriber"]
 
-WINDOW = 30.0  # seconds that Whisper reads at once
 FILES = ("model.bin", "config.json", "tokenizer.json")
 
 
@@ -81,13 +81,13 @@ class Transcriber:
             clip_timestamps=[time for passage in passages for time in passage],
         )
         last = len(waveform) / SAMPLING_RATE
-        words = tuple(
-            Word(min(word.start, last), min(word.end, last), word.word, word.probability)
+        words = [
+            Word(min(float(word.start), last), min(float(word.end), last), word.word, float(word.probability))
             for segment in segments
             for word in segment.words or ()
-        )
+        ]
         detected = None if self._language else float(info.language_probability)
-        return words, Transcript(self.name, info.language, detected)
+        return in_sound(words, waveform), Transcript(self.name, info.language, detected)
 
 
 def _folder(model: str | Path, *, offline: bool) -> Path:

@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from e2v_port.audio import Note
+from e2v_port.audio import Note, Waveform
 from e2v_port.seconds import seconds
 from e2v_port.speech.segment import Segment
 
-__all__ = ["Transcript", "Word", "doubts", "passages", "shared_out"]
+__all__ = ["WINDOW", "Reader", "Transcript", "Word", "doubts", "passages", "shared_out"]
 
+WINDOW = 30.0  # seconds that Whisper reads at once, and the longest clips that SenseVoice was trained on
 HEARD = {"normal", "low_confidence", "too_short"}  # qualities of segments whose words may be read
 
 
@@ -58,6 +59,26 @@ class Transcript:
     def certain_language(self) -> str | None:
         """The language; None where it was detected with a probability of less than one half."""
         return self.language if (self.language_probability or 1.0) >= 0.5 else None
+
+
+class Reader(Protocol):
+    """A loaded recognizer of words: what `e2v_port.transcribe.load` returns, and whatever else reads in this way."""
+
+    @property
+    def name(self) -> str:
+        """Name or folder of the model."""
+
+    def read(self, waveform: Waveform, passages: Sequence[tuple[float, float]]) -> tuple[tuple[Word, ...], Transcript]:
+        """Reads the words in passages of a clip, and nothing outside of them.
+
+        Args:
+            waveform: [samples], float32, 16 kHz, of the whole clip.
+            passages: Start and end of each part to read, in seconds, in order and apart.
+
+        Returns:
+            All words in order, with times from the start of the clip and within it, their texts with a space in front
+            where one belongs. And how they were read.
+        """
 
 
 def passages(segments: Sequence[Segment], longest: float) -> list[tuple[float, float]]:
