@@ -21,6 +21,7 @@ __all__ = [
     "NoLabels",
     "RequestCancelled",
     "RequestRefused",
+    "RosterError",
     "RuntimeUnavailable",
     "SegmentError",
     "ServiceError",
@@ -120,6 +121,10 @@ class CorpusError(E2VError):
 
 class RuntimeUnavailable(E2VError):
     """The requested runtime cannot run on this machine."""
+
+
+class RosterError(E2VError):
+    """A file of enrolled voices cannot be used, or a voice cannot be enrolled."""
 
 
 class NoLabels(E2VError):

@@ -88,6 +88,7 @@ FLOORS = (
     "runtimes",
     "models",
     "transcribe",
+    "speakers",
     "llm",
     "analysis",
     "live",

@@ -1,0 +1,1 @@
+"""Tells voices apart, and names those that are enrolled."""
