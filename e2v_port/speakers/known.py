@@ -1,6 +1,7 @@
 """Recognizes enrolled voices in speech, and enrolls them from recordings."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from e2v_port.files import printable
 from e2v_port.models.model import Model
 from e2v_port.speakers.roster import Roster
 from e2v_port.speech.detect import from_probabilities, speech_spans
-from e2v_port.speech.segment import DEFAULTS, SegmentSettings, spans_between
+from e2v_port.speech.segment import DEFAULTS, Segment, SegmentSettings, spans_between
 from e2v_port.speech.silero import speech_probabilities
 
 __all__ = ["Heard", "KnownVoices", "enroll", "stretches"]
@@ -62,6 +63,59 @@ class KnownVoices:
         if sum(map(len, parts)) < LEAST_HEARD * SAMPLING_RATE:
             return Heard(None, None)
         return Heard(*self.roster.identify(self.encoder.embed(np.concatenate(parts), SAMPLING_RATE)))
+
+    def settle(self, segment: Segment, heard: Heard) -> Segment:
+        """Returns a segment with the speaker that its voice says, whoever a caller said it is.
+
+        A name given by a caller stays only where it is of nobody enrolled, and everybody may be judged.
+        """
+        if heard.name is not None:
+            return replace(segment, speaker=heard.name)
+        if self.only:
+            return replace(segment, speaker=None, text=None, quality="not_enrolled")
+        claimed = segment.speaker is not None and segment.speaker in self.roster
+        return replace(segment, speaker=None) if claimed else segment
+
+    def named(
+        self, waveform: Waveform, segments: Sequence[Segment], settings: SegmentSettings = DEFAULTS
+    ) -> tuple[list[Segment], list[Note]]:
+        """Names the speaker of each segment by its voice; segments are not split.
+
+        If nobody else may be judged, a segment in which another voice speaks as well becomes `not_enrolled`, too.
+
+        Args:
+            waveform: [samples], float32, 16 kHz, of the clip or of the channel of the segments.
+            segments: Segments of it, in order of time.
+            settings: Settings that speech is found with.
+
+        Returns:
+            The segments, each with its speaker, and notes: `not_enrolled` says how many are not judged.
+        """
+        found = []
+        for segment in segments:
+            examined = segment.quality in {"normal", "low_confidence", "too_short"}
+            found.append(self.settle(segment, self.whose(waveform[segment.samples], settings) if examined else _NOBODY))
+        barred = [segment for segment in found if segment.quality == "not_enrolled"]
+        for i, segment in enumerate(found):
+            if segment.quality != "not_enrolled" and any(_overlap(segment, other) for other in barred):
+                found[i] = self.settle(segment, _NOBODY)
+        return found, self.notes(found)
+
+    def notes(self, segments: Sequence[Segment]) -> list[Note]:
+        """Returns a note on the segments that are not judged, as their voice is of nobody enrolled."""
+        barred = [segment.duration for segment in segments if segment.quality == "not_enrolled"]
+        if not (self.only and barred):
+            return []
+        text = f"{len(barred)} of {len(segments)} segments, {sum(barred):.1f} s, are not of an enrolled voice for "
+        return [Note("not_enrolled", f"{text}certain: neither judged nor read")]
+
+
+_NOBODY = Heard(None, None)
+_ROUNDING = 0.02  # s; given segments overlap by as much where nobody speaks at the same time
+
+
+def _overlap(one: Segment, other: Segment) -> bool:
+    return min(one.end, other.end) - max(one.start, other.start) > _ROUNDING
 
 
 LEAST_HEARD = 0.75

@@ -229,13 +229,10 @@ class Roster:
 
     def _several(self, name: str, embeddings: Sequence[Vector], seconds: Sequence[float]) -> list[Note]:
         """Returns a note if parts of the speech do not sound like the rest of it."""
-        odd = []
-        for i, (embedding, length) in enumerate(zip(embeddings, seconds, strict=True)):
-            rest = [j for j in range(len(embeddings)) if j != i]
-            if rest and length >= _LONG_ENOUGH:
-                mean = mean_of([embeddings[j] for j in rest], [seconds[j] for j in rest])
-                if float(mean @ mean_of([embedding])) < self.threshold:
-                    odd.append(i)
+        mean = mean_of(embeddings, seconds)
+        pairs = zip(embeddings, seconds, strict=True)
+        long_enough = [embedding for embedding, length in pairs if length >= _LONG_ENOUGH]
+        odd = [each for each in long_enough if float(mean @ mean_of([each])) < self.threshold]
         if not odd:
             return []
         text = f"{len(odd)} of {len(embeddings)} stretches of speech do not sound like the rest: "
@@ -313,7 +310,7 @@ class Roster:
                 raise RosterError(_NO_ROSTER)
             strings = [values["encoder"], values["sha256"]]
             voices = [_voice(each) for each in values["voices"]]
-            if not all(isinstance(text, str) for text in strings):
+            if not isinstance(values["voices"], list) or not all(isinstance(text, str) for text in strings):
                 raise RosterError(_NO_ROSTER)
             return cls(*strings, values["threshold"], voices)
         except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
@@ -362,7 +359,7 @@ class Roster:
 
 
 _LONG_ENOUGH = 2.0  # s of speech; in less, a voice often sounds unlike itself
-_MARGIN = 0.0
+_MARGIN = 0.02
 
 
 def _checked_name(name: str) -> str:
