@@ -10,6 +10,7 @@ from typing import TypedDict, Unpack, overload
 
 from e2v_port.analysis.judge import CATEGORICAL, Judge, JudgedWaveform
 from e2v_port.analysis.judged import placed
+from e2v_port.analysis.recognition import recognized
 from e2v_port.analysis.results import Analysis, AnalysisSettings, UsedModel, unjudged
 from e2v_port.analysis.sounds import Request, Sounds
 from e2v_port.analysis.turns import spoken
@@ -22,6 +23,7 @@ from e2v_port.emotions.fusion import FusionSettings
 from e2v_port.errors import AudioError, ModelNotFound, SegmentError, need, quoted
 from e2v_port.models.batches import ahead
 from e2v_port.models.model import Model
+from e2v_port.speakers.known import KnownVoices
 from e2v_port.speech.segment import GivenSegment, Segment, SegmentSettings
 from e2v_port.speech.transcripts import read_segments
 from e2v_port.transcribe.whisper import WINDOW, Transcriber
@@ -50,6 +52,7 @@ class Options(TypedDict, total=False):
     baseline: Baselines
     words: str | Path | Transcriber | None
     language: str | None
+    speakers: KnownVoices | None
     offline: bool
 
 
@@ -103,6 +106,7 @@ def each(
     baseline: Baselines = None,
     words: str | Path | Transcriber | None = None,
     language: str | None = None,
+    speakers: KnownVoices | None = None,
     offline: bool = False,
 ) -> Iterator[Analysis | AudioError]:
     """Analyzes any number of clips, and continues after a clip that cannot be used.
@@ -138,6 +142,7 @@ def each(
             `e2v_port.transcribe.whisper.Transcriber`, or a loaded one. Only segments of speech are read, on their
             channel, from the sound that the models hear.
         language: Code of the language that is spoken; None to detect it in each clip.
+        speakers: Enrolled voices by which segments are named; with `KnownVoices.only`, those of nobody else are judged.
         offline: Whether to never open a connection.
 
     Returns:
@@ -175,7 +180,9 @@ def each(
         fusion=judge.fusion,
         boundaries=(boundaries or BoundarySettings()) if frames else None,
     )
-    return _Analyzer(judge, chosen, request, _adapting(judge, adapt, baseline), reader).each(clips, sampling_rate)
+    return _Analyzer(judge, chosen, request, _adapting(judge, adapt, baseline), reader, speakers).each(
+        clips, sampling_rate
+    )
 
 
 def _reader(
@@ -262,9 +269,11 @@ class _Analyzer:
         request: Request,
         adapting: Adapting | None = None,
         reader: Transcriber | None = None,
+        *,
+        speakers: KnownVoices | None = None,
     ) -> None:
         self.judge, self.settings, self.request, self.adapting = judge, settings, request, adapting
-        self.reader = reader
+        self.reader, self.speakers = reader, speakers
         self.models = judge.models
 
     def each(self, clips: Iterable[Clip | Sounds], sampling_rate: int | None) -> Iterator[Analysis | AudioError]:
@@ -308,6 +317,11 @@ class _Analyzer:
         decoded = time.perf_counter()
         segments, notes = self.request.segments(sounds, self.settings.segments)
         timings = {"decode": decoded - started, "speech": time.perf_counter() - decoded}
+        if self.speakers:
+            started = time.perf_counter()
+            segments, said = recognized(self.speakers, sounds, segments, self.settings.segments)
+            notes = [*notes, *said]
+            timings["speakers"] = time.perf_counter() - started
         work = _Work(sounds, segments, (*sounds.notes, *notes), timings)
         if self.reader:
             started = time.perf_counter()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from e2v_port.cli.options import ChannelName, DtypeName, ModelName, Offline, RuntimeName
+from e2v_port.cli.options import ChannelName, DtypeName, ModelName, Offline, RosterFile, RuntimeName, SpeakerModel
 from e2v_port.cli.output import fail, model_or_bundled, need_place, print_table
 from e2v_port.files import printable
 
@@ -71,19 +71,6 @@ VoiceFiles = Annotated[
     typer.Argument(
         metavar="FILE", help="Recordings of this speaker alone, 10 s of speech or more.", show_default=False
     ),
-]
-RosterFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--roster",
-        metavar="FILE",
-        help="File of the enrolled voices. Default: $E2V_VOICES, or voices.json in the user's data folder.",
-        show_default=False,
-    ),
-]
-SpeakerModel = Annotated[
-    str,
-    typer.Option("--speaker-model", metavar="MODEL", help="Speaker encoder, named as in `e2v models`, or its folder."),
 ]
 Threshold = Annotated[
     float | None,

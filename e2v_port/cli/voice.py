@@ -15,12 +15,17 @@ from e2v_port.cli.options import (
     ChannelName,
     DimensionalName,
     DtypeName,
+    Enrolled,
     LabelNames,
     MaxGain,
     ModelName,
     Offline,
+    OnlyEnrolled,
+    RosterFile,
     RuntimeName,
+    SpeakerModel,
     SpeechThreshold,
+    known_voices,
     segment_settings,
 )
 from e2v_port.cli.output import PARTIAL_FAILURE, complain, fail, finish, need_place
@@ -84,6 +89,10 @@ def listen(
     adapt: Adapt = False,
     baseline: BaselineFiles = None,
     calibrate: Calibrate = None,
+    enrolled: Enrolled = False,
+    only_enrolled: OnlyEnrolled = False,
+    roster: RosterFile = None,
+    speaker_model: SpeakerModel = "bundled-voices",
     device: Device = None,
     rate: Rate = 16_000,
     channel: ChannelName = "mix",
@@ -106,6 +115,7 @@ def listen(
     settings = segment_settings(speech_threshold, max_gain)
     answer = _voice(reply) if reply else None  # read first, so that a bad file is reported before anyone speaks
 
+    known = known_voices(enrolled, only_enrolled, roster, speaker_model, runtime=runtime, offline=offline)
     with ExitStack() as stack:
         sound = _open(source, device, rate, channel, fast, stack)
         detector = _detector(
@@ -118,6 +128,7 @@ def listen(
             adapt=adapt,
             baseline=baseline,
             settings=settings,
+            enrolled=known,
             offline=offline,
         )
         _follow(detector, sound, as_json, stack)

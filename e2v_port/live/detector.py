@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e2v_port.analysis.judged import JudgedSegment
+from e2v_port.analysis.recognition import recognized
 from e2v_port.analysis.results import AnalysisSettings, UsedModel, unjudged
 from e2v_port.analysis.sounds import Request
 from e2v_port.analysis.voices import Baselines, Voices, read_baselines
@@ -23,7 +24,7 @@ from e2v_port.live.backends import opened
 from e2v_port.live.follower import Followed, Follower, LiveSettings, Steady
 from e2v_port.live.listener import Listener
 from e2v_port.live.memory import Memory
-from e2v_port.live.recognition import Recognition, recognized
+from e2v_port.live.recognition import Recognition
 from e2v_port.live.results import VoiceAnalysis, VoiceSegment
 from e2v_port.llm import describe
 from e2v_port.models.model import Model

@@ -1,17 +1,14 @@
 """Whose voice a stream is: each segment and window is named by its voice before it is judged."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from e2v_port.analysis.judged import JudgedSegment, placed
-from e2v_port.analysis.sounds import Sounds
-from e2v_port.audio import Note, Waveform
+from e2v_port.audio import Waveform
 from e2v_port.live.follower import Judging, Steady
 from e2v_port.speakers.known import KnownVoices
 from e2v_port.speech.segment import DEFAULTS, Segment, SegmentSettings, to_samples
 
-__all__ = ["Recognition", "recognized"]
+__all__ = ["Recognition"]
 
 _GAP = 0.5  # s between two windows, from which they may be of two voices
 
@@ -50,15 +47,3 @@ class Recognition:
             return waveform
         shared = max(to_samples(last.end) - to_samples(window.start), 0)
         return np.concatenate([sound[: len(sound) - shared], waveform])
-
-
-def recognized(
-    known: KnownVoices, sounds: Sounds, segments: Sequence[Segment], settings: SegmentSettings = DEFAULTS
-) -> tuple[list[Segment], list[Note]]:
-    """Names the segments of a clip by their voices, each on its channel: see `KnownVoices.named`."""
-    found: list[Segment] = []
-    for channel, sound in sounds.by_channel.items():
-        own = [segment for segment in segments if segment.channel == channel]
-        found += known.named(sound.waveform, own, settings)[0]
-    found.sort(key=lambda segment: (segment.start, segment.end))
-    return found, known.notes(found)

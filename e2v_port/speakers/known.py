@@ -59,10 +59,19 @@ class KnownVoices:
             waveform: [samples], float32, 16 kHz, of one speaker.
             settings: Settings that speech is found with.
         """
-        parts = stretches(waveform, settings)
-        if sum(map(len, parts)) < LEAST_HEARD * SAMPLING_RATE:
-            return Heard(None, None)
-        return Heard(*self.roster.identify(self.encoder.embed(np.concatenate(parts), SAMPLING_RATE)))
+        return self.whose_each([waveform], settings)[0]
+
+    def whose_each(self, waveforms: Sequence[Waveform], settings: SegmentSettings = DEFAULTS) -> list[Heard]:
+        """Returns whose voice each of several stretches of speech is, as `whose` does."""
+        found = [_NOBODY] * len(waveforms)
+        spoken: dict[int, Waveform] = {}
+        for i, waveform in enumerate(waveforms):
+            parts = stretches(waveform, settings)
+            if sum(map(len, parts)) >= LEAST_HEARD * SAMPLING_RATE:
+                spoken[i] = np.concatenate(parts)
+        for i, embedding in zip(spoken, self.encoder.embed([*spoken.values()], SAMPLING_RATE), strict=True):
+            found[i] = Heard(*self.roster.identify(embedding))
+        return found
 
     def settle(self, segment: Segment, heard: Heard) -> Segment:
         """Returns a segment with the speaker that its voice says, whoever a caller said it is.
@@ -72,7 +81,7 @@ class KnownVoices:
         if heard.name is not None:
             return replace(segment, speaker=heard.name)
         if self.only:
-            return replace(segment, speaker=None, text=None, quality="not_enrolled")
+            return replace(segment, speaker=None, quality="not_enrolled")
         claimed = segment.speaker is not None and segment.speaker in self.roster
         return replace(segment, speaker=None) if claimed else segment
 
@@ -91,10 +100,11 @@ class KnownVoices:
         Returns:
             The segments, each with its speaker, and notes: `not_enrolled` says how many are not judged.
         """
-        found = []
-        for segment in segments:
-            examined = segment.quality in {"normal", "low_confidence", "too_short"}
-            found.append(self.settle(segment, self.whose(waveform[segment.samples], settings) if examined else _NOBODY))
+        examined = [segment.quality in {"normal", "low_confidence", "too_short"} for segment in segments]
+        sounds = [waveform[segment.samples] for segment, known in zip(segments, examined, strict=True) if known]
+        heard = iter(self.whose_each(sounds, settings))
+        pairs = zip(segments, examined, strict=True)
+        found = [self.settle(segment, next(heard) if known else _NOBODY) for segment, known in pairs]
         barred = [segment for segment in found if segment.quality == "not_enrolled"]
         for i, segment in enumerate(found):
             if segment.quality != "not_enrolled" and any(_overlap(segment, other) for other in barred):

@@ -184,6 +184,14 @@ class Roster:
             raise RosterError(f"nobody named {quoted(name)} is enrolled: {', '.join(self.names) or 'nobody is'}")
         return self._voices[as_read(name)]
 
+    def limited(self, names: Iterable[str]) -> "Roster":
+        """Returns a roster of some of the voices.
+
+        Raises:
+            RosterError: Nobody of one of these names is enrolled.
+        """
+        return Roster(self.encoder, self.sha256, self.threshold, [self.voice(name) for name in names])
+
     def enroll(
         self, name: str, embeddings: Sequence[Vector], seconds: Sequence[float], *, clips: int | None = None
     ) -> list[Note]:
