@@ -79,8 +79,8 @@ def _plain(text: str) -> str:
 
 
 def _state(loaded: Any, path: Path) -> Mapping[str, Any]:
-    """Unwraps the model's tensors, trying the same keys in the same order as FunASR."""
-    for key in ("state_dict", "model_state_dict", "model"):
+    """Unwraps the model's tensors, trying the same keys in the same order as FunASR, and then Resemblyzer's."""
+    for key in ("state_dict", "model_state_dict", "model", "model_state"):
         if isinstance(loaded, Mapping) and key in loaded:
             loaded = loaded[key]
     if not isinstance(loaded, Mapping):

@@ -115,8 +115,8 @@ class Architecture(ABC):
     def joining(self) -> str:
         """How the windows of a long clip join into one embedding.
 
-        `mean`: exactly the mean of all frames; `deviation`: exactly their mean and standard deviation; `windows`: the
-        mean of the windows' embeddings, weighted by their frames.
+        `mean`: exactly the mean of all frames; `direction`: exactly that, brought to length 1; `deviation`: exactly
+        their mean and standard deviation; `windows`: the mean of the windows' embeddings, weighted by their frames.
         """
         return "mean" if self.mean_of_frames else "windows"
 

@@ -47,6 +47,7 @@ FAMILIES: dict[str, Family] = {
         Family("sensevoice", "SensevoiceConfig", "Sensevoice"),
         Family("wav2small", "Wav2smallConfig", "Wav2small"),
         Family("whisper", "WhisperConfig", "Whisper"),
+        Family("ge2e", "Ge2eConfig", "Ge2e"),  # speakers, not emotions
     )
 }
 

@@ -28,6 +28,7 @@ __all__ = ["CONTEXT", "LONGEST", "WINDOW", "Joined", "Piece", "filled", "longest
 # Besides the weights, 1 minute through emotion2vec_plus_base takes 0.9 GB, 2 minutes 3.5 GB (docs/long.md).
 LONGEST = 60 * SAMPLING_RATE  # samples; a clip up to this length runs in one piece
 WINDOW = 30 * SAMPLING_RATE
+SHORTEST = 1e-12  # a mean below this length has no direction
 CONTEXT = 5 * SAMPLING_RATE  # at both ends of a window; docs/long.md measures what windows change
 
 Vector = NDArray[np.float32]
@@ -59,6 +60,8 @@ class Joined:
         if self._joining == "deviation":
             variance = np.maximum(self._squares / self._total - mean**2, 0)
             mean = np.concatenate([mean, np.sqrt(variance + VARIANCE)])
+        elif self._joining == "direction":
+            mean = mean / max(float(np.linalg.norm(mean)), SHORTEST)
         return mean.astype(np.float32)
 
     def add(self, taken: range, at: int, output: "Output") -> None:
