@@ -25,11 +25,14 @@ __all__ = ["LEAST_SECONDS", "Roster", "Voice", "default_path", "mean_of", "thres
 
 Vector = NDArray[np.float32]
 
-# Least similarity at which a voice counts as the enrolled one, by the hash of the encoder's published weights.
+# Least similarity at which 4 s of speech count as an enrolled voice, by the hash of the encoder's published weights.
 _THRESHOLDS = {
-    # Resemblyzer's pretrained.pt, on pieces of 4 s: see docs/enrolment.md, and benchmarks/verification.py.
-    "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e": 0.8,
+    # Resemblyzer's pretrained.pt: see docs/enrolment.md, and benchmarks/verification.py.
+    "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e": 0.82,
 }
+# How much lower or higher it is for other lengths, in seconds, so that as few other voices are accepted: the more is
+# heard of two voices, the more alike they are.
+_BY_LENGTH = {1.0: -0.085, 2.0: -0.02, 4.0: 0.0, 8.0: 0.025}
 LEAST_SECONDS = 5.0
 """Least speech that a voice is enrolled from, in seconds. From 10 on it is told apart as well as it ever is: see
 docs/enrolment.md."""
@@ -119,7 +122,7 @@ class Roster:
     Args:
         encoder: Name of the speaker encoder that made the embeddings.
         sha256: Hash of its published weights.
-        threshold: Least cosine similarity at which a voice counts as an enrolled one, 0 to 1.
+        threshold: Least cosine similarity at which 4 s of speech count as an enrolled voice, 0 to 1.
         voices: Voices, each with a name of its own.
 
     Raises:
@@ -222,14 +225,14 @@ class Roster:
         notes = []
         if known:
             kept = float(known.embedding @ embedding) if known.embedding.shape == embedding.shape else 0.0
-            other = "" if kept >= self.threshold else ", a voice that sounds different"
+            other = "" if kept >= self.needed(total) else ", a voice that sounds different"
             notes.append(Note("replaced", f"{known.name} was enrolled on {known.enrolled} and is replaced{other}"))
         notes += self._several(checked, embeddings, seconds)
         voice = Voice(checked, embedding, total, len(embeddings) if clips is None else clips, f"{datetime.now(UTC):%F}")
         others = [other for other in self._voices.values() if other is not known]
         self._check_size(voice, others)
         for other in others:
-            if (alike := float(other.embedding @ embedding)) >= self.threshold:
+            if (alike := float(other.embedding @ embedding)) >= self.needed(total):
                 text = f"{checked} sounds like {other.name}, who is enrolled (similarity {alike:.2f}): "
                 notes.append(Note("enrolled_twice", f"{text}recordings of one may count as the other"))
         self._voices[as_read(checked)] = voice
@@ -238,9 +241,8 @@ class Roster:
     def _several(self, name: str, embeddings: Sequence[Vector], seconds: Sequence[float]) -> list[Note]:
         """Returns a note if parts of the speech do not sound like the rest of it."""
         mean = mean_of(embeddings, seconds)
-        pairs = zip(embeddings, seconds, strict=True)
-        long_enough = [embedding for embedding, length in pairs if length >= _LONG_ENOUGH]
-        odd = [each for each in long_enough if float(mean @ mean_of([each])) < self.threshold]
+        pairs = [pair for pair in zip(embeddings, seconds, strict=True) if pair[1] >= _LONG_ENOUGH]
+        odd = [each for each, length in pairs if float(mean @ mean_of([each])) < self.needed(length)]
         if not odd:
             return []
         text = f"{len(odd)} of {len(embeddings)} stretches of speech do not sound like the rest: "
@@ -256,11 +258,23 @@ class Roster:
         del self._voices[as_read(name)]
         return voice
 
-    def identify(self, embedding: Vector) -> tuple[str | None, float]:
+    def needed(self, seconds: float) -> float:
+        """Returns the similarity from which speech of a length counts as an enrolled voice.
+
+        Args:
+            seconds: Length of the speech without its pauses, in seconds.
+        """
+        if self.sha256 not in _THRESHOLDS:
+            return self.threshold
+        lengths = np.log2([*_BY_LENGTH])
+        return self.threshold + float(np.interp(math.log2(max(seconds, 1e-3)), lengths, [*_BY_LENGTH.values()]))
+
+    def identify(self, embedding: Vector, seconds: float = 4.0) -> tuple[str | None, float]:
         """Returns whose voice an embedding is, and how similar it is to that voice.
 
         Args:
             embedding: Embedding of speech, [dim], by the encoder of this roster.
+            seconds: Length of that speech without its pauses, in seconds.
 
         Returns:
             The name of the most similar voice and the cosine similarity, -1 to 1. None in place of the name where it
@@ -275,7 +289,7 @@ class Roster:
         self._check_size(Voice("", heard, 0.0, 0, ""), self._voices.values())
         alike = sorted(((float(voice.embedding @ heard), voice.name) for voice in self._voices.values()), reverse=True)
         best, name = alike[0]
-        certain = best >= self.threshold and (len(alike) == 1 or best - alike[1][0] >= _MARGIN)
+        certain = best >= self.needed(seconds) and (len(alike) == 1 or best - alike[1][0] >= _MARGIN)
         return (name if certain else None), best
 
     def check(self, encoder: Model) -> None:
