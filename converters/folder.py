@@ -240,7 +240,8 @@ def _stored(name: str, array: NDArray[Any], config: ModelConfig) -> dict[str, ND
     """Returns the entries of a tensor in the file, by name: the rounded tensor, or the three parts of a packed one."""
     if config.dtype in QUANTIZED and name in tensors.packed(config.architecture):
         return dict(zip(tensors.parts(name), pack(array, QUANTIZED[config.dtype]), strict=True))
-    return {name: _rounded(array, "float32" if name == tensors.MEANS else config.arithmetic)}
+    whole = name == tensors.MEANS or config.dtype in QUANTIZED
+    return {name: _rounded(array, "float32" if whole else config.dtype)}
 
 
 def _rounded(array: NDArray[Any], dtype: str) -> NDArray[Any]:

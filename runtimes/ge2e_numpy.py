@@ -33,8 +33,8 @@ class Recurrent:
         x = self.inputs(x.reshape(-1, size)).reshape(columns, excerpts, -1)  # [C, P, 4 H]
         found = np.empty((columns, excerpts, width), np.float32)
         state = cell = np.zeros((excerpts, width), np.float32)
-        for column, gates in enumerate(x):
-            gates += state @ self.states
+        for column, inputs in enumerate(x):
+            gates = inputs + state @ self.states
             new = np.tanh(gates[:, 2 * width : 3 * width])
             gates = sigmoid(gates)
             cell = gates[:, width : 2 * width] * cell + gates[:, :width] * new

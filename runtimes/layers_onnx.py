@@ -233,24 +233,18 @@ class Graph:
         weight = self.weight(f"{name}.weight", 0, rank - 1, *range(1, rank - 1))
         return self.node("Conv", x, weight, self.weight(f"{name}.bias") if bias else None, kind="float", **attributes)
 
-    def lstm(self, x: Value, output: Value, cells: Value, name: str) -> tuple[Value, Value, Value]:
-        """Runs an LSTM over [T, B, C] from a state, each of [1, B, H].
+    def lstm(
+        self, x: Value, output: Value | None, cells: Value | None, weights: Sequence[Value], size: int
+    ) -> tuple[Value, Value, Value]:
+        """Runs an LSTM of H = `size` over [T, B, C] from a state, each of [1, B, H]; None for zeros.
 
-        Stored parameters are torch's, with the gates in the order input, forget, cells, output; ONNX's order is input,
-        output, forget, cells.
+        The weights are those of inputs [1, 4 H, C] and of outputs [1, 4 H, H], and the biases of both [1, 8 H], with
+        the gates in ONNX's order: input, output, forget, cells.
 
         Returns:
             Outputs [T, B, H], and the state after them: the last output and the cells, [1, B, H] each.
         """
-
-        def gates(part: str) -> Array:
-            entry, forget, new, out = np.split(self.read(f"{name}.{part}"), 4)
-            return np.concatenate([entry, out, forget, new])
-
-        inputs, recurrent = (self.constant(gates(part)[None]) for part in ("weight_ih", "weight_hh"))
-        biases = self.constant(np.concatenate([gates("bias_ih"), gates("bias_hh")])[None])
-        size = self.read(f"{name}.weight_hh").shape[1]
-        outputs = self.node("LSTM", x, inputs, recurrent, biases, None, output, cells, kind="float", hidden_size=size)
+        outputs = self.node("LSTM", x, *weights, None, output, cells, kind="float", hidden_size=size)
         node = self.nodes[-1]
         last, after = f"{outputs.name}_output", f"{outputs.name}_cells"
         node.output.extend([last, after])

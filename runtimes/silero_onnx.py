@@ -6,6 +6,8 @@ Dimensions: B recordings, S samples, T frames of 512 samples, H units of the LST
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from e2v_port.speech.silero import FRAME_SAMPLES
 
 from .layers_onnx import Array, Graph, Value
@@ -36,7 +38,8 @@ def write_vad(path: Path, weights: Mapping[str, Array], *, opset: int, metadata:
     state = g.input("state", "float")
     encoded = encode(g, magnitudes(g, x.reshape(-1, CONTEXT + FRAME_SAMPLES)))  # [B T, H]
     steps = g.node("Reshape", encoded, g.join([x.size(0), x.size(1), g.constant([UNITS])], 0), kind="float")
-    hidden, output, cells = g.lstm(steps.permute(1, 0, 2), state.cut(0, 0, 1), state.cut(0, 1, 2), "lstm")
+    before = state.cut(0, 0, 1), state.cut(0, 1, 2)
+    hidden, output, cells = g.lstm(steps.permute(1, 0, 2), *before, recurrent(g), UNITS)
     logits = hidden.apply("Relu").permute(1, 0, 2) @ g.constant(g.read("output.weight").reshape(UNITS, 1))
     outputs = {
         "probabilities": (logits + g.weight("output.bias")).without(2).apply("Sigmoid"),
@@ -63,6 +66,17 @@ def write_vad(path: Path, weights: Mapping[str, Array], *, opset: int, metadata:
         opset=opset,
         metadata=metadata,
     )
+
+
+def recurrent(g: Graph) -> list[Value]:
+    """Returns the weights of the LSTM as ONNX has them; they are stored as torch has them."""
+
+    def gates(part: str) -> Array:
+        entry, forget, new, out = np.split(g.read(f"lstm.{part}"), 4)
+        return np.concatenate([entry, out, forget, new])
+
+    biases = np.concatenate([gates("bias_ih"), gates("bias_hh")])
+    return [g.constant(part[None]) for part in (gates("weight_ih"), gates("weight_hh"), biases)]
 
 
 LAST = 2**63 - 1  # as the end of a cut: all that follows

@@ -43,6 +43,7 @@ from e2v_port.checkpoints.checkpoint import local
 from e2v_port.converters import checkpoint, weights
 from e2v_port.converters import emotion2vec as emotion2vec_converter
 from e2v_port.converters import folder as converters_folder
+from e2v_port.converters import ge2e as ge2e_converter
 from e2v_port.converters import sensevoice as sensevoice_converter
 from e2v_port.converters import wav2small as wav2small_converter
 from e2v_port.converters import wav2vec2 as wav2vec2_converter
@@ -261,6 +262,7 @@ CONFIGS: dict[str, Architecture] = {
         "sensevoice": toys.SENSEVOICE,
         "wav2small deviation": toys.DEVIATION,
         "wav2small gram": toys.GRAM,
+        "ge2e": toys.GE2E,
         "whisper": toys.WHISPER,
     }.items()
     for head, sizes in {"linear": {"head_dim": 0}, "hidden": {"head_dim": 13}, "none": {"num_labels": 0}}.items()
@@ -270,6 +272,7 @@ CONFIGS: dict[str, Architecture] = {
     "wavlm-large": wavlm_converter.LARGE,
     "sensevoice-small": sensevoice_converter.SMALL,
     "wav2small": wav2small_converter.PUBLISHED,
+    "ge2e": ge2e_converter.PUBLISHED,
     "whisper-base": whisper_converter.BASE,
 }
 

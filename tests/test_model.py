@@ -311,6 +311,7 @@ HEADS: dict[str, Architecture] = {
     "wav2vec2": replace(toys.DIMENSIONAL, head_dim=0),
     "wav2small": replace(toys.DEVIATION, head_dim=0),
     "wav2small with a hidden layer": toys.DEVIATION,
+    "ge2e": toys.GE2E,
 }
 
 

@@ -40,6 +40,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "wavlm": lambda root: toys.make_wavlm(root / "model"),
     "wav2small deviation": lambda root: toys.make_small(root / "model", toys.DEVIATION),
     "wav2small gram": lambda root: toys.make_small(root / "model", toys.GRAM),
+    "ge2e": lambda root: toys.make_random(root / "model", toys.GE2E),
     "whisper": lambda root: toys.make_whisper(root / "model"),
     "whisper, padded": lambda root: toys.make_whisper(root / "model", replace(toys.WHISPER, pad=True)),
 }

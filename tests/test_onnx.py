@@ -48,6 +48,7 @@ CONFIGS: dict[str, Architecture] = {
     "sensevoice, deviation": toys.SENSEVOICE.read(Readout((2, 5), "deviation")),
     "wav2small, deviation": toys.DEVIATION,
     "wav2small, gram": toys.GRAM,
+    "ge2e": toys.GE2E,
     "whisper": WHISPER,
     "whisper, normalized": replace(WHISPER, normalize=True),
     "whisper, attention": WHISPER.read(Readout((1, 2), "attention", heads=4)),
@@ -59,17 +60,11 @@ def make(folder: Path, config: Architecture) -> Path:
     """Writes a converted folder with random weights like those of training."""
     if isinstance(config, type(toys.GRAM)):
         return toys.make_small(folder, config)
-    draw = np.random.default_rng(0)
-    arrays = {}
-    for name, shape in config.tensors().items():
-        values = draw.standard_normal(shape)
-        gain = len(shape) == 1 and name.endswith(".weight")
-        arrays[name] = values / np.prod(shape[1:]) ** 0.5 if len(shape) > 1 else 0.1 * values + gain
     names = ("arousal", "dominance", "valence") if config.num_labels == 3 and config.head_dim else ()
     labels = {"labels": tuple(Label(name, name, unused=False) for name in names)} if names else {}
     if config is toys.TOY:
         labels = {"labels": tuple(Label(f"label {i}", "", unused=i in {1, 5}) for i in range(config.num_labels))}
-    return toys.store(folder, config, arrays, temperature=1.7, **labels)
+    return toys.make_random(folder, config, temperature=1.7, **labels)
 
 
 @pytest.fixture(scope="module")

@@ -30,11 +30,12 @@ NAMES = [
     "emotion2vec, no head",
     "wav2vec2, deviation",
     "wav2small, gram",
+    "ge2e",
     "whisper",
     "whisper, normalized",
     "whisper, attention",
 ]
-WINDOWED = NAMES[2:4] + NAMES[5:]  # normalized in every way that windows are joined
+WINDOWED = NAMES[2:5] + NAMES[6:]  # normalized in every way that windows are joined
 
 
 def long() -> NDArray[np.float32]:
@@ -199,5 +200,5 @@ def test_doctor_lists_every_provider() -> None:
 
 
 def test_toys_cover_the_ways_to_join() -> None:
-    assert {CONFIGS[name].joining for name in WINDOWED} == {"mean", "deviation", "windows"}
+    assert {CONFIGS[name].joining for name in WINDOWED} == {"mean", "deviation", "direction", "windows"}
     assert any(CONFIGS[name].normalize for name in WINDOWED)

@@ -17,6 +17,7 @@ from torch import Tensor
 from e2v_port.architectures.base import Architecture, Transformer
 from e2v_port.architectures.config import Label, ModelConfig, Source
 from e2v_port.architectures.emotion2vec import Emotion2vecConfig
+from e2v_port.architectures.ge2e import Ge2eConfig
 from e2v_port.architectures.registry import family_of
 from e2v_port.architectures.sensevoice import SensevoiceConfig
 from e2v_port.architectures.wav2small import Wav2smallConfig
@@ -104,6 +105,22 @@ WHISPER = WhisperConfig(
 )
 SENSEVOICE = replace(sensevoice_converter.SMALL, embed_dim=4 * 64, num_heads=8, depth=3, tp_depth=2, ffn_dim=128)
 GRAM = replace(DEVIATION, pooling="gram", width=7, embed_dim=7 * (5 + 7))
+# An excerpt of 3 columns more than a multiple of the distance to the next.
+GE2E = Ge2eConfig(
+    normalize=True,
+    embed_dim=22,
+    head_dim=10,
+    num_labels=3,
+    level=0.2,
+    window=320,
+    step=160,
+    bands=19,
+    excerpt=17,
+    apart=7,
+    least=12,
+    depth=2,
+    width=24,
+)
 
 needs_mlx = pytest.mark.skipif(
     importlib.util.find_spec("mlx") is None or importlib.util.find_spec("mlx.core") is None,
@@ -198,6 +215,17 @@ def make_small(folder: Path, config: Wav2smallConfig, *, seed: int = 0, **settin
             values = draw.standard_normal(shape)
             scale = 0.1 if len(shape) == 1 else np.prod(shape[1:]) ** -0.5
             arrays[name] = scale * (0.05 if name == "layers.0.weight" else 1) * values  # it is given decibels
+    return store(folder, config, arrays, **settings)
+
+
+def make_random(folder: Path, config: Architecture, *, seed: int = 0, **settings: Any) -> Path:
+    """Writes a converted folder with random weights like those of training."""
+    draw = np.random.default_rng(seed)
+    arrays = {}
+    for name, shape in config.tensors().items():
+        values = draw.standard_normal(shape)
+        gain = len(shape) == 1 and name.endswith(".weight")
+        arrays[name] = values / np.prod(shape[1:]) ** 0.5 if len(shape) > 1 else 0.1 * values + gain
     return store(folder, config, arrays, **settings)
 
 

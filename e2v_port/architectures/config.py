@@ -83,8 +83,9 @@ class ModelConfig:
         family: Family of the model, as in `registry.FAMILIES`.
         architecture: Sizes of the network.
         labels: Label of each output of the head, in order; empty for a model without a head.
-        dtype: Type of every stored tensor, and of the arithmetic between waveform norm and pooling; or `q8` or `q4`:
-            the large matrices are packed at 8 or 4 bits per number, and all other tensors are float32.
+        dtype: Type of every stored tensor, and of the arithmetic between waveform norm and pooling (float32 in
+            families that are `widened`); or `q8` or `q4`: the large matrices are packed at 8 or 4 bits per number, and
+            all other tensors are float32.
         sampling_rate: Sampling rate of the waveform that the model expects, in Hz.
         temperature: Divisor of the logits before the softmax, which calibrates the probabilities (arXiv 1706.04599); 1
             for a model that was not calibrated.
@@ -128,7 +129,7 @@ class ModelConfig:
     @property
     def arithmetic(self) -> str:
         """Type that the model computes in by default."""
-        return "float32" if self.dtype in QUANTIZED else self.dtype
+        return "float32" if self.dtype in QUANTIZED or self.architecture.widened else self.dtype
 
     @property
     def dimensional(self) -> bool:

@@ -31,7 +31,8 @@ class Ge2eConfig(Architecture):
 
     waveform_eps: ClassVar[float] = 1e-10  # far below the noise of 16 bits
     mean_of_frames: ClassVar[bool] = False
-    half_precision: ClassVar[bool] = False  # a state of 160 steps would lose digits, and so small a network gains nothing
+    half_precision: ClassVar[bool] = False  # so small a network gains nothing
+    widened: ClassVar[bool] = True  # in float16, torch's LSTM takes ten times as long on a CPU
 
     level: float
     window: int
@@ -48,7 +49,9 @@ class Ge2eConfig(Architecture):
         if type(self.level) is not float or not 0 < self.level < 1:
             raise ValueError(f"level is {self.level!r}")
         if self.window % 2 or not self.depth or self.least > self.excerpt:
-            raise ValueError(f"window, depth, excerpt and least are {self.window, self.depth, self.excerpt, self.least}")
+            raise ValueError(
+                f"window, depth, excerpt and least are {self.window, self.depth, self.excerpt, self.least}"
+            )
 
     @property
     def hop(self) -> int:
@@ -69,7 +72,7 @@ class Ge2eConfig(Architecture):
         return (excerpts - 1) * self.apart + self.excerpt
 
     def covered(self, excerpts: int) -> int:
-        """Returns the samples under the windows of these columns, of which the first is centered on the first sample."""
+        """Returns the samples under the windows of these columns; the first is centered on the first sample."""
         return (self.columns(excerpts) - 1) * self.step + self.window
 
     def tensors(self) -> dict[str, Shape]:

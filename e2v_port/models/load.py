@@ -93,6 +93,8 @@ def _load(weights: Path, runtime: str, dtype: str | None) -> Model:
     config = ModelConfig.read(weights.parent)
     _note_license(config)
     exported = runtime in devices.PROVIDERS
+    if dtype is None and config.architecture.widened:
+        dtype = config.arithmetic
     if not exported:
         tensors.check(weights, config.architecture, config.dtype)
     chosen = _auto(config, runtime) if dtype == "auto" else "float32" if exported or runtime == "numpy" else dtype
