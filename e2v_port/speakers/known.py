@@ -6,18 +6,17 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from e2v_port.audio import SAMPLING_RATE, Clip, Note, Waveform, clip_name, load_audio
 from e2v_port.errors import AudioError, need
 from e2v_port.files import printable
 from e2v_port.models.model import Model
-from e2v_port.speakers.roster import Roster, mean_of
+from e2v_port.speakers.roster import PIECE, Roster
 from e2v_port.speech.detect import from_probabilities, speech_spans
 from e2v_port.speech.segment import DEFAULTS, Segment, SegmentSettings, spans_between
 from e2v_port.speech.silero import speech_probabilities
 
-__all__ = ["Heard", "KnownVoices", "enroll", "stretches"]
+__all__ = ["LEAST_HEARD", "Heard", "KnownVoices", "enroll", "pieces", "stretches"]
 
 
 class Heard(NamedTuple):
@@ -68,21 +67,13 @@ class KnownVoices:
     def whose_each(self, waveforms: Sequence[Waveform], settings: SegmentSettings = DEFAULTS) -> list[Heard]:
         """Returns whose voice each of several stretches of speech is, as `whose` does."""
         spoken = [np.concatenate([_NOTHING, *stretches(waveform, settings)]) for waveform in waveforms]
-        sounds = {i: [sound, *_pieces(sound)] for i, sound in enumerate(spoken) if len(sound) >= _LEAST_SAMPLES}
+        sounds = {i: [sound, *pieces(sound)] for i, sound in enumerate(spoken) if len(sound) >= _LEAST_SAMPLES}
         embeddings = iter(self.encoder.embed([part for parts in sounds.values() for part in parts], SAMPLING_RATE))
         found = [_NOBODY] * len(waveforms)
         for i, parts in sounds.items():
-            name, alike = self.roster.identify(next(embeddings), len(spoken[i]) / SAMPLING_RATE)
-            own = [next(embeddings) for _ in parts[1:]]
-            if name is not None and any(self._foreign(name, piece) for piece in own):
-                name = None
-            found[i] = Heard(name, alike)
+            whole, *own = [next(embeddings) for _ in parts]
+            found[i] = Heard(*self.roster.identify(whole, len(spoken[i]) / SAMPLING_RATE, own))
         return found
-
-    def _foreign(self, name: str, piece: NDArray[np.float32]) -> bool:
-        """Returns whether a piece of speech is clearly of another voice than the whole."""
-        alike = float(self.roster.voice(name).embedding @ mean_of([piece]))
-        return alike < self.roster.needed(PIECE) - FOREIGN
 
     def settle(self, segment: Segment, heard: Heard) -> Segment:
         """Returns a segment with the speaker that its voice says, whoever a caller said it is.
@@ -142,22 +133,8 @@ def _overlap(one: Segment, other: Segment) -> bool:
 LEAST_HEARD = 0.75
 """Least speech that is compared with the enrolled voices, in seconds."""
 
-PIECE = 2.0
-"""Longer speech is also compared in pieces of at least this length, in seconds: nobody else may speak in it."""
-
-FOREIGN = 0.12
-"""How far a piece may fall below the similarity that a voice needs in speech of its length. Measured: in less than 1 %
-of the pieces of somebody's own speech does it fall further. See docs/enrolment.md."""
-
 _LEAST_SAMPLES = round(LEAST_HEARD * SAMPLING_RATE)
 _NOTHING = np.zeros(0, np.float32)
-
-
-def _pieces(sound: Waveform) -> list[Waveform]:
-    """Cuts speech into equal pieces; none for speech that is too short for two."""
-    count = int(len(sound) / (PIECE * SAMPLING_RATE))
-    bounds = [len(sound) * i // max(count, 1) for i in range(count + 1)]
-    return [sound[start:end] for start, end in pairwise(bounds)] if count > 1 else []
 
 
 def enroll(
@@ -215,3 +192,14 @@ def stretches(waveform: Waveform, settings: SegmentSettings = DEFAULTS) -> list[
         cut = [waveform[max(a, start) : min(b, stop)] for a, b in spans_between(spans, start, stop)]
         found.append(np.concatenate(cut))
     return found
+
+
+def pieces(speech: Waveform) -> list[Waveform]:
+    """Cuts speech into equal pieces of at least `PIECE` seconds; returns none for speech too short for two.
+
+    Args:
+        speech: [samples], float32, 16 kHz, without pauses.
+    """
+    count = int(len(speech) / (PIECE * SAMPLING_RATE))
+    bounds = [len(speech) * i // max(count, 1) for i in range(count + 1)]
+    return [speech[start:end] for start, end in pairwise(bounds)] if count > 1 else []

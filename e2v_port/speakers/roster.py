@@ -33,6 +33,10 @@ _THRESHOLDS = {
 # How much lower or higher it is for other lengths, in seconds, so that as few other voices are accepted: the more is
 # heard of two voices, the more alike they are.
 _BY_LENGTH = {1.0: -0.085, 2.0: -0.02, 4.0: 0.0, 8.0: 0.025}
+PIECE = 2.0
+"""Longer speech is also compared in pieces of at least this length, in seconds: nobody else may speak in it."""
+# How far such a piece may fall below the similarity that a voice needs: the speech of one person varies.
+_FOREIGN = 0.12
 LEAST_SECONDS = 5.0
 """Least speech that a voice is enrolled from, in seconds. From 10 on it is told apart as well as it ever is: see
 docs/enrolment.md."""
@@ -269,16 +273,20 @@ class Roster:
         lengths = np.log2([*_BY_LENGTH])
         return self.threshold + float(np.interp(math.log2(max(seconds, 1e-3)), lengths, [*_BY_LENGTH.values()]))
 
-    def identify(self, embedding: Vector, seconds: float = 4.0) -> tuple[str | None, float]:
+    def identify(
+        self, embedding: Vector, seconds: float = 4.0, pieces: Sequence[Vector] = ()
+    ) -> tuple[str | None, float]:
         """Returns whose voice an embedding is, and how similar it is to that voice.
 
         Args:
             embedding: Embedding of speech, [dim], by the encoder of this roster.
             seconds: Length of that speech without its pauses, in seconds.
+            pieces: Embeddings of pieces of that speech, of `PIECE` seconds or more.
 
         Returns:
-            The name of the most similar voice and the cosine similarity, -1 to 1. None in place of the name where it
-            is below the threshold, or where two voices are about as similar: never just the nearest name.
+            The name of the most similar voice and the cosine similarity, -1 to 1. None in place of the name where the
+            similarity is below what the length of the speech needs, where two voices are about as similar, or where
+            one of the pieces is clearly of another voice: never just the nearest name.
 
         Raises:
             RosterError: The embedding is of another size, not finite or zero.
@@ -290,6 +298,8 @@ class Roster:
         alike = sorted(((float(voice.embedding @ heard), voice.name) for voice in self._voices.values()), reverse=True)
         best, name = alike[0]
         certain = best >= self.needed(seconds) and (len(alike) == 1 or best - alike[1][0] >= _MARGIN)
+        known = self.voice(name).embedding
+        certain = certain and all(float(known @ mean_of([piece])) >= self.needed(PIECE) - _FOREIGN for piece in pieces)
         return (name if certain else None), best
 
     def check(self, encoder: Model) -> None:
