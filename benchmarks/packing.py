@@ -38,8 +38,8 @@ MANIFEST = WEIGHTS / "manifest.json"
 
 
 def bundled() -> list[str]:
-    """Returns the names of the models in weights/."""
-    return sorted(config.parent.name for config in WEIGHTS.glob("*/config.json"))
+    """Returns the names of the models of emotions in weights/."""
+    return sorted(evaluation.parent.name for evaluation in WEIGHTS.glob("*/evaluation.json"))
 
 
 def corpora_of(config: ModelConfig) -> dict[str, int]:

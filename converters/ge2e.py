@@ -1,7 +1,16 @@
-"""Resemblyzer's GE2E speaker encoders: the renames to the stored layout, the sizes, and synthetic checkpoints."""
+"""Resemblyzer's GE2E speaker encoders: the renames to the stored layout, the sizes, and synthetic checkpoints.
 
+    python -m e2v_port.converters.ge2e pretrained.pt FOLDER
+
+writes the model in the package, `bundled-voices`, from the file in the package Resemblyzer.
+"""
+
+import argparse
 import re
+import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +20,16 @@ from numpy.typing import NDArray
 from e2v_port.architectures.config import Label
 from e2v_port.architectures.ge2e import Ge2eConfig
 from e2v_port.architectures.shapes import Shape
-from e2v_port.errors import CheckpointError
+from e2v_port.checkpoints import catalog
+from e2v_port.checkpoints.checkpoint import local
+from e2v_port.errors import CheckpointError, E2VError
 
 from .random_weights import pair, trained_like
 from .rules import Converter, Rule
 
-__all__ = ["CONVERTER", "PUBLISHED", "make"]
+__all__ = ["BUNDLED", "CONVERTER", "PUBLISHED", "bundle", "make"]
+
+BUNDLED = "bundled-voices"
 
 
 def total(one: NDArray[np.float32], other: NDArray[np.float32]) -> Sequence[NDArray[np.float32]]:
@@ -132,3 +145,48 @@ def make(config: Ge2eConfig, folder: Path, *, seed: int = 0) -> Path:
 
 
 CONVERTER = Converter(RULES, recognize, describe, SIZES, make)
+
+
+def bundle(source: Path, folder: Path) -> None:
+    """Writes config.json and model.safetensors of the model in the package, in float16.
+
+    Args:
+        source: pretrained.pt of Resemblyzer 0.1.4.
+        folder: Folder to write them to; other files in it stay.
+
+    Raises:
+        CheckpointError: It is another file.
+    """
+    from . import checkpoint, weights  # which look for the converters of all families
+
+    known = catalog.lookup(BUNDLED)
+    assert known is not None
+    with tempfile.TemporaryDirectory() as between:
+        npz, made = Path(between) / "model.npz", Path(between) / "model"
+        checkpoint.extract(local(source), npz)
+        config = weights.write(npz, made, dtype="float16")
+        if config.source.sha256 not in known.sha256["pretrained.pt"]:
+            raise CheckpointError(f"{source} is not the pretrained.pt of Resemblyzer 0.1.4: its license is unknown")
+        origin = replace(config.source, repository=BUNDLED)
+        config = replace(config, licence=known.licence, source=origin)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "model.safetensors").write_bytes((made / "model.safetensors").read_bytes())
+        (folder / "config.json").write_text(config.to_json(), "utf-8")
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="e2v_port.converters.ge2e", description=__doc__.splitlines()[0])
+    parser.add_argument("source", type=Path, help="resemblyzer/pretrained.pt of the package Resemblyzer 0.1.4")
+    parser.add_argument("folder", type=Path, help="folder to write config.json and model.safetensors to")
+    arguments = parser.parse_args()
+    try:
+        bundle(arguments.source, arguments.folder)
+    except (E2VError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(f"{arguments.folder} written")
+
+
+if __name__ == "__main__":
+    main()

@@ -430,7 +430,10 @@ def test_the_model_in_the_package_answers(shipped: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("model", [model for model in catalog.known() if model.bundled], ids=lambda model: model.id)
+EMOTIONAL = [model for model in catalog.known() if model.bundled and model.labels]
+
+
+@pytest.mark.parametrize("model", EMOTIONAL, ids=lambda model: model.id)
 def test_every_model_in_the_package_answers(model: catalog.KnownModel, shipped: str, call: Call) -> None:
     answer = call("analyze", shipped, "-r", "cpu", "-m", model.id, "--json")
     (row,) = map(json.loads, answer.out.splitlines())
@@ -1023,7 +1026,7 @@ def test_models(call: Call, toy: Toys, tmp_path: Path, monkeypatch: pytest.Monke
     emotion2vec = ("base", "base_finetuned", "plus_seed", "plus_base", "plus_large")
     assert {f"iic/emotion2vec_{name}" for name in emotion2vec} < rows.keys()
     keys = {"id", "parameters", "dimensions", "labels", "languages", "licence", "bundled", "converted", "bytes"}
-    assert all(row.keys() == keys | {"outputs", "data", "accuracy"} for row in rows.values())
+    assert all(row.keys() == keys | {"outputs", "speakers", "data", "accuracy"} for row in rows.values())
     bundled = [name for name in rows if rows[name]["bundled"]]
     assert [*rows][: len(bundled)] == bundled == sorted(path.parent.name for path in WEIGHTS.glob("*/config.json"))
     here = {*bundled, "iic/emotion2vec_plus_base", "local/mine"}
@@ -1052,6 +1055,7 @@ def test_models(call: Call, toy: Toys, tmp_path: Path, monkeypatch: pytest.Monke
         assert millions == pytest.approx(rows[name]["parameters"] / 1e6, abs=0.5, rel=0.2)
         assert millions > 0
         assert (", ".join([*rows[name]["labels"], *rows[name]["outputs"]]) or "embeddings") in block
+        assert ("embeddings of voices" in block) == rows[name]["speakers"]
     assert any(line.startswith("folders: ") and str(tmp_path / "weights") in line for line in lines)
 
 

@@ -122,7 +122,7 @@ def model_lists() -> str:
         labels = [f"{len(model.labels)} labels"] if model.labels else []
         if {*model.labels} == {*DIMENSIONS}:
             labels = ["arousal, dominance, valence"]
-        outputs = [*labels, *model.outputs] or ["embeddings"]
+        outputs = [*labels, *model.outputs] or ["embeddings of voices" if model.speakers else "embeddings"]
         licence = re.split("[:(]", model.licence)[0].strip()
         lines.append(f"| `{model.id}` | {model.parameters / 1e6:.3g} | {', '.join(outputs)} | {licence} |")
         figures = [f"{each.figure} on {each.test_set} ({each.source})" for each in model.accuracy]

@@ -32,6 +32,7 @@ class Architecture(ABC):
     Attributes:
         mean_of_frames: Whether an embedding is the mean of its frames, unless `joining` says otherwise.
         half_precision: Whether the network may compute in 16 bits, so that `dtype="auto"` considers it.
+        speakers: Whether an embedding says who speaks rather than how: that of a speaker encoder.
         widened: Whether the network computes in float32 by default though its weights are stored in 16 bits.
         normalize: Whether the waveform is scaled to zero mean and unit variance first.
         embed_dim: Length of an embedding.
@@ -45,6 +46,7 @@ class Architecture(ABC):
 
     mean_of_frames: ClassVar[bool]
     half_precision: ClassVar[bool]
+    speakers: ClassVar[bool] = False
     widened: ClassVar[bool] = False
 
     normalize: bool

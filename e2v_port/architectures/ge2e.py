@@ -32,6 +32,7 @@ class Ge2eConfig(Architecture):
     waveform_eps: ClassVar[float] = 1e-10  # far below the noise of 16 bits
     mean_of_frames: ClassVar[bool] = False
     half_precision: ClassVar[bool] = False  # so small a network gains nothing
+    speakers: ClassVar[bool] = True
     widened: ClassVar[bool] = True  # in float16, torch's LSTM takes ten times as long on a CPU
 
     level: float

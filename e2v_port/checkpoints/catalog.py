@@ -99,6 +99,7 @@ class KnownModel:
         parameters: Number of weights, rounded.
         labels: Names of the outputs in order, labels or dimensions; empty for a model without a head.
         outputs: Names of its further outputs, such as age and sex.
+        speakers: Whether it is a speaker encoder: its embeddings say who speaks, and it knows nothing of emotions.
         licence: License of the weights.
         languages: Languages of the labeled speech it was trained on; empty if not known here.
         data: Speech it was trained on, in words; empty if not known here.
@@ -115,6 +116,7 @@ class KnownModel:
     parameters: int
     labels: tuple[str, ...]
     outputs: tuple[str, ...]
+    speakers: bool
     licence: str
     languages: tuple[str, ...]
     data: str
@@ -145,6 +147,7 @@ def _known_model(row: dict[str, Any]) -> KnownModel:
         parameters=row["parameters"],
         labels=_labels(row["classes"]),
         outputs=tuple(row.get("outputs", ())),
+        speakers=row.get("speakers", False),
         licence=row["licence"],
         languages=tuple(row.get("languages", ())),
         data=row.get("data", ""),

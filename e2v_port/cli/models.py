@@ -189,7 +189,7 @@ def _gives(row: dict[str, Any], most: int | None = None) -> str:
     """Names the labels and the further outputs of a model; more labels than `most` are counted."""
     labels = row["labels"]
     parts = [f"{len(labels)} labels"] if most and len(labels) > most else labels
-    return ", ".join([*parts, *row["outputs"]]) or "embeddings"
+    return ", ".join([*parts, *row["outputs"]]) or ("embeddings of voices" if row["speakers"] else "embeddings")
 
 
 def _state(row: dict[str, Any]) -> str:
@@ -211,6 +211,7 @@ def _known_model(model: "KnownModel") -> dict[str, Any]:
         "dimensions": model.embed_dim,
         "labels": list(model.labels),
         "outputs": list(model.outputs),
+        "speakers": model.speakers,
         "languages": list(model.languages),
         "data": model.data,
         "accuracy": [asdict(each) for each in model.accuracy],
@@ -236,6 +237,7 @@ def _local_model(name: str) -> dict[str, Any]:
         "dimensions": config.architecture.embed_dim,
         "labels": [label.name for label in config.labels if not label.unused],
         "outputs": list(config.others),
+        "speakers": config.architecture.speakers,
         "languages": [],
         "data": "",
         "accuracy": [],

@@ -426,6 +426,11 @@ class Model(Batched):
                 f"{self.config.source.repository} predicts arousal, dominance and valence, not labels: use "
                 f"dimensions, or a model with labels such as iic/emotion2vec_plus_base"
             )
+        if not self.labels and self.config.architecture.speakers:
+            raise NoLabels(
+                f"{self.config.source.repository} is a speaker encoder: it says who speaks, and knows no emotions: "
+                f"use embed, or a model with labels such as bundled"
+            )
         if not self.labels:
             raise NoLabels(
                 f"{self.config.source.repository} has no classification head: it returns embeddings, not labels: "
