@@ -142,6 +142,7 @@ def enroll(
     encoder: Model,
     name: str,
     clips: Iterable[Clip],
+    sampling_rate: int | None = None,
     *,
     channel: int | str = "mix",
     settings: SegmentSettings = DEFAULTS,
@@ -153,6 +154,7 @@ def enroll(
         encoder: Speaker encoder of the roster.
         name: Name of the speaker, as for `Roster.enroll`.
         clips: Recordings, as for `e2v_port.audio.load_audio`.
+        sampling_rate: Sampling rate of arrays, in Hz; files bring their own.
         channel: `mix`, `left`, `right` or a number from 1.
         settings: Settings that speech is found with.
 
@@ -167,7 +169,7 @@ def enroll(
     clips = list(clips)
     spoken: list[Waveform] = []
     for clip in clips:
-        found = stretches(load_audio(clip, channel=channel), settings)
+        found = stretches(load_audio(clip, sampling_rate, channel=channel), settings)
         if not found:
             raise AudioError(f"{printable(clip_name(clip))}: no speech found: record the voice alone, and louder")
         spoken += found
