@@ -162,8 +162,8 @@ def test_speech_over_which_a_stranger_speaks_is_not_judged(roster: Roster, encod
 def test_an_analysis_judges_the_enrolled_alone(roster: Roster, encoder: Model, meeting: Waveform) -> None:
     options: dict[str, Any] = {"sampling_rate": SAMPLING_RATE, "model": "bundled-tiny-nc", "runtime": "cpu"}
     [everybody] = each([meeting], **options)
-    [named] = each([meeting], **options, speakers=KnownVoices(encoder, roster))
-    [only] = each([meeting], **options, speakers=KnownVoices(encoder, roster, only=True))
+    [named] = each([meeting], **options, enrolled=KnownVoices(encoder, roster))
+    [only] = each([meeting], **options, enrolled=KnownVoices(encoder, roster, only=True))
     for analysis in everybody, named, only:
         assert not isinstance(analysis, AudioError)
     assert [segment.speaker for segment in named.segments] == ["Ann", None, "Ann"]
@@ -181,7 +181,7 @@ def test_given_segments_of_a_false_name_are_not_judged(roster: Roster, encoder: 
     given = [GivenSegment(0.0, start, "Ann"), GivenSegment(start + 2, start + 6, "Ann")]
     known = KnownVoices(encoder, roster, only=True)
     options: dict[str, Any] = {"sampling_rate": SAMPLING_RATE, "model": "bundled-tiny-nc", "runtime": "cpu"}
-    [analysis] = each([meeting], segments=given, speakers=known, **options)
+    [analysis] = each([meeting], segments=given, enrolled=known, **options)
     assert not isinstance(analysis, AudioError)
     assert [segment.judgement is not None for segment in analysis.segments] == [True, False]
 
@@ -213,7 +213,7 @@ def test_a_stream_judges_the_enrolled_alone(block: int, roster: Roster, encoder:
 
 
 def test_real_voices(recordings: Path, encoder: Model) -> None:
-    readers = ["librispeech_198-209-0000.flac", "librispeech_3436-172162-0000.flac", "jfk.flac"]
+    readers = ["librispeech_198-209-0000.flac", "librispeech_3436-172162-0000.flac"]
     sounds = {name: load_audio(recordings / name) for name in readers}
     roster = Roster.of(encoder)
     for name, sound in sounds.items():
@@ -221,5 +221,5 @@ def test_real_voices(recordings: Path, encoder: Model) -> None:
     known = KnownVoices(encoder, roster, only=True)
     heard = {name: known.whose(sound[-5 * SAMPLING_RATE :]).name for name, sound in sounds.items()}
     assert heard == {name: name for name in readers}
-    for stranger in "librivox_idle_hour_john_clare.flac", "emotion2vec_test.wav", "emodb_timeline.flac":
+    for stranger in "jfk.flac", "librivox_idle_hour_john_clare.flac", "emotion2vec_test.wav", "emodb_timeline.flac":
         assert known.whose(load_audio(recordings / stranger)[: 8 * SAMPLING_RATE]).name is None

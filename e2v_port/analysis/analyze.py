@@ -10,7 +10,6 @@ from typing import TypedDict, Unpack, overload
 
 from e2v_port.analysis.judge import CATEGORICAL, Judge, JudgedWaveform
 from e2v_port.analysis.judged import placed
-from e2v_port.analysis.recognition import recognized
 from e2v_port.analysis.results import Analysis, AnalysisSettings, UsedModel, unjudged
 from e2v_port.analysis.sounds import Request, Sounds
 from e2v_port.analysis.turns import spoken
@@ -22,7 +21,9 @@ from e2v_port.emotions.changes import Boundary, BoundarySettings, boundaries
 from e2v_port.emotions.fusion import FusionSettings
 from e2v_port.errors import AudioError, ModelNotFound, SegmentError, need, quoted
 from e2v_port.models.batches import ahead
+from e2v_port.models.load import load
 from e2v_port.models.model import Model
+from e2v_port.speakers.diarize import Speakers
 from e2v_port.speakers.known import KnownVoices
 from e2v_port.speech.segment import GivenSegment, Segment, SegmentSettings
 from e2v_port.speech.transcripts import read_segments
@@ -30,6 +31,8 @@ from e2v_port.transcribe.whisper import WINDOW, Transcriber
 from e2v_port.transcribe.words import Transcript, Word, doubts, passages, shared_out
 
 __all__ = ["Options", "analyze", "each"]
+
+VOICES = "bundled-voices"  # the speaker encoder of the package
 
 
 class Options(TypedDict, total=False):
@@ -52,7 +55,9 @@ class Options(TypedDict, total=False):
     baseline: Baselines
     words: str | Path | Transcriber | None
     language: str | None
-    speakers: KnownVoices | None
+    speakers: bool | str | Path | Model | Speakers | None
+    speaker_count: int | None
+    enrolled: KnownVoices | None
     offline: bool
 
 
@@ -106,7 +111,9 @@ def each(
     baseline: Baselines = None,
     words: str | Path | Transcriber | None = None,
     language: str | None = None,
-    speakers: KnownVoices | None = None,
+    speakers: bool | str | Path | Model | Speakers | None = None,
+    speaker_count: int | None = None,
+    enrolled: KnownVoices | None = None,
     offline: bool = False,
 ) -> Iterator[Analysis | AudioError]:
     """Analyzes any number of clips, and continues after a clip that cannot be used.
@@ -142,7 +149,11 @@ def each(
             `e2v_port.transcribe.whisper.Transcriber`, or a loaded one. Only segments of speech are read, on their
             channel, from the sound that the models hear.
         language: Code of the language that is spoken; None to detect it in each clip.
-        speakers: Enrolled voices by which segments are named; with `KnownVoices.only`, those of nobody else are judged.
+        speakers: Whether to name the speakers by their voices, and to split segments where the speaker changes; or the
+            speaker encoder to do it with, by default `bundled-voices`; or Speakers with settings of their own.
+        speaker_count: Number of speakers in each clip; None to estimate it.
+        enrolled: Enrolled voices: segments of theirs get their names, whatever a caller called them; with
+            `KnownVoices.only`, those of nobody else are judged or read. Without `speakers`, no segment is split.
         offline: Whether to never open a connection.
 
     Returns:
@@ -169,6 +180,7 @@ def each(
         given = _given(segments, len(clips), whole)
     request = Request(channel, given, whole)
     reader = _reader(words, language, given, offline)
+    naming = _naming(speakers, speaker_count, request, runtime, offline)
     if model is None and dimensional is None:
         model = _bundled()
     judge = Judge.load(model, dimensional, fusion, runtime=runtime, dtype=dtype, labels=labels, offline=offline)
@@ -180,9 +192,9 @@ def each(
         fusion=judge.fusion,
         boundaries=(boundaries or BoundarySettings()) if frames else None,
     )
-    return _Analyzer(judge, chosen, request, _adapting(judge, adapt, baseline), reader, speakers).each(
-        clips, sampling_rate
-    )
+    return _Analyzer(
+        judge, chosen, request, _adapting(judge, adapt, baseline), reader=reader, naming=naming, known=enrolled
+    ).each(clips, sampling_rate)
 
 
 def _reader(
@@ -200,6 +212,31 @@ def _reader(
     if language is not None:
         raise ValueError("a loaded recognizer has its language: leave language= out")
     return words
+
+
+def _naming(
+    speakers: bool | str | Path | Model | Speakers | None,
+    count: int | None,
+    request: Request,
+    runtime: str,
+    offline: bool,
+) -> Speakers | None:
+    """Returns what names the speakers, after checking that it fits the other options."""
+    if speakers is None or speakers is False:
+        if count is not None:
+            raise ValueError("speaker_count= belongs to speakers=: pass both, or leave it out")
+        return None
+    if request.channel == "each":
+        raise ValueError("speakers= and channel='each' contradict each other: there, each channel is a speaker")
+    if request.whole:
+        raise ValueError("speakers= and whole=True contradict each other: leave one of them out")
+    if isinstance(speakers, Speakers):
+        if count is not None:
+            raise ValueError("a Speakers object has its count: leave speaker_count= out")
+        return speakers
+    if not isinstance(speakers, Model):
+        speakers = load(VOICES if speakers is True else speakers, runtime=runtime, offline=offline)
+    return Speakers(speakers, count=count)
 
 
 def _adapting(judge: Judge, adapt: bool | Adapting, given: Baselines) -> Adapting | None:
@@ -268,12 +305,13 @@ class _Analyzer:
         settings: AnalysisSettings,
         request: Request,
         adapting: Adapting | None = None,
-        reader: Transcriber | None = None,
         *,
-        speakers: KnownVoices | None = None,
+        reader: Transcriber | None = None,
+        naming: Speakers | None = None,
+        known: KnownVoices | None = None,
     ) -> None:
         self.judge, self.settings, self.request, self.adapting = judge, settings, request, adapting
-        self.reader, self.speakers = reader, speakers
+        self.reader, self.naming, self.known = reader, naming, known
         self.models = judge.models
 
     def each(self, clips: Iterable[Clip | Sounds], sampling_rate: int | None) -> Iterator[Analysis | AudioError]:
@@ -317,9 +355,9 @@ class _Analyzer:
         decoded = time.perf_counter()
         segments, notes = self.request.segments(sounds, self.settings.segments)
         timings = {"decode": decoded - started, "speech": time.perf_counter() - decoded}
-        if self.speakers:
+        if self.naming or self.known:
             started = time.perf_counter()
-            segments, said = recognized(self.speakers, sounds, segments, self.settings.segments)
+            segments, said = self._named(sounds, segments)
             notes = [*notes, *said]
             timings["speakers"] = time.perf_counter() - started
         work = _Work(sounds, segments, (*sounds.notes, *notes), timings)
@@ -329,6 +367,19 @@ class _Analyzer:
             timings["words"] = time.perf_counter() - started
         timings |= dict.fromkeys([*self.models, "fusion"], 0.0)
         return work
+
+    def _named(self, sounds: Sounds, segments: list[Segment]) -> tuple[list[Segment], list[Note]]:
+        """Names the speakers by their voices, and then those who are enrolled by their names."""
+        heard = {channel: sound.waveform for channel, sound in sounds.by_channel.items()}
+        given = {segment.speaker for segment in segments}
+        notes: list[Note] = []
+        if self.naming:
+            segments, notes = self.naming.named(heard, segments, self.settings.segments)
+        if self.known:
+            found = {segment.speaker for segment in segments if segment.speaker is not None} - given
+            segments, said = self.known.named(heard, segments, self.settings.segments, found=found)
+            notes = [*notes, *said]
+        return segments, notes
 
     def _read_words(self, work: _Work, reader: Transcriber) -> None:
         """Reads the words of each channel by itself, so that nobody's words end up in another's segments."""
@@ -391,13 +442,16 @@ class _Analyzer:
             segments=tuple(segments),
             boundaries=changes,
             reason=None if work.judged else unjudged(work.segments, self.settings),
-            models=tuple(UsedModel.of(kind, model) for kind, model in self.models.items()),
+            models=tuple(UsedModel.of(kind, model) for kind, model in self._used()),
             settings=self.settings,
             timings=work.timings,
             notes=work.notes,
             transcript=work.transcript,
             turns=spoken(segments, self.settings.fusion),
         )
+
+    def _used(self) -> list[tuple[str, Model]]:
+        return [*self.models.items(), *([("speakers", self.naming.encoder)] if self.naming else [])]
 
     def _boundaries(self, work: _Work, i: int) -> list[Boundary]:
         model, segment, scores = self.models[CATEGORICAL], work.segments[i], work.judged[i].frame_scores

@@ -24,7 +24,7 @@ class UsedModel:
     """A model used in an analysis.
 
     Attributes:
-        kind: `categorical` or `dimensional`.
+        kind: `categorical`, `dimensional`, or `speakers` for the encoder that told the voices apart.
         name: Repository of the model.
         dtype: Number format of its weights.
         runtime: Runtime it ran on.
@@ -80,7 +80,7 @@ class Analysis:
         segments: Segments in order of time, including those that could not be judged (see their `quality`).
         boundaries: Where the emotion changes within the judged segments; None unless requested.
         reason: Reason why no segment was judged; None if one was.
-        models: Models used: categorical, dimensional, or both in this order.
+        models: Models used: categorical, dimensional, or both in this order; then the speaker encoder, if one was.
         settings: All thresholds of the analysis.
         timings: Seconds spent on the clip, by stage. Clips run in one batch share its time by their speech.
         notes: What the user must know about the sound of the clip, such as a silent channel.

@@ -72,6 +72,26 @@ Words = Annotated[
 Language = Annotated[
     str | None, typer.Option(metavar="CODE", help="Language of the words, such as en; detected by default.")
 ]
+BySpeaker = Annotated[
+    bool,
+    typer.Option("--speakers", help="Name the speakers by their voices; split segments where the speaker changes."),
+]
+SpeakerModel = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="Speaker encoder of --speakers, named as for --model. Default: bundled-voices.",
+        show_default=False,
+    ),
+]
+SpeakerCount = Annotated[
+    int | None,
+    typer.Option(
+        metavar="NUMBER",
+        help="Number of speakers in each file, for --speakers. Default: estimated.",
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per file, each as soon as it is ready.")]
 
 
@@ -95,6 +115,9 @@ def analyze(
     baseline: BaselineFiles = None,
     words: Words = None,
     language: Language = None,
+    speakers: BySpeaker = False,
+    speaker_model: SpeakerModel = None,
+    speaker_count: SpeakerCount = None,
     speech_threshold: SpeechThreshold = None,
     max_gain: MaxGain = None,
     offline: Offline = False,
@@ -110,6 +133,7 @@ def analyze(
     whole = whole or diarize
     if language and not words:
         fail("--language belongs to --words: name a Whisper model with --words as well")
+    _check_speakers(speakers, speaker_model, speaker_count, channel, whole)
     settings = segment_settings(speech_threshold, max_gain)
     _check_segments(segments, whole, files)
     _check_format(form, out, as_json, files)
@@ -138,6 +162,8 @@ def analyze(
         baseline=baseline,
         words=words,
         language=language,
+        speakers=speaker_model or speakers,
+        speaker_count=speaker_count,
         settings=settings,
         boundaries=DIARIZATION if diarize else None,
         offline=offline,
@@ -153,6 +179,18 @@ def analyze(
             advance()
     output.write(out)
     finish(len(files), output.failed)
+
+
+def _check_speakers(speakers: bool, model: str | None, count: int | None, channel: str, whole: bool) -> None:
+    for option, given in (("--speaker-model", model is not None), ("--speaker-count", count is not None)):
+        if given and not speakers:
+            fail(f"{option} belongs to --speakers: add it")
+    if count is not None and count < 1:
+        fail(f"--speaker-count {count}: there is at least 1 speaker")
+    if speakers and channel == "each":
+        fail("--speakers and --channel each contradict each other: there, each channel is a speaker")
+    if speakers and whole:
+        fail("--speakers and --whole or --diarize contradict each other: one segment has one speaker")
 
 
 def _check_segments(segments: Path | None, whole: bool, files: list[str]) -> None:

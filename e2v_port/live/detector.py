@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e2v_port.analysis.judged import JudgedSegment
-from e2v_port.analysis.recognition import recognized
 from e2v_port.analysis.results import AnalysisSettings, UsedModel, unjudged
 from e2v_port.analysis.sounds import Request
 from e2v_port.analysis.voices import Baselines, Voices, read_baselines
@@ -170,7 +169,8 @@ class EmotionDetector:
         if channel != "each":
             found = [replace(segment, speaker=speaker) for segment in found]
         if self._known:
-            found, said = recognized(self._known, sounds, found, self._settings.segments)
+            heard = {number: sound.waveform for number, sound in sounds.by_channel.items()}
+            found, said = self._known.named(heard, found, self._settings.segments)
             notes = [*notes, *said]
         detected = time.perf_counter()
         judged = self._judged([(segment, sounds.of(segment)) for segment in found])

@@ -347,7 +347,7 @@ class _Worker:
                     model=model,
                     dimensional=dimensional,
                     adapt=self._adapting(speaker) if self.voices and request.channel != "each" else False,
-                    speakers=known,
+                    enrolled=known,
                 )
                 if isinstance(result, AudioError):
                     raise result

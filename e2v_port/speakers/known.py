@@ -1,17 +1,18 @@
 """Recognizes enrolled voices in speech, and enrolls them from recordings."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from e2v_port.audio import SAMPLING_RATE, Clip, Note, Waveform, clip_name, load_audio
 from e2v_port.errors import AudioError, need
 from e2v_port.files import printable
 from e2v_port.models.model import Model
-from e2v_port.speakers.roster import PIECE, Roster
+from e2v_port.speakers.roster import PIECE, Roster, mean_of
 from e2v_port.speech.detect import from_probabilities, speech_spans
 from e2v_port.speech.segment import DEFAULTS, Segment, SegmentSettings, spans_between
 from e2v_port.speech.silero import speech_probabilities
@@ -66,13 +67,20 @@ class KnownVoices:
 
     def whose_each(self, waveforms: Sequence[Waveform], settings: SegmentSettings = DEFAULTS) -> list[Heard]:
         """Returns whose voice each of several stretches of speech is, as `whose` does."""
+        return [
+            _NOBODY if speech is None else Heard(*self.roster.identify(speech.embedding, speech.seconds, speech.pieces))
+            for speech in self._speech(waveforms, settings)
+        ]
+
+    def _speech(self, waveforms: Sequence[Waveform], settings: SegmentSettings) -> list["_Speech | None"]:
+        """Returns the speech in each waveform; None where there is too little to compare."""
         spoken = [np.concatenate([_NOTHING, *stretches(waveform, settings)]) for waveform in waveforms]
         sounds = {i: [sound, *pieces(sound)] for i, sound in enumerate(spoken) if len(sound) >= _LEAST_SAMPLES}
         embeddings = iter(self.encoder.embed([part for parts in sounds.values() for part in parts], SAMPLING_RATE))
-        found = [_NOBODY] * len(waveforms)
+        found: list[_Speech | None] = [None] * len(waveforms)
         for i, parts in sounds.items():
             whole, *own = [next(embeddings) for _ in parts]
-            found[i] = Heard(*self.roster.identify(whole, len(spoken[i]) / SAMPLING_RATE, own))
+            found[i] = _Speech(whole, len(spoken[i]) / SAMPLING_RATE, own)
         return found
 
     def settle(self, segment: Segment, heard: Heard) -> Segment:
@@ -88,30 +96,70 @@ class KnownVoices:
         return replace(segment, speaker=None) if claimed else segment
 
     def named(
-        self, waveform: Waveform, segments: Sequence[Segment], settings: SegmentSettings = DEFAULTS
+        self,
+        waveform: Waveform | Mapping[int | None, Waveform],
+        segments: Sequence[Segment],
+        settings: SegmentSettings = DEFAULTS,
+        *,
+        found: Set[str] = frozenset(),
     ) -> tuple[list[Segment], list[Note]]:
         """Names the speaker of each segment by its voice; segments are not split.
 
-        If nobody else may be judged, a segment in which another voice speaks as well becomes `not_enrolled`, too.
+        If nobody else may be judged, a segment over which another voice speaks becomes `not_enrolled`, too.
 
         Args:
-            waveform: [samples], float32, 16 kHz, of the clip or of the channel of the segments.
+            waveform: [samples], float32, 16 kHz, of the whole clip; or that of each channel, by its number.
             segments: Segments of it, in order of time.
             settings: Settings that speech is found with.
+            found: Speakers who were found by their voices, as `Speakers.named` finds them: all speech of each is
+                compared as that of one voice. Those who are not enrolled are numbered anew.
 
         Returns:
             The segments, each with its speaker, and notes: `not_enrolled` says how many are not judged.
         """
-        examined = [segment.quality in {"normal", "low_confidence", "too_short"} for segment in segments]
-        sounds = [waveform[segment.samples] for segment, known in zip(segments, examined, strict=True) if known]
-        heard = iter(self.whose_each(sounds, settings))
-        pairs = zip(segments, examined, strict=True)
-        found = [self.settle(segment, next(heard) if known else _NOBODY) for segment, known in pairs]
-        barred = [segment for segment in found if segment.quality == "not_enrolled"]
-        for i, segment in enumerate(found):
-            if segment.quality != "not_enrolled" and any(_overlap(segment, other) for other in barred):
-                found[i] = self.settle(segment, _NOBODY)
-        return found, self.notes(found)
+        by_channel = waveform if isinstance(waveform, Mapping) else None
+        sounds = [(by_channel[each.channel] if by_channel else waveform)[each.samples] for each in segments]
+        listened = [i for i, segment in enumerate(segments) if segment.quality in _LISTENED]
+        speech = dict(zip(listened, self._speech([sounds[i] for i in listened], settings), strict=True))
+        names = self._names(segments, speech, found)
+        done = list(segments)
+        for i in listened:
+            done[i] = self._settled(segments[i], speech[i], names)
+        barred = [segment for segment in done if segment.quality == "not_enrolled"]
+        for i in listened:
+            if self.only and any(_overlap(done[i], other) for other in barred if other is not done[i]):
+                done[i] = self.settle(segments[i], _NOBODY)
+        return done, self.notes(done)
+
+    def _names(
+        self, segments: Sequence[Segment], speech: "Mapping[int, _Speech | None]", found: Set[str]
+    ) -> dict[str, tuple[str, bool]]:
+        """Returns the name of each speaker who was found by voice, and whether it is that of an enrolled voice."""
+        names: dict[str, tuple[str, bool]] = {}
+        everybody = dict.fromkeys(segment.speaker for segment in segments)
+        order = [speaker for speaker in everybody if speaker is not None and speaker in found]
+        free = iter(order)
+        for speaker in order:
+            own = [part for i, part in speech.items() if part and segments[i].speaker == speaker]
+            seconds = [part.seconds for part in own]
+            name = None
+            if own:
+                name = self.roster.identify(mean_of([part.embedding for part in own], seconds), sum(seconds))[0]
+            names[speaker] = (name, True) if name else (next(free), False)
+        return names
+
+    def _settled(self, segment: Segment, speech: "_Speech | None", names: Mapping[str, tuple[str, bool]]) -> Segment:
+        """Returns a segment with the name of its voice, if it is that of the speaker it was given to."""
+        if segment.speaker not in names:
+            heard = speech and self.roster.identify(speech.embedding, speech.seconds, speech.pieces)
+            return self.settle(segment, Heard(*heard) if heard else _NOBODY)
+        name, enrolled = names[segment.speaker]
+        parts = [] if speech is None else [*([speech.embedding] if speech.seconds >= PIECE else []), *speech.pieces]
+        if enrolled and not any(self.roster.foreign(name, part) for part in parts):
+            return replace(segment, speaker=name)
+        if self.only:
+            return replace(segment, speaker=None if enrolled else name, quality="not_enrolled")
+        return replace(segment, speaker=None if enrolled else name)
 
     def notes(self, segments: Sequence[Segment]) -> list[Note]:
         """Returns a note on the segments that are not judged, as their voice is of nobody enrolled."""
@@ -122,12 +170,22 @@ class KnownVoices:
         return [Note("not_enrolled", f"{text}certain: neither judged nor read")]
 
 
+class _Speech(NamedTuple):
+    """The embedding of speech without pauses, its length in seconds, and the embeddings of its pieces."""
+
+    embedding: NDArray[np.float32]
+    seconds: float
+    pieces: list[NDArray[np.float32]]
+
+
+_LISTENED = {"normal", "low_confidence", "too_short"}  # qualities of segments whose voice is compared
 _NOBODY = Heard(None, None)
 _ROUNDING = 0.02  # s; given segments overlap by as much where nobody speaks at the same time
 
 
 def _overlap(one: Segment, other: Segment) -> bool:
-    return min(one.end, other.end) - max(one.start, other.start) > _ROUNDING
+    together = min(one.end, other.end) - max(one.start, other.start)
+    return one.channel == other.channel and together > _ROUNDING
 
 
 LEAST_HEARD = 0.75

@@ -298,9 +298,17 @@ class Roster:
         alike = sorted(((float(voice.embedding @ heard), voice.name) for voice in self._voices.values()), reverse=True)
         best, name = alike[0]
         certain = best >= self.needed(seconds) and (len(alike) == 1 or best - alike[1][0] >= _MARGIN)
-        known = self.voice(name).embedding
-        certain = certain and all(float(known @ mean_of([piece])) >= self.needed(PIECE) - _FOREIGN for piece in pieces)
+        certain = certain and not any(self.foreign(name, piece) for piece in pieces)
         return (name if certain else None), best
+
+    def foreign(self, name: str, piece: Vector) -> bool:
+        """Returns whether `PIECE` seconds of speech or more are clearly of another voice than the one of a name.
+
+        Args:
+            name: Name of an enrolled voice.
+            piece: Embedding of the speech, [dim].
+        """
+        return float(self.voice(name).embedding @ mean_of([piece])) < self.needed(PIECE) - _FOREIGN
 
     def check(self, encoder: Model) -> None:
         """Raises RosterError unless the voices were enrolled with this speaker encoder."""
