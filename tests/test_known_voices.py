@@ -21,6 +21,7 @@ from e2v_port.speakers.known import KnownVoices, enroll, pieces, stretches
 from e2v_port.speakers.roster import Roster
 from e2v_port.speech.segment import GivenSegment, Segment
 
+ANN, STRANGER = "quick", "low"
 SENTENCES = Path(__file__).parents[1] / "benchmarks" / "speech"
 
 
@@ -43,31 +44,31 @@ def encoder() -> Model:
 
 @pytest.fixture(scope="module")
 def roster(encoder: Model) -> Roster:
-    """Ann, whose voice is that of `calm`."""
+    """Ann, whose voice is that of `quick`."""
     roster = Roster.of(encoder)
-    assert enroll(roster, encoder, "Ann", [said("calm", 4)], SAMPLING_RATE) == []
+    assert enroll(roster, encoder, "Ann", [said(ANN, 5)], SAMPLING_RATE) == []
     return roster
 
 
 @pytest.fixture(scope="module")
 def meeting() -> Waveform:
     """Ann from about 0 to 5 s, then somebody else from about 7 to 12 s, then Ann again."""
-    return np.concatenate([said("calm", 2), pause(), said("quick", 2), pause(), said("calm", 2)])
+    return np.concatenate([said(ANN, 2), pause(), said(STRANGER, 2), pause(), said(ANN, 2)])
 
 
 def test_what_is_enrolled(roster: Roster, encoder: Model) -> None:
     voice = roster.voice("Ann")
     assert voice.clips == 1
-    assert voice.seconds == pytest.approx(sum(map(len, stretches(said("calm", 4)))) / SAMPLING_RATE)
+    assert voice.seconds == pytest.approx(sum(map(len, stretches(said(ANN, 5)))) / SAMPLING_RATE)
     assert voice.embedding.shape == (encoder.embed_dim,)
     assert roster.sha256 == encoder.config.source.sha256
 
 
 def test_the_voice_is_named_and_another_is_not(roster: Roster, encoder: Model) -> None:
     known = KnownVoices(encoder, roster)
-    name, own = known.whose(said("calm", 2))
+    name, own = known.whose(said(ANN, 2))
     assert name == "Ann"
-    other = known.whose(said("quick", 2))
+    other = known.whose(said(STRANGER, 2))
     assert other.name is None
     assert own is not None
     assert other.similarity is not None
@@ -77,18 +78,18 @@ def test_the_voice_is_named_and_another_is_not(roster: Roster, encoder: Model) -
 def test_the_level_of_a_recording_does_not_matter(roster: Roster, encoder: Model) -> None:
     known = KnownVoices(encoder, roster)
     for gain in 0.02, 2.0:
-        assert known.whose(gain * said("calm", 2)).name == "Ann"
+        assert known.whose(gain * said(ANN, 2)).name == "Ann"
 
 
 def test_too_little_speech_is_nobodys(roster: Roster, encoder: Model) -> None:
     known = KnownVoices(encoder, roster)
     assert known.whose(pause()) == (None, None)
-    assert known.whose(said("calm")[: SAMPLING_RATE // 2]) == (None, None)
+    assert known.whose(said(ANN)[: SAMPLING_RATE // 2]) == (None, None)
 
 
 def test_speech_in_which_somebody_else_speaks_has_no_name(roster: Roster, encoder: Model) -> None:
     known = KnownVoices(encoder, roster)
-    mixed = np.concatenate([said("calm", 3, 0.1), said("quick", 1, 0.1)])
+    mixed = np.concatenate([said(ANN, 3, 0.1), said(STRANGER, 1, 0.1)])
     # Ann speaks most of the time, so that her voice prevails in the whole of it.
     [spoken] = stretches(mixed)
     whole = encoder.embed(spoken, SAMPLING_RATE)
@@ -111,18 +112,18 @@ def test_silence_and_too_little_speech_are_refused(encoder: Model, tmp_path: Pat
     roster = Roster.of(encoder)
     soundfile.write(tmp_path / "silence.wav", pause(6.0), SAMPLING_RATE)
     with pytest.raises(AudioError, match=r"silence\.wav: no speech found"):
-        enroll(roster, encoder, "Ann", [said("calm", 4), tmp_path / "silence.wav"], SAMPLING_RATE)
+        enroll(roster, encoder, "Ann", [said(ANN, 5), tmp_path / "silence.wav"], SAMPLING_RATE)
     with pytest.raises(RosterError, match=r"s of speech are too little .* at least 5 s"):
-        enroll(roster, encoder, "Ann", [said("calm")], SAMPLING_RATE)
+        enroll(roster, encoder, "Ann", [said(ANN)], SAMPLING_RATE)
     assert len(roster) == 0
 
 
 def test_several_voices_and_a_second_name_are_noticed(roster: Roster, encoder: Model) -> None:
     fresh = Roster.of(encoder)
-    [note] = enroll(fresh, encoder, "Ann", [said("calm", 3), said("quick", 3)], SAMPLING_RATE)
+    [note] = enroll(fresh, encoder, "Ann", [said(ANN, 3), said(STRANGER, 3)], SAMPLING_RATE)
     assert note.kind == "several_voices"
     copied = Roster.from_dict(roster.to_dict())
-    [note] = enroll(copied, encoder, "Eve", [said("calm", 3)], SAMPLING_RATE)
+    [note] = enroll(copied, encoder, "Eve", [said(ANN, 3)], SAMPLING_RATE)
     assert note.kind == "enrolled_twice"
 
 
@@ -135,8 +136,8 @@ def test_voices_of_another_encoder_are_refused(encoder: Model) -> None:
 @pytest.mark.parametrize("only", [False, True])
 def test_what_callers_claim_counts_for_nothing(only: bool, roster: Roster, encoder: Model) -> None:
     known = KnownVoices(encoder, roster, only=only)
-    waveform = np.concatenate([said("calm", 2), said("quick", 2)])
-    middle, end = len(said("calm", 2)) / SAMPLING_RATE, len(waveform) / SAMPLING_RATE
+    waveform = np.concatenate([said(ANN, 2), said(STRANGER, 2)])
+    middle, end = len(said(ANN, 2)) / SAMPLING_RATE, len(waveform) / SAMPLING_RATE
     for claims, others in (
         (("Guest", "Ann"), (None, None)),
         (("ann", "ANN"), (None, None)),
@@ -150,8 +151,8 @@ def test_what_callers_claim_counts_for_nothing(only: bool, roster: Roster, encod
 
 
 def test_speech_over_which_a_stranger_speaks_is_not_judged(roster: Roster, encoder: Model) -> None:
-    waveform = np.concatenate([said("calm", 2), said("quick", 2)])
-    middle, end = len(said("calm", 2)) / SAMPLING_RATE, len(waveform) / SAMPLING_RATE
+    waveform = np.concatenate([said(ANN, 2), said(STRANGER, 2)])
+    middle, end = len(said(ANN, 2)) / SAMPLING_RATE, len(waveform) / SAMPLING_RATE
     given = [Segment(0.0, middle, "normal"), Segment(middle - 0.5, end, "normal")]
     found, _ = KnownVoices(encoder, roster, only=True).named(waveform, given)
     assert [segment.quality for segment in found] == ["not_enrolled"] * 2
@@ -177,7 +178,7 @@ def test_an_analysis_judges_the_enrolled_alone(roster: Roster, encoder: Model, m
 
 
 def test_given_segments_of_a_false_name_are_not_judged(roster: Roster, encoder: Model, meeting: Waveform) -> None:
-    start = len(said("calm", 2)) / SAMPLING_RATE
+    start = len(said(ANN, 2)) / SAMPLING_RATE
     given = [GivenSegment(0.0, start, "Ann"), GivenSegment(start + 2, start + 6, "Ann")]
     known = KnownVoices(encoder, roster, only=True)
     options: dict[str, Any] = {"sampling_rate": SAMPLING_RATE, "model": "bundled-tiny-nc", "runtime": "cpu"}

@@ -243,14 +243,27 @@ class Roster:
         return notes
 
     def _several(self, name: str, embeddings: Sequence[Vector], seconds: Sequence[float]) -> list[Note]:
-        """Returns a note if parts of the speech do not sound like the rest of it."""
-        mean = mean_of(embeddings, seconds)
-        pairs = [pair for pair in zip(embeddings, seconds, strict=True) if pair[1] >= _LONG_ENOUGH]
-        odd = [each for each, length in pairs if float(mean @ mean_of([each])) < self.needed(length)]
-        if not odd:
+        """Returns a note if the speech falls into two groups that do not sound like one voice."""
+        usable = [
+            (mean_of([each]), length) for each, length in zip(embeddings, seconds, strict=True) if length >= PIECE
+        ]
+        if len(usable) < 2:
             return []
-        text = f"{len(odd)} of {len(embeddings)} stretches of speech do not sound like the rest: "
-        return [Note("several_voices", f"{text}check that nobody but {name} speaks in them")]
+        rows = np.stack([row for row, _ in usable])
+        ends = np.unravel_index(np.argmin(rows @ rows.T), (len(rows), len(rows)))  # the two that are least alike
+        nearer = np.argmax(rows @ rows[[*ends]].T, axis=1)
+        groups = [[pair for pair, end in zip(usable, nearer, strict=True) if end == side] for side in (0, 1)]
+        if not all(groups):
+            return []
+        spans = [sum(length for _, length in group) for group in groups]
+        one, other = (mean_of([row for row, _ in group], [length for _, length in group]) for group in groups)
+        alike = float(one @ other)
+        if alike >= self.needed(min(spans)) - _FOREIGN:
+            return []
+        parts = (
+            f"{spans[0]:.1f} s and {spans[1]:.1f} s of the speech do not sound like one voice (similarity {alike:.2f})"
+        )
+        return [Note("several_voices", f"{parts}: check that nobody but {name} speaks in it")]
 
     def delete(self, name: str) -> Voice:
         """Deletes a voice and returns it.
@@ -398,7 +411,6 @@ class Roster:
             raise RosterError("embeddings of different sizes cannot be compared: they are of different encoders")
 
 
-_LONG_ENOUGH = 2.0  # s of speech; in less, a voice often sounds unlike itself
 _MARGIN = 0.02
 
 
