@@ -14,12 +14,16 @@ from e2v_port.cli.options import (
     ChannelOrEach,
     DimensionalName,
     DtypeName,
+    Enrolled,
     LabelNames,
     MaxGain,
     ModelName,
     Offline,
+    OnlyEnrolled,
+    RosterFile,
     RuntimeName,
     SpeechThreshold,
+    known_voices,
     segment_settings,
 )
 from e2v_port.cli.output import complain, fail, finish, model_or_bundled, need_place, progress_bar
@@ -80,7 +84,7 @@ SpeakerModel = Annotated[
     str | None,
     typer.Option(
         metavar="MODEL",
-        help="Speaker encoder of --speakers, named as for --model. Default: bundled-voices.",
+        help="Speaker encoder of --speakers and --enrolled, named as for --model. Default: bundled-voices.",
         show_default=False,
     ),
 ]
@@ -118,6 +122,9 @@ def analyze(
     speakers: BySpeaker = False,
     speaker_model: SpeakerModel = None,
     speaker_count: SpeakerCount = None,
+    enrolled: Enrolled = False,
+    only_enrolled: OnlyEnrolled = False,
+    roster: RosterFile = None,
     speech_threshold: SpeechThreshold = None,
     max_gain: MaxGain = None,
     offline: Offline = False,
@@ -133,7 +140,8 @@ def analyze(
     whole = whole or diarize
     if language and not words:
         fail("--language belongs to --words: name a Whisper model with --words as well")
-    _check_speakers(speakers, speaker_model, speaker_count, channel, whole)
+    by_name = enrolled or only_enrolled or roster is not None
+    _check_speakers(speakers, speaker_model if not by_name else None, speaker_count, channel, whole)
     settings = segment_settings(speech_threshold, max_gain)
     _check_segments(segments, whole, files)
     _check_format(form, out, as_json, files)
@@ -144,6 +152,8 @@ def analyze(
     from e2v_port.emotions.changes import DIARIZATION
     from e2v_port.speech.transcripts import read_segments
 
+    encoder = speaker_model or "bundled-voices"
+    known = known_voices(enrolled, only_enrolled, roster, encoder, runtime=runtime, offline=offline)
     request = Request(channel, read_segments(segments) if segments else None, whole)
     # Decoded once, for the analysis and the picture: a pipe can be read only once.
     sounds = request.load(files[0]) if plot else None
@@ -162,8 +172,9 @@ def analyze(
         baseline=baseline,
         words=words,
         language=language,
-        speakers=speaker_model or speakers,
+        speakers=speakers and (known.encoder if known else speaker_model or True),
         speaker_count=speaker_count,
+        enrolled=known,
         settings=settings,
         boundaries=DIARIZATION if diarize else None,
         offline=offline,
