@@ -3,20 +3,29 @@
 The voices are those of the sentences that the project ships, and where they are, real ones.
 """
 
+import json
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+from served import Served
+from typer.testing import CliRunner
+from websockets.sync.client import connect
 
 import e2v_port
 from e2v_port.analysis.analyze import each
 from e2v_port.audio import SAMPLING_RATE, Waveform, load_audio
+from e2v_port.cli import app
 from e2v_port.errors import AudioError, RosterError
 from e2v_port.live.detector import EmotionDetector
 from e2v_port.models.model import Model
+from e2v_port.speakers.diarize import Speakers
 from e2v_port.speakers.known import KnownVoices, enroll, pieces, stretches
 from e2v_port.speakers.roster import Roster
 from e2v_port.speech.segment import GivenSegment, Segment
@@ -211,6 +220,169 @@ def test_a_stream_judges_the_enrolled_alone(block: int, roster: Roster, encoder:
     assert [segment.speaker for segment in detector.history() if segment.judgement] == ["Ann", "Ann"]
     clip = detector.analyze(meeting, SAMPLING_RATE, speaker="Ann")
     assert [segment.judgement is not None for segment in clip.segments] == [True, False, True]
+
+
+@pytest.mark.parametrize("only", [False, True])
+def test_speakers_found_by_voice_get_their_names(only: bool, roster: Roster, encoder: Model, meeting: Waveform) -> None:
+    pytest.importorskip("sklearn")
+    known = KnownVoices(encoder, roster, only=only)
+    # Two strangers before Ann: their numbers begin with 1, in order of their first words.
+    waveform = np.concatenate([said(STRANGER, 3), pause(), meeting])
+    options: dict[str, Any] = {"sampling_rate": SAMPLING_RATE, "model": "bundled-tiny-nc", "runtime": "cpu"}
+    speakers = Speakers(encoder, count=2)
+    [analysis] = each([waveform], speakers=speakers, enrolled=known, **options)
+    assert not isinstance(analysis, AudioError)
+    assert [segment.speaker for segment in analysis.segments] == ["speaker 1", "Ann", "speaker 1", "Ann"]
+    assert [segment.judgement is None for segment in analysis.segments] == [only, False, only, False]
+    assert [(used.kind, used.name) for used in analysis.models][-1] == ("speakers", "bundled-voices")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, meeting: Waveform, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name, sound in {"ann": said(ANN, 4), "low": said(STRANGER, 4), "short": said(ANN), "meeting": meeting}.items():
+        soundfile.write(tmp_path / f"{name}.wav", sound, SAMPLING_RATE)
+    monkeypatch.setenv("E2V_VOICES", str(tmp_path / "data" / "voices.json"))
+    return tmp_path
+
+
+def e2v(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, [*map(str, arguments)])
+    if isinstance(result.exception, e2v_port.E2VError):  # main() prints it on one line and exits with 2
+        return 2, result.stdout, f"error: {result.exception}"
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_enrolling_on_the_command_line(folder: Path) -> None:
+    stored = folder / "data" / "voices.json"
+    assert e2v("enroll", "--list") == (0, f"nobody is enrolled in {stored}\n", "")
+    code, out, err = e2v("enroll", "Ann", folder / "ann.wav")
+    assert (code, err) == (0, "")
+    assert out.startswith("Ann: enrolled from ")
+    assert stored.stat().st_size < 5000  # no audio
+    code, out, _ = e2v("enroll", "--list")
+    assert out.splitlines()[1].split()[0] == "Ann"
+    code, out, err = e2v("enroll", "ann", folder / "low.wav")
+    assert "note: Ann was enrolled on" in err
+    assert "a voice that sounds different" in err
+    for arguments, message in (
+        (["Bob", folder / "short.wav"], "error: 'Bob': 2.0 s of speech are too little to know a voice by"),
+        (["speaker 1", folder / "ann.wav"], "error: speaker 1 is what unknown voices and channels are called"),
+        (["Bob"], "error: name the speaker and recordings"),
+        (["--list", "--delete", "Ann"], "error: --list stands alone"),
+        (["--delete", "Bob"], "error: nobody named 'Bob' is enrolled: ann"),
+        (["Bob", folder / "ann.wav", "--speaker-model", "bundled-nc"], "error: bundled-nc: "),
+    ):
+        code, out, err = e2v("enroll", *arguments)
+        assert (code, out) == (2, "")
+        assert err.startswith(message)
+        assert len(err.strip().splitlines()) == 1
+    copy = folder / "copy.json"
+    assert e2v("enroll", "--export", copy) == (0, "", "")
+    assert copy.read_bytes() == stored.read_bytes()
+    assert e2v("enroll", "--delete", "ANN")[:2] == (0, f"ann: deleted from {stored}\n")
+    assert not stored.exists()  # nothing is left of the last one
+
+
+def test_analyzing_on_the_command_line(folder: Path) -> None:
+    code, _, err = e2v("analyze", folder / "meeting.wav", "--only-enrolled")
+    assert code == 2
+    assert "enroll a voice with `e2v enroll NAME FILE`" in err
+    e2v("enroll", "Ann", folder / "ann.wav")
+    options = ["--model", "bundled-tiny-nc", "--runtime", "cpu", "--json"]
+    for option in "--enrolled", "--only-enrolled":
+        code, out, _ = e2v("analyze", folder / "meeting.wav", option, *options)
+        assert code == 0
+        segments = json.loads(out)["segments"]
+        assert [segment["speaker"] for segment in segments] == ["Ann", None, "Ann"]
+        assert (segments[1]["emotion"] is None) == (option == "--only-enrolled")
+    code, out, _ = e2v("listen", folder / "meeting.wav", "--fast", "--jsonl", "--only-enrolled", *options[:-1])
+    assert code == 0
+    heard = [json.loads(line) for line in out.splitlines()]
+    assert [each["speaker"] for each in heard if each["final"]] == ["Ann", None, "Ann"]
+    assert {each["quality"] for each in heard if each["speaker"] is None and each["emotion"] is None} == {
+        "not_enrolled"
+    }
+    assert all(each["speaker"] == "Ann" for each in heard if each["emotion"])
+
+
+@pytest.fixture(scope="module")
+def service(roster: Roster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    path = tmp_path_factory.mktemp("service") / "voices.json"
+    roster.save(path)
+    with Served("--model", "bundled-tiny-nc", "--roster", str(path), "--only-enrolled") as served:
+        yield served
+
+
+def wav(waveform: Waveform) -> bytes:
+    file = BytesIO()
+    soundfile.write(file, waveform, SAMPLING_RATE, format="WAV")
+    return file.getvalue()
+
+
+def test_the_service_believes_the_voice_not_the_caller(service: Served, meeting: Waveform) -> None:
+    for claim in {}, {"speaker": "Ann"}, {"speaker": "Bob"}:
+        answer = service.analyze(wav(meeting), **claim)
+        assert [segment["speaker"] for segment in answer["segments"]] == ["Ann", None, "Ann"]
+        assert [segment["emotion"] is None for segment in answer["segments"]] == [False, True, False]
+        assert answer["segments"][1]["quality"] == "not_enrolled"
+    before = service.metric("e2v_judged_audio_seconds_total")
+    answer = service.analyze(wav(said(STRANGER, 3)), speaker="Ann")
+    assert answer["reason"] == "no enrolled speaker is heard in this clip"
+    assert answer["context"] == ""
+    whole = service.analyze(wav(said(STRANGER, 3)), speaker="Ann", granularity="clip")
+    assert [segment["quality"] for segment in whole["segments"]] == ["not_enrolled"]
+    assert service.metric("e2v_judged_audio_seconds_total") == before
+    for sound, empty in (said(STRANGER, 3), True), (said(ANN, 3), False):
+        answer = service.client.post("/v1/embed", content=wav(sound), params={"speaker": "Ann"}).json()
+        assert (answer["embedding"] is None) == empty
+
+
+def test_given_names_do_not_open_the_gate(service: Served, meeting: Waveform) -> None:
+    start = len(said(ANN, 2)) / SAMPLING_RATE + 2
+    claims = [{"start": start, "end": start + 5, "speaker": "Ann"}, {"start": 0, "end": 4, "speaker": "Bob"}]
+    files = {"file": ("meeting.wav", wav(meeting)), "segments": (None, json.dumps(claims))}
+    answer = service.client.post("/v1/analyze", files=files)
+    assert answer.status_code == 200, answer.text
+    judged = {segment["speaker"]: segment["emotion"] is not None for segment in answer.json()["segments"]}
+    assert judged == {"Ann": True, None: False}
+
+
+def test_a_stream_believes_the_voice_not_the_caller(service: Served, meeting: Waveform) -> None:
+    pcm = (meeting * 32767).astype("<i2").tobytes()
+    with connect(service.url.replace("http", "ws") + "/v1/stream") as socket:
+        start = {"type": "start", "sampling_rate": SAMPLING_RATE, "format": "s16le", "channels": 1, "speaker": "Ann"}
+        socket.send(json.dumps(start))
+
+        def send() -> None:
+            for at in range(0, len(pcm), 6400):
+                socket.send(pcm[at : at + 6400])
+            socket.send('{"type": "end"}')
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        events = [json.loads(message) for message in socket]
+        sender.join()
+    finals = [event["segment"] for event in events if event["type"] == "final"]
+    assert [segment["speaker"] for segment in finals] == ["Ann", None, "Ann"]
+    assert [segment["emotion"] is not None for segment in finals] == [True, False, True]
+    partials = [event["segment"] for event in events if event["type"] == "partial"]
+    assert all(segment["quality"] == "not_enrolled" for segment in partials if segment["emotion"] is None)
+    assert not any(
+        segment["emotion"] for segment in partials if finals[1]["start"] - 0.1 < segment["start"] < finals[1]["end"]
+    )
+
+
+def test_a_service_that_cannot_know_anybody_does_not_start(roster: Roster, tmp_path: Path) -> None:
+    roster.save(tmp_path / "voices.json")
+    for options, message in (
+        (["--only-enrolled"], "--only-enrolled needs the file of the enrolled voices"),
+        (["--roster", tmp_path / "none.json"], "none.json: cannot be read"),
+        (["--roster", tmp_path / "voices.json", "--speakers", "Bob"], "nobody named 'Bob' is enrolled: Ann"),
+    ):
+        with pytest.raises(AssertionError) as caught:
+            Served("--model", "bundled-tiny-nc", *map(str, options))
+        assert message in str(caught.value)
 
 
 def test_real_voices(recordings: Path, encoder: Model) -> None:

@@ -451,7 +451,8 @@ class _Analyzer:
         )
 
     def _used(self) -> list[tuple[str, Model]]:
-        return [*self.models.items(), *([("speakers", self.naming.encoder)] if self.naming else [])]
+        named = self.naming or self.known
+        return [*self.models.items(), *([("speakers", named.encoder)] if named else [])]
 
     def _boundaries(self, work: _Work, i: int) -> list[Boundary]:
         model, segment, scores = self.models[CATEGORICAL], work.segments[i], work.judged[i].frame_scores

@@ -18,7 +18,7 @@ _BAR = 12  # cells at a confidence of 1
 _PARTS = " ▏▎▍▌▋▊▉"
 _RIGHT = {"start", "end", "channel", "conf", "A", "D", "V"}
 _LESS = ("short", "noisy", "overlap")  # notes for which a segment has less quality
-_UNJUDGED = {"too_short": "too short to judge", "no_speech": "no speech"}
+_UNJUDGED = {"too_short": "too short to judge", "no_speech": "no speech", "not_enrolled": "not enrolled"}
 
 _Row = tuple[dict[str, str], str | None]  # cells by their column's heading; color, or None for a gray row
 
