@@ -110,7 +110,7 @@ def embedded(encoder: Model, folder: Path, most: int, spread: bool) -> Iterator[
             continue
         rest = np.concatenate(spoken)
         cut = {seconds: [*evenly(rest, seconds * SAMPLING_RATE, count)] for seconds, count in LENGTHS.items()}
-        mean = mean_of(encoder.embed(enrolled, SAMPLING_RATE), [len(sound) for sound in enrolled])
+        mean = mean_of(encoder.embed([*enrolled], SAMPLING_RATE), [len(sound) for sound in enrolled])
         speech = {seconds: [heard(encoder, sound) for sound in sounds] for seconds, sounds in cut.items()}
         yield Speaker(mean, total, speech, cut[FITTED])
 
@@ -149,7 +149,8 @@ def evenly(waveform: Waveform, length: int, count: int) -> Iterator[Waveform]:
 
 def similarities(speakers: list[Speaker], seconds: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Returns the similarities of pieces with their own speaker, and with all others."""
-    own, other = [], []
+    own: list[float] = []
+    other: list[float] = []
     for i, speaker in enumerate(speakers):
         for speech in speaker.speech[seconds]:
             for j, enrolled in enumerate(speakers):

@@ -271,7 +271,14 @@ def test_enrolling_on_the_command_line(folder: Path) -> None:
         (["Bob"], "error: name the speaker and recordings"),
         (["--list", "--delete", "Ann"], "error: --list stands alone"),
         (["--delete", "Bob"], "error: nobody named 'Bob' is enrolled: ann"),
-        (["Bob", folder / "ann.wav", "--speaker-model", "bundled-nc"], "error: bundled-nc: "),
+        (
+            ["Bob", folder / "ann.wav", "--speaker-model", "bundled-nc"],
+            "error: the voices were enrolled with bundled-voices and cannot be compared by bundled-nc",
+        ),
+        (
+            ["Bob", folder / "ann.wav", "--speaker-model", "bundled-nc", "--roster", folder / "new.json"],
+            "error: bundled-nc is no speaker encoder: use bundled-voices",
+        ),
     ):
         code, out, err = e2v("enroll", *arguments)
         assert (code, out) == (2, "")

@@ -133,8 +133,8 @@ def listen(
         )
         _follow(detector, sound, as_json, stack)
     segments = detector.history()
-    if known := detector.adaptation():
-        print(f"note: {known}", file=sys.stderr)
+    if learned := detector.adaptation():
+        print(f"note: {learned}", file=sys.stderr)
     if not as_json:
         print(detector.to_context(3600.0, long=True), flush=True)
     if calibrate:

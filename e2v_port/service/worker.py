@@ -146,7 +146,10 @@ class _Worker:
         self.batchers = {
             kind: Batcher(model, lambda: self.busy, self._ran, self.seconds) for kind, model in models.items()
         }
-        self.roster, self.encoder = self._read_roster(options) if options["roster"] else (None, None)
+        self.roster: Roster | None = None
+        self.encoder: Batcher | None = None
+        if options["roster"]:
+            self.roster, self.encoder = self._read_roster(options)
         self.only = options["only_enrolled"] or options["speakers"] is not None  # with a roster
         self.pool = ThreadPoolExecutor(THREADS, "request")
         self.stream_pool = ThreadPoolExecutor(STREAM_THREADS, "stream")

@@ -117,10 +117,13 @@ class KnownVoices:
         Returns:
             The segments, each with its speaker, and notes: `not_enrolled` says how many are not judged.
         """
-        by_channel = waveform if isinstance(waveform, Mapping) else None
-        sounds = [(by_channel[each.channel] if by_channel else waveform)[each.samples] for each in segments]
+
+        def sound(segment: Segment) -> Waveform:
+            whole = waveform[segment.channel] if isinstance(waveform, Mapping) else waveform
+            return whole[segment.samples]
+
         listened = [i for i, segment in enumerate(segments) if segment.quality in _LISTENED]
-        speech = dict(zip(listened, self._speech([sounds[i] for i in listened], settings), strict=True))
+        speech = dict(zip(listened, self._speech([sound(segments[i]) for i in listened], settings), strict=True))
         names = self._names(segments, speech, found)
         done = list(segments)
         for i in listened:
@@ -150,7 +153,7 @@ class KnownVoices:
 
     def _settled(self, segment: Segment, speech: "_Speech | None", names: Mapping[str, tuple[str, bool]]) -> Segment:
         """Returns a segment with the name of its voice, if it is that of the speaker it was given to."""
-        if segment.speaker not in names:
+        if segment.speaker is None or segment.speaker not in names:
             heard = speech and self.roster.identify(speech.embedding, speech.seconds, speech.pieces)
             return self.settle(segment, Heard(*heard) if heard else _NOBODY)
         name, enrolled = names[segment.speaker]
@@ -232,7 +235,7 @@ def enroll(
             raise AudioError(f"{printable(clip_name(clip))}: no speech found: record the voice alone, and louder")
         spoken += found
     usable = [part for part in spoken if len(part) >= _LEAST_SAMPLES]
-    embeddings = encoder.embed(usable, SAMPLING_RATE) if usable else []
+    embeddings = encoder.embed([*usable], SAMPLING_RATE) if usable else []
     return roster.enroll(name, embeddings, [len(part) / SAMPLING_RATE for part in usable], clips=len(clips))
 
 

@@ -150,10 +150,12 @@ class Roster:
             threshold: Least similarity, as for `Roster`; by default the measured one of this encoder.
 
         Raises:
-            RosterError: Nothing was measured for this encoder, and no threshold is given.
+            RosterError: The model is no speaker encoder; or nothing was measured for it, and no threshold is given.
         """
         need("encoder", encoder, Model)
         source = encoder.config.source
+        if not encoder.config.architecture.speakers:
+            raise RosterError(f"{source.repository} is no speaker encoder: use bundled-voices")
         threshold = threshold_of(encoder) if threshold is None else threshold
         if threshold is None:
             raise RosterError(
@@ -229,8 +231,8 @@ class Roster:
         notes = []
         if known:
             kept = float(known.embedding @ embedding) if known.embedding.shape == embedding.shape else 0.0
-            other = "" if kept >= self.needed(total) else ", a voice that sounds different"
-            notes.append(Note("replaced", f"{known.name} was enrolled on {known.enrolled} and is replaced{other}"))
+            unlike = "" if kept >= self.needed(total) else ", a voice that sounds different"
+            notes.append(Note("replaced", f"{known.name} was enrolled on {known.enrolled} and is replaced{unlike}"))
         notes += self._several(checked, embeddings, seconds)
         voice = Voice(checked, embedding, total, len(embeddings) if clips is None else clips, f"{datetime.now(UTC):%F}")
         others = [other for other in self._voices.values() if other is not known]
@@ -361,11 +363,11 @@ class Roster:
         try:
             if values["format"] != _FORMAT or {*values} != {"format", "encoder", "sha256", "threshold", "voices"}:
                 raise RosterError(_NO_ROSTER)
-            strings = [values["encoder"], values["sha256"]]
+            encoder, sha256 = values["encoder"], values["sha256"]
             voices = [_voice(each) for each in values["voices"]]
-            if not isinstance(values["voices"], list) or not all(isinstance(text, str) for text in strings):
+            if not (isinstance(values["voices"], list) and isinstance(encoder, str) and isinstance(sha256, str)):
                 raise RosterError(_NO_ROSTER)
-            return cls(*strings, values["threshold"], voices)
+            return cls(encoder, sha256, values["threshold"], voices)
         except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
             raise RosterError(_NO_ROSTER) from error
 
