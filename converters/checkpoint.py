@@ -186,6 +186,8 @@ def _settings(checkpoint: Checkpoint, inside: Mapping[str, int | str]) -> dict[s
             "tokens": labels,
             "preprocessor": preprocessor,
         }
+    if checkpoint.config and checkpoint.config.name == "hyperparams.yaml":
+        return {"config": speechbrain.read_encoder(checkpoint.config), "tokens": [], "preprocessor": None}
     config = _read_config(checkpoint.config)
     return {
         "config": (config or {}) | dict(inside) if inside else config,

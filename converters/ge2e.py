@@ -91,7 +91,7 @@ def _sizes(*, bands: int, depth: int, width: int, embed_dim: int) -> Ge2eConfig:
         head_dim=0,
         num_labels=0,
         # Resemblyzer's `preprocess_wav` amplifies to 0.032, and leaves louder clips as they are. Measured on speech of
-        # 10 and of 60 speakers with gains of -30 to 10 dB: docs/speakers.md.
+        # 10 and of 60 speakers with gains of -30 to 10 dB: docs/encoders.md.
         level=0.1,
         window=400,  # 25 ms
         step=160,  # 10 ms

@@ -19,7 +19,7 @@ from e2v_port.errors import CheckpointError, quoted
 
 from . import wav2vec2, wavlm
 
-__all__ = ["ENCODERS", "joined", "read_labels", "read_settings"]
+__all__ = ["ENCODERS", "joined", "read_encoder", "read_labels", "read_settings"]
 
 EPSILON = 1e-5  # of torch's layer_norm, with which speechbrain normalizes the waveform
 LONGEST_PATH = 20  # references from one to the next
@@ -48,7 +48,43 @@ CLASSES: dict[str, dict[str, Any]] = {
     "Pooling1d": {"pool_type": ("avg",), "kernel_size": (1,), "stride": (1,), "ceil_mode": ...},
     "Linear": {"input_size": ..., "n_neurons": ..., "bias": (True, False)},
 }
-NEEDED = {"source", "output_norm", "norm_type", "return_std", "pool_type", "kernel_size", "stride"}
+# Of its speaker encoders, by the name of the object.
+VOICES: dict[str, dict[str, dict[str, Any]]] = {
+    "compute_features": {
+        "Fbank": {
+            "n_mels": ...,
+            "deltas": (False,),
+            "context": (False,),
+            "left_frames": ...,  # used with a context only
+            "right_frames": ...,
+            "sample_rate": (16_000,),
+            "f_min": (0,),
+            "f_max": (8_000, None),
+            "n_fft": (400,),
+            "win_length": (25,),
+            "hop_length": (10,),
+        }
+    },
+    "mean_var_norm": {"InputNormalization": {"norm_type": ("sentence",), "std_norm": (False,)}},
+    "embedding_model": {
+        "ECAPA_TDNN": {
+            "input_size": ...,
+            "device": ...,
+            "lin_neurons": ...,
+            "channels": ...,
+            "kernel_sizes": ...,
+            "dilations": ...,
+            "attention_channels": ...,
+            "res2net_scale": ...,
+            "se_channels": ...,
+            "global_context": (True,),
+        }
+    },
+}
+NEEDED = {
+    *("source", "output_norm", "norm_type", "return_std", "pool_type", "kernel_size", "stride"),
+    *("n_mels", "input_size", "kernel_sizes", "dilations"),
+}
 
 
 @dataclass(frozen=True)
@@ -112,7 +148,7 @@ def _objects(table: Any) -> list[tuple[str, dict[str, Any]]]:
     if not isinstance(table, dict) or not isinstance(modules := table.get("modules"), dict):
         raise ValueError("it has no table of modules")
     pooling = {"avg_pool": table["avg_pool"]} if "avg_pool" in table else {}
-    objects = [_object(table, name, value) for name, value in {**modules, **pooling}.items()]
+    objects = [_object(table, name, value, CLASSES) for name, value in {**modules, **pooling}.items()]
     kinds = (
         ("an encoder", [name for name, known in CLASSES.items() if known is _SSL]),
         ("a pooling", ["StatisticsPooling", "Pooling1d"]),
@@ -124,16 +160,44 @@ def _objects(table: Any) -> list[tuple[str, dict[str, Any]]]:
     return objects
 
 
-def _object(table: Mapping[str, Any], module: str, value: Any) -> tuple[str, dict[str, Any]]:
+def read_encoder(path: Path) -> dict[str, Any]:
+    """Reads the hyperparams.yaml of a speaker encoder.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The arguments of its ECAPA_TDNN.
+
+    Raises:
+        CheckpointError: It is no readable YAML, or describes a model that is not understood.
+    """
+    try:
+        table = yaml.load(path.read_text("utf-8-sig"), Loader)
+        if not isinstance(table, dict) or (missing := [name for name in VOICES if name not in table]):
+            raise ValueError(f"it has no {', '.join(missing) if isinstance(table, dict) else 'table'}")
+        features, norm, model = (_object(table, name, table[name], classes)[1] for name, classes in VOICES.items())
+        if "std_norm" not in norm:
+            raise ValueError("InputNormalization lacks std_norm, whose default is another one: add it")
+        if features["n_mels"] != model["input_size"]:
+            raise ValueError(f"{features['n_mels']} mel bands for an input of {model['input_size']}")
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise CheckpointError(f"{path}: {' '.join(str(error).split())}") from error
+    return model
+
+
+def _object(
+    table: Mapping[str, Any], module: str, value: Any, classes: Mapping[str, dict[str, Any]]
+) -> tuple[str, dict[str, Any]]:
     made = _resolved(table, value)
     known = made.tag.rpartition(".")[2] if isinstance(made, Tagged) else ""
-    if not (isinstance(made, Tagged) and made.tag.startswith("new:speechbrain.") and known in CLASSES):
+    if not (isinstance(made, Tagged) and made.tag.startswith("new:speechbrain.") and known in classes):
         what = made.tag if isinstance(made, Tagged) else made
-        raise ValueError(f"the module {module} is {quoted(what)}; supported: {', '.join(CLASSES)} of speechbrain")
+        raise ValueError(f"the module {module} is {quoted(what)}; supported: {', '.join(classes)} of speechbrain")
     if not isinstance(made.value, dict):
         raise ValueError(f"the arguments of {module} are {quoted(made.value)}, without their names")
     given = {name: _resolved(table, argument) for name, argument in made.value.items()}
-    allowed = CLASSES[known]
+    allowed = classes[known]
     if unknown := given.keys() - allowed.keys():
         raise ValueError(f"{known} has arguments that are not understood: {', '.join(sorted(map(str, unknown)))}")
     if lacking := NEEDED & allowed.keys() - given.keys():

@@ -24,8 +24,8 @@ class Recurrent:
 
     def __init__(self, stored: Stored) -> None:
         self.inputs = Linear(stored["inputs"])
-        self.states = np.ascontiguousarray(stored["states"]["weight"].T)  # once, so that each step multiplies faster
-        self.width = len(self.states)
+        self.states = Linear(stored["states"])
+        self.width = self.states.weight.shape[1]
 
     def __call__(self, x: Array) -> Array:
         width = self.width
@@ -34,7 +34,7 @@ class Recurrent:
         found = np.empty((columns, excerpts, width), np.float32)
         state = cell = np.zeros((excerpts, width), np.float32)
         for column, inputs in enumerate(x):
-            gates = inputs + state @ self.states
+            gates = inputs + self.states(state)
             new = np.tanh(gates[:, 2 * width : 3 * width])
             gates = sigmoid(gates)
             cell = gates[:, width : 2 * width] * cell + gates[:, :width] * new

@@ -250,14 +250,15 @@ class Graph:
         node.output.extend([last, after])
         return outputs.without(1), Value(self, last, "float"), Value(self, after, "float")
 
-    def spectrum(self, x: Value, window: int, step: int) -> Value:
-        """Returns the power of each Hann window, [B, window // 2 + 1, T], for x [B, S].
+    def spectrum(self, x: Value, window: int, step: int, shape: Array | None = None) -> Value:
+        """Returns the power of each window of a shape [window], by default Hann's: [B, window // 2 + 1, T] for [B, S].
 
         The Fourier transform is a convolution with sines and cosines, which every provider has.
         """
         at, bins = np.arange(window), window // 2 + 1
         angles = 2 * np.pi * (np.arange(bins)[:, None] * at % window) / window
-        waves = np.concatenate([np.cos(angles), -np.sin(angles)]) * (0.5 - 0.5 * np.cos(2 * np.pi * at / window))
+        shape = 0.5 - 0.5 * np.cos(2 * np.pi * at / window) if shape is None else shape
+        waves = np.concatenate([np.cos(angles), -np.sin(angles)]) * shape
         parts = self.node("Conv", x.axes(1), self.constant(waves[:, None]), kind="float", strides=[step])
         real, imaginary = parts.cut(1, 0, bins), parts.cut(1, bins, 2 * bins)
         return real * real + imaginary * imaginary

@@ -41,6 +41,7 @@ from e2v_port.architectures.registry import family_of
 from e2v_port.checkpoints import catalog
 from e2v_port.checkpoints.checkpoint import local
 from e2v_port.converters import checkpoint, weights
+from e2v_port.converters import ecapa as ecapa_converter
 from e2v_port.converters import emotion2vec as emotion2vec_converter
 from e2v_port.converters import folder as converters_folder
 from e2v_port.converters import ge2e as ge2e_converter
@@ -263,6 +264,7 @@ CONFIGS: dict[str, Architecture] = {
         "wav2small deviation": toys.DEVIATION,
         "wav2small gram": toys.GRAM,
         "ge2e": toys.GE2E,
+        "ecapa": toys.ECAPA,
         "whisper": toys.WHISPER,
     }.items()
     for head, sizes in {"linear": {"head_dim": 0}, "hidden": {"head_dim": 13}, "none": {"num_labels": 0}}.items()
@@ -273,6 +275,7 @@ CONFIGS: dict[str, Architecture] = {
     "sensevoice-small": sensevoice_converter.SMALL,
     "wav2small": wav2small_converter.PUBLISHED,
     "ge2e": ge2e_converter.PUBLISHED,
+    "ecapa": ecapa_converter.PUBLISHED,
     "whisper-base": whisper_converter.BASE,
 }
 
@@ -377,6 +380,7 @@ def test_known_models_have_their_published_sizes(model: catalog.KnownModel) -> N
         ("wavlm", 1024): wavlm_converter.LARGE,
         ("sensevoice", 2048): sensevoice_converter.SMALL,
         ("wav2small", 338): wav2small_converter.PUBLISHED,
+        ("ecapa", 192): ecapa_converter.PUBLISHED,
         **{("whisper", config.width): config for config in whisper_converter.CONVERTER.sizes.values()},
     }
     if model.bundled and (folder := catalog.find(model.id)):

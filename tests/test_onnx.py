@@ -49,6 +49,7 @@ CONFIGS: dict[str, Architecture] = {
     "wav2small, deviation": toys.DEVIATION,
     "wav2small, gram": toys.GRAM,
     "ge2e": toys.GE2E,
+    "ecapa": toys.ECAPA,
     "whisper": WHISPER,
     "whisper, normalized": replace(WHISPER, normalize=True),
     "whisper, attention": WHISPER.read(Readout((1, 2), "attention", heads=4)),

@@ -31,11 +31,12 @@ NAMES = [
     "wav2vec2, deviation",
     "wav2small, gram",
     "ge2e",
+    "ecapa",
     "whisper",
     "whisper, normalized",
     "whisper, attention",
 ]
-WINDOWED = NAMES[2:5] + NAMES[6:]  # normalized in every way that windows are joined
+WINDOWED = NAMES[2:6] + NAMES[7:]  # normalized in every way that windows are joined
 
 
 def long() -> NDArray[np.float32]:
@@ -200,5 +201,6 @@ def test_doctor_lists_every_provider() -> None:
 
 
 def test_toys_cover_the_ways_to_join() -> None:
-    assert {CONFIGS[name].joining for name in WINDOWED} == {"mean", "deviation", "direction", "windows"}
+    assert {CONFIGS[name].joining for name in WINDOWED} == {"mean", "deviation", "windows"}
     assert any(CONFIGS[name].normalize for name in WINDOWED)
+    assert any(CONFIGS[name].speakers for name in WINDOWED)

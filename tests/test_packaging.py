@@ -50,7 +50,13 @@ def test_data_is_installed(folder):
 
 def test_the_default_model_is_free_and_names_say_which_are_not():
     restricted = {model.id: bool(RESTRICTED.search(model.licence)) for model in BUNDLED}
-    assert restricted == {"bundled": False, "bundled-nc": True, "bundled-tiny": False, "bundled-tiny-nc": True, "bundled-voices": False}
+    assert restricted == {
+        "bundled": False,
+        "bundled-nc": True,
+        "bundled-tiny": False,
+        "bundled-tiny-nc": True,
+        "bundled-voices": False,
+    }
     assert catalog.BUNDLED == "bundled"
 
 

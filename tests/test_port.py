@@ -33,6 +33,7 @@ CONFIGS: dict[str, list[Architecture]] = {
     ],
     "wav2small": [toys.DEVIATION, toys.GRAM, replace(toys.GRAM, head_dim=0)],
     "ge2e": [toys.GE2E, replace(toys.GE2E, head_dim=0)],
+    "ecapa": [toys.ECAPA, replace(toys.ECAPA, head_dim=0)],
     "whisper": [toys.WHISPER, replace(toys.WHISPER, num_labels=3), replace(toys.WHISPER, num_labels=3, head_dim=9)],
 }
 CASES = [

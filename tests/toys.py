@@ -16,6 +16,7 @@ from torch import Tensor
 
 from e2v_port.architectures.base import Architecture, Transformer
 from e2v_port.architectures.config import Label, ModelConfig, Source
+from e2v_port.architectures.ecapa import EcapaConfig
 from e2v_port.architectures.emotion2vec import Emotion2vecConfig
 from e2v_port.architectures.ge2e import Ge2eConfig
 from e2v_port.architectures.registry import family_of
@@ -120,6 +121,21 @@ GE2E = Ge2eConfig(
     least=12,
     depth=2,
     width=24,
+)
+# Other dilations and another number of parts than the published one; no two sizes the same.
+ECAPA = EcapaConfig(
+    normalize=False,
+    embed_dim=22,
+    head_dim=10,
+    num_labels=3,
+    bands=19,
+    kernel=7,
+    width=64,
+    dilations=(2, 5, 3),
+    scale=4,
+    squeezed=12,
+    joined=40,
+    attended=14,
 )
 
 needs_mlx = pytest.mark.skipif(

@@ -32,7 +32,7 @@ class Architecture(ABC):
     Attributes:
         mean_of_frames: Whether an embedding is the mean of its frames, unless `joining` says otherwise.
         half_precision: Whether the network may compute in 16 bits, so that `dtype="auto"` considers it.
-        speakers: Whether an embedding says who speaks rather than how: that of a speaker encoder.
+        speakers: Whether an embedding says who speaks rather than how: that of a speaker encoder, which has length 1.
         widened: Whether the network computes in float32 by default though its weights are stored in 16 bits.
         normalize: Whether the waveform is scaled to zero mean and unit variance first.
         embed_dim: Length of an embedding.
@@ -119,8 +119,8 @@ class Architecture(ABC):
     def joining(self) -> str:
         """How the windows of a long clip join into one embedding.
 
-        `mean`: exactly the mean of all frames; `direction`: exactly that, brought to length 1; `deviation`: exactly
-        their mean and standard deviation; `windows`: the mean of the windows' embeddings, weighted by their frames.
+        `mean`: exactly the mean of all frames; `deviation`: exactly their mean and standard deviation; `windows`: the
+        mean of the windows' embeddings, weighted by their frames. Those of speaker encoders get the length 1 again.
         """
         return "mean" if self.mean_of_frames else "windows"
 

@@ -62,7 +62,7 @@ class Ge2eConfig(Architecture):
     @property
     def joining(self) -> str:
         """How the windows of a long clip join into one embedding; see `Architecture`."""
-        return "direction"
+        return "mean"
 
     def frames(self, samples: int) -> int:
         """Returns the number of excerpts of a clip of this many samples: at least one."""

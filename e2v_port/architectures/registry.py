@@ -48,6 +48,7 @@ FAMILIES: dict[str, Family] = {
         Family("wav2small", "Wav2smallConfig", "Wav2small"),
         Family("whisper", "WhisperConfig", "Whisper"),
         Family("ge2e", "Ge2eConfig", "Ge2e"),  # speakers, not emotions
+        Family("ecapa", "EcapaConfig", "Ecapa"),  # speakers, too
     )
 }
 

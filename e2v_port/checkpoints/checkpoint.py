@@ -25,6 +25,7 @@ _SPEECHBRAIN = {
     "head_weights": "model.ckpt",
     "weights": "wav2vec2.ckpt",
 }
+_VOICES = {"config": "hyperparams.yaml", "weights": "embedding_model.ckpt"}  # files of its speaker encoders
 _PICKLED = "pytorch_model.bin"
 _CTRANSLATE2 = "model.bin"
 
@@ -85,7 +86,8 @@ def local(path: Path) -> Checkpoint:
     if not path.is_dir():
         beside = {
             "weights": path,
-            "config": find(_USUAL["config"]) or find(_TRANSFORMERS["config"]),
+            "config": find(_VOICES["config"] if path.name == _VOICES["weights"] else _USUAL["config"])
+            or find(_TRANSFORMERS["config"]),
             "tokens": find(_USUAL["tokens"]) or find(_OPTIONAL["tokens"]),
             "preprocessor": find(_TRANSFORMERS["preprocessor"]),
             "cmvn": find(_OPTIONAL["cmvn"]),
@@ -113,7 +115,7 @@ def gather(find: Find, *, optional: bool) -> tuple[dict[str, Path | None], list[
     configuration = find("configuration.json")
     named = _named(configuration) if configuration else None
     if not named and find(_SPEECHBRAIN["config"]):
-        named = _SPEECHBRAIN
+        named = _VOICES if find(_VOICES["weights"]) else _SPEECHBRAIN
     names = dict(named or _USUAL)
     if not named and find(_TRANSFORMERS["config"]):
         names = dict(_TRANSFORMERS)
@@ -121,7 +123,7 @@ def gather(find: Find, *, optional: bool) -> tuple[dict[str, Path | None], list[
             names["weights"] = next(filter(find, (_PICKLED, _CTRANSLATE2)), _PICKLED)
     found = {role: find(file) for role, file in names.items()}
     needed = {"weights"} if optional and not named else set(names)
-    if "preprocessor" not in names and named is not _SPEECHBRAIN:
+    if "preprocessor" not in names and named not in (_SPEECHBRAIN, _VOICES):
         found |= {role: find(file) for role, file in _OPTIONAL.items() if not found.get(role)}
     return found, [names[role] for role in names if role in needed and not found[role]], named is not None
 

@@ -49,6 +49,7 @@ class Joined:
         self.frame_logits: Vector | None = None
         self._total = architecture.frames(samples)
         self._joining = architecture.joining
+        self._unit = architecture.speakers
         self._keep = frames
         size = architecture.embed_dim if self._joining == "windows" else architecture.frame_dim
         self._sum, self._squares = np.zeros(size), np.zeros(size)
@@ -60,7 +61,7 @@ class Joined:
         if self._joining == "deviation":
             variance = np.maximum(self._squares / self._total - mean**2, 0)
             mean = np.concatenate([mean, np.sqrt(variance + VARIANCE)])
-        elif self._joining == "direction":
+        if self._unit:
             mean = mean / max(float(np.linalg.norm(mean)), SHORTEST)
         return mean.astype(np.float32)
 

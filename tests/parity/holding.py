@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 # Groups of tests in which one worker holds a model of the size and format of a published one, with random weights.
-FULL_SIZE = {"base", "large", "audeering", "hubert-large", "wavlm-large", "whisper-base", "sensevoice-small"}
+FULL_SIZE = {"base", "large", "audeering", "hubert-large", "wavlm-large", "whisper-base", "sensevoice-small", "ecapa"}
 
 HELD: list[Any] = []
 
