@@ -32,12 +32,14 @@ class Voices:
         fewest: Number of voices for a criterion that is stricter by the margin; that of `centers` if it was given.
         most: Number for one that is laxer by it.
         compared: Number of embeddings that were compared with each other.
+        of: Number of all embeddings.
     """
 
     centers: Vectors
     fewest: int
     most: int
     compared: int
+    of: int
 
 
 def find(
@@ -69,21 +71,22 @@ def find(
     Raises:
         RuntimeUnavailable: scikit-learn is not installed.
     """
-    if len(embeddings) > cap:
-        taken = np.linspace(0, len(embeddings) - 1, cap).astype(int)
+    of = len(embeddings)
+    if of > cap:
+        taken = np.linspace(0, of - 1, cap).astype(int)
         share = seconds.sum() / seconds[taken].sum()
         embeddings, seconds, runs = embeddings[taken], seconds[taken] * share, runs[taken]
     largest = min(count or most, len(embeddings))
     rows = _spectral(embeddings, largest)
     if count is not None:
-        return Voices(_centers(embeddings, seconds, rows, largest), largest, largest, len(embeddings))
+        return Voices(_centers(embeddings, seconds, rows, largest), largest, largest, len(embeddings), of)
     tried = [_centers(embeddings, seconds, rows, number) for number in range(1, largest + 1)]
     closest = [_closest(centers, embeddings, seconds, runs, least) for centers in tried]
     strict, chosen, lax = (
         max(number for number, like in enumerate(closest) if number == 0 or like < bar)
         for bar in (alike - margin, alike, alike + margin)
     )
-    return Voices(tried[chosen], strict + 1, lax + 1, len(embeddings))
+    return Voices(tried[chosen], strict + 1, lax + 1, len(embeddings), of)
 
 
 def _spectral(embeddings: Vectors, largest: int) -> NDArray[np.float64]:

@@ -52,7 +52,7 @@ class SpeakerSettings:
     shortest: float = 0.5
     alike: float = 0.85
     margin: float = 0.02
-    least: float = 5.0
+    least: float = 3.0
     most: int = 8
     close: float = 0.05
     cap: int = 1500
@@ -163,7 +163,7 @@ class Speakers:
         done = [segment for i, segment in enumerate(segments) if i not in asked]
         done += [replace(each.segment, speaker=None if each.voice is None else names[each.voice]) for each in found]
         done.sort(key=lambda each: (each.start, each.end))
-        return done, self._notes(voices, found, len(names), len(windows))
+        return done, self._notes(voices, found, len(names))
 
     def _runs(
         self, heard: Mapping[int | None, Waveform], asked: Mapping[int, Segment], settings: SegmentSettings
@@ -198,7 +198,7 @@ class Speakers:
             cap=own.cap,
         )
 
-    def _notes(self, voices: Voices, found: Sequence[Owned], people: int, windows: int) -> list[Note]:
+    def _notes(self, voices: Voices, found: Sequence[Owned], people: int) -> list[Note]:
         """Returns how many speakers were found, and where that is in doubt."""
         who = "1 speaker" if people == 1 else f"{people} speakers"
         if self.count is not None:
@@ -211,9 +211,9 @@ class Speakers:
                 f"{who} found by voice, but it may be {voices.fewest} to {voices.most}: give the number if it is known"
             )
         notes = [Note("speakers", text)]
-        if voices.compared < windows:
+        if voices.compared < voices.of:
             text = (
-                f"voices were found from {voices.compared} of {windows} windows of speech; the others got the nearest"
+                f"voices were found from {voices.compared} of {voices.of} windows of speech; the others got the nearest"
             )
             notes.append(Note("speakers_sampled", text))
         close = [each.segment for each in found if each.voice is not None and each.lead < self.settings.close]
