@@ -28,7 +28,9 @@ from e2v_port.models.model import Model
 from e2v_port.speakers.diarize import Speakers
 from e2v_port.speakers.known import KnownVoices, enroll, pieces, stretches
 from e2v_port.speakers.roster import Roster
+from e2v_port.speech.detect import detect
 from e2v_port.speech.segment import GivenSegment, Segment
+from e2v_port.transcribe.words import passages
 
 ANN, STRANGER = "quick", "low"
 SENTENCES = Path(__file__).parents[1] / "benchmarks" / "speech"
@@ -184,6 +186,14 @@ def test_an_analysis_judges_the_enrolled_alone(roster: Roster, encoder: Model, m
     judged = [segment.judgement for segment in everybody.segments]
     assert [segment.judgement for segment in only.segments] == [judged[0], None, judged[2]]
     assert "1 of 3 segments" in next(note.text for note in only.notes if note.kind == "not_enrolled")
+
+
+def test_no_word_of_a_stranger_is_read(roster: Roster, encoder: Model, meeting: Waveform) -> None:
+    found, _ = KnownVoices(encoder, roster, only=True).named(meeting, detect(meeting))
+    stranger = found[1]
+    read = passages(found, 30.0)
+    assert read
+    assert all(end <= stranger.start or start >= stranger.end for start, end in read)
 
 
 def test_given_segments_of_a_false_name_are_not_judged(roster: Roster, encoder: Model, meeting: Waveform) -> None:
