@@ -22,7 +22,7 @@ class Note(NamedTuple):
             * `adapted`, `not_adapted`: whether the judgements of a speaker were adapted to the voice, and why not;
               only where that was asked for.
             * `strangers_removed`: the time of speakers who are not enrolled was cut out of the segments of others.
-            * `not_enrolled`: segments were neither judged nor read, as their voice is not certain to be an enrolled one.
+            * `not_enrolled`: segments were neither judged nor read: their voice is not certain to be an enrolled one.
         text: The same in one English line, without the name of the clip.
     """
 
