@@ -74,7 +74,11 @@ Words = Annotated[
     ),
 ]
 Language = Annotated[
-    str | None, typer.Option(metavar="CODE", help="Language of the words, such as en; detected by default.")
+    str | None,
+    typer.Option(
+        metavar="CODE",
+        help="Language of the words, such as en; by default detected, unknown for --segments with words.",
+    ),
 ]
 BySpeaker = Annotated[
     bool,
@@ -138,7 +142,7 @@ def analyze(
     if diarize and (frames or segments):
         fail(f"--diarize is about each frame of the whole file: leave out --{'frames' if frames else 'segments'}")
     whole = whole or diarize
-    if language and not words:
+    if language and not (words or segments):
         fail("--language belongs to --words: name a Whisper model with --words as well")
     by_name = enrolled or only_enrolled or roster is not None
     _check_speakers(speakers, speaker_model if not by_name else None, speaker_count, channel, whole)
