@@ -28,13 +28,14 @@ from e2v_port.bench import clips, contenders, measure, report, timing
 from e2v_port.bench.plan import Plan
 from e2v_port.checkpoints.checkpoint import local
 from e2v_port.converters import emotion2vec as emotion2vec_converter
+from e2v_port.converters import ge2e as ge2e_converter
 from e2v_port.converters import wav2small as wav2small_converter
 from e2v_port.converters import wav2vec2 as wav2vec2_converter
 from e2v_port.converters import whisper as whisper_converter
 from e2v_port.errors import AudioError, RuntimeUnavailable
 from e2v_port.parity import emotion2vec as emotion2vec_reference
 from e2v_port.parity import whisper as whisper_reference
-from e2v_port.runtimes import emotion2vec_torch, wav2small_torch, wavlm_torch
+from e2v_port.runtimes import ecapa_torch, emotion2vec_torch, ge2e_torch, wav2small_torch, wavlm_torch
 
 PLAN = Plan(seconds=6, repeats=1, long_files=(), counts=(1, 2), sizes=())
 # One xdist worker for all of them, since several share the same measurement.
@@ -131,6 +132,22 @@ def test_operations_of_wav2vec2_equal_the_count_of_torch_in_transformers(config)
 def test_operations_of_wav2small(config):
     model = wav2small_torch.Wav2small(config)
     assert config.flops(SAMPLES) == counted(lambda: model(torch.zeros(1, SAMPLES), [SAMPLES]))
+
+
+@pytest.mark.parametrize("config", [toys.GE2E, ge2e_converter.PUBLISHED], ids=["toy", "published"])
+def test_operations_of_ge2e(config):
+    model = ge2e_torch.Ge2e(config)
+    before = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)  # so that the LSTM runs, and is counted, product by product
+    try:
+        assert config.flops(SAMPLES) == counted(lambda: model(torch.zeros(1, SAMPLES), [SAMPLES]))
+    finally:
+        torch._C._set_mkldnn_enabled(before)
+
+
+def test_operations_of_ecapa():
+    model = ecapa_torch.Ecapa(toys.ECAPA)
+    assert toys.ECAPA.flops(SAMPLES) == counted(lambda: model(torch.zeros(1, SAMPLES), [SAMPLES]))
 
 
 # The clips

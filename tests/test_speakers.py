@@ -92,7 +92,7 @@ def voices(embeddings: np.ndarray, **options: Any) -> Voices:
     return find(embeddings, np.full(len(embeddings), 1.6), np.arange(len(embeddings)), **chosen)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=12)
 @given(st.integers(1, 6), st.integers(8, 30), st.integers(0, 99))
 def test_voices_are_found_and_counted(number: int, each: int, seed: int) -> None:
     from sklearn.metrics import adjusted_rand_score
