@@ -22,6 +22,7 @@ __all__ = [
     "NoLabels",
     "RequestCancelled",
     "RequestRefused",
+    "RosterError",
     "RuntimeUnavailable",
     "SegmentError",
     "ServiceError",
@@ -125,6 +126,10 @@ class RuntimeUnavailable(E2VError):
 
 class LicenseNotAccepted(E2VError):
     """A profile chooses a model whose license restricts its use, and nobody has accepted that license here."""
+
+
+class RosterError(E2VError):
+    """A file of enrolled voices cannot be used, or a voice cannot be enrolled."""
 
 
 class NoLabels(E2VError):

@@ -29,6 +29,7 @@ from e2v_port.models.load import load
 from e2v_port.models.model import Model
 from e2v_port.models.profiles import completed
 from e2v_port.speakers.diarize import Speakers
+from e2v_port.speakers.known import KnownVoices
 from e2v_port.speech.segment import GivenSegment, Segment, SegmentSettings
 from e2v_port.speech.transcripts import read_segments
 from e2v_port.transcribe import load as readers
@@ -64,6 +65,7 @@ class Options(TypedDict, total=False):
     text_valence: Scorer | None
     speakers: bool | str | Path | Model | Speakers | None
     speaker_count: int | None
+    enrolled: KnownVoices | None
     events: str | Path | Model | EventDetector | None
     offline: bool
     profile: str | None
@@ -125,6 +127,7 @@ def each(
     text_valence: Scorer | None = None,
     speakers: bool | str | Path | Model | Speakers | None = None,
     speaker_count: int | None = None,
+    enrolled: KnownVoices | None = None,
     events: str | Path | Model | EventDetector | None = None,
     offline: bool = False,
     profile: str | None = None,
@@ -171,6 +174,8 @@ def each(
         speakers: Whether to name the speakers by their voices, and to split segments where the speaker changes; or the
             speaker encoder to do it with, by default `bundled-voices`; or Speakers with settings of their own.
         speaker_count: Number of speakers in each clip; None to estimate it.
+        enrolled: Enrolled voices: segments of theirs get their names, whatever a caller called them; with
+            `KnownVoices.only`, those of nobody else are judged or read. Without `speakers`, no segment is split.
         events: Model that hears sounds besides speech, such as laughter and music: a name or folder for `load`, a
             loaded model, or an `e2v_port.analysis.events.EventDetector` with its own settings. They are not judged;
             where they cover speech, its judgement is less certain.
@@ -238,6 +243,7 @@ def each(
         adapting=_adapting(judge, adapt, baseline),
         saying=_Saying(reader, language, TextValence(text_valence)),
         naming=naming,
+        known=enrolled,
         events=events,
         timeout=limit,
         cache=OutputCache(cache) if isinstance(cache, str | Path) else cache,
@@ -367,13 +373,14 @@ class _Analyzer:
         adapting: Adapting | None,
         saying: _Saying,
         naming: Speakers | None,
+        known: KnownVoices | None,
         events: EventDetector | None,
         timeout: float | None,
         cache: OutputCache | None,
         together: bool,
     ) -> None:
         self.judge, self.settings, self.request, self.adapting = judge, settings, request, adapting
-        self.saying, self.naming, self.events = saying, naming, events
+        self.saying, self.naming, self.known, self.events = saying, naming, known, events
         self.timeout, self.cache, self.together = timeout, cache, together
         self.models = judge.models
 
@@ -424,11 +431,10 @@ class _Analyzer:
         segments, notes = self.request.segments(sounds, self.settings.segments)
         timings = {"decode": decoded - started, "speech": time.perf_counter() - decoded}
         self._check_time(name, sum(timings.values()), "once its speech was found")
-        if self.naming:
+        if self.naming or self.known:
             started = time.perf_counter()
-            heard = {channel: sound.waveform for channel, sound in sounds.by_channel.items()}
-            segments, doubts_of_speakers = self.naming.named(heard, segments, self.settings.segments)
-            notes = [*notes, *doubts_of_speakers]
+            segments, said = self._named(sounds, segments)
+            notes = [*notes, *said]
             timings["speakers"] = time.perf_counter() - started
             self._check_time(name, sum(timings.values()), "once its speakers were told apart")
         work = _Work(sounds, segments, (*sounds.notes, *notes), timings)
@@ -450,6 +456,19 @@ class _Analyzer:
         """Raises AudioError for a clip on which more than the timeout was spent."""
         if self.timeout is not None and spent > self.timeout:
             raise AudioError(f"{name}: over the time limit of {self.timeout:g} s: stopped after {spent:.1f} s, {when}")
+
+    def _named(self, sounds: Sounds, segments: list[Segment]) -> tuple[list[Segment], list[Note]]:
+        """Names the speakers by their voices, and then those who are enrolled by their names."""
+        heard = {channel: sound.waveform for channel, sound in sounds.by_channel.items()}
+        given = {segment.speaker for segment in segments}
+        notes: list[Note] = []
+        if self.naming:
+            segments, notes = self.naming.named(heard, segments, self.settings.segments)
+        if self.known:
+            found = {segment.speaker for segment in segments if segment.speaker is not None} - given
+            segments, said = self.known.named(heard, segments, self.settings.segments, found=found)
+            notes = [*notes, *said]
+        return segments, notes
 
     def _find_events(self, work: _Work, detector: EventDetector) -> None:
         """Finds the sounds besides speech in each channel, but not in the time of speakers who are not enrolled."""
@@ -556,7 +575,8 @@ class _Analyzer:
 
     def _used(self) -> dict[str, Model]:
         """Returns all models by kind."""
-        speakers = {"speakers": self.naming.encoder} if self.naming else {}
+        named = self.naming or self.known
+        speakers = {"speakers": named.encoder} if named else {}
         return {**self.models, **speakers, **({sound_events.OUTPUT: self.events.model} if self.events else {})}
 
     def _boundaries(self, work: _Work, i: int) -> list[Boundary]:

@@ -217,7 +217,7 @@ def spoken(
 
 def _weighed(turn: Turn, valence: TextValence, language: str | None) -> Turn:
     """Returns a turn with the valence of its words beside that of its voice."""
-    if turn.text is None:
+    if turn.text is None or turn.parts[0].quality == "not_enrolled":
         return turn
     emotion = turn.emotion
     text, reason = valence.of(turn.text, language)

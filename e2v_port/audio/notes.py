@@ -24,6 +24,7 @@ class Note(NamedTuple):
             * `strangers_removed`: the time of speakers who are not enrolled was cut out of the segments of others.
             * `speakers`: how many speakers were found by voice; `speaker_doubt`: where another one is almost as likely;
               `speakers_unknown`: where speech is too short to tell; `speakers_sampled`: from which windows.
+            * `not_enrolled`: segments were neither judged nor read: their voice is not certain to be an enrolled one.
         text: The same in one English line, without the name of the clip.
     """
 

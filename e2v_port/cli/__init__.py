@@ -120,6 +120,7 @@ for _command in (  # in the order of the help
     service.serve,
     voice.listen,
     adaptation.adapt,
+    adaptation.enroll,
     voice.express,
     training.dialogue,
 ):

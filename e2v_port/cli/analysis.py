@@ -14,14 +14,18 @@ from e2v_port.cli.options import (
     ChannelOrEach,
     DimensionalName,
     DtypeName,
+    Enrolled,
     LabelNames,
     MaxGain,
     ModelName,
     Offline,
+    OnlyEnrolled,
     ProfileName,
+    RosterFile,
     RuntimeName,
     SpeechThreshold,
     completed,
+    known_voices,
     segment_settings,
 )
 from e2v_port.cli.output import complain, fail, finish, model_or_bundled, need_folder, need_place, progress_bar
@@ -123,7 +127,7 @@ SpeakerModel = Annotated[
     str | None,
     typer.Option(
         metavar="MODEL",
-        help="Speaker encoder of --speakers, named as for --model. Default: bundled-voices.",
+        help="Speaker encoder of --speakers and --enrolled, named as for --model. Default: bundled-voices.",
         show_default=False,
     ),
 ]
@@ -169,6 +173,9 @@ def analyze(
     speaker_model: SpeakerModel = None,
     speaker_count: SpeakerCount = None,
     events: Events = None,
+    enrolled: Enrolled = False,
+    only_enrolled: OnlyEnrolled = False,
+    roster: RosterFile = None,
     speech_threshold: SpeechThreshold = None,
     max_gain: MaxGain = None,
     offline: Offline = False,
@@ -186,7 +193,7 @@ def analyze(
         model, dimensional, dtype, words, timeout = completed(
             profile, model=model, dimensional=dimensional, dtype=dtype, words=words, timeout=timeout
         )
-    _check_isolation(isolate, retries, plot)
+    _check_isolation(isolate, retries, plot, known=enrolled or only_enrolled or roster is not None)
     if (frames or diarize) and dimensional and not model:
         fail(f"--{'diarize' if diarize else 'frames'} needs labels: name a model that gives them with --model")
     if diarize and (frames or segments):
@@ -194,7 +201,8 @@ def analyze(
     whole = whole or diarize
     if language and not (words or segments):
         fail("--language belongs to --words: name a Whisper model with --words as well")
-    _check_speakers(speakers, speaker_model, speaker_count, channel, whole)
+    by_name = enrolled or only_enrolled or roster is not None
+    _check_speakers(speakers, speaker_model if not by_name else None, speaker_count, channel, whole)
     settings = segment_settings(speech_threshold, max_gain)
     _check_segments(segments, whole, files)
     _check_format(form, out, as_json, files)
@@ -205,6 +213,8 @@ def analyze(
     from e2v_port.emotions.changes import DIARIZATION
     from e2v_port.speech.transcripts import read_segments
 
+    encoder = speaker_model or "bundled-voices"
+    known = known_voices(enrolled, only_enrolled, roster, encoder, runtime=runtime, offline=offline)
     request = Request(channel, read_segments(segments) if segments else None, whole)
     # Decoded once, for the analysis and the picture: a pipe can be read only once.
     sounds = request.load(files[0]) if plot else None
@@ -224,9 +234,10 @@ def analyze(
         baseline=baseline,
         words=words,
         language=language,
-        speakers=speaker_model or speakers,
+        speakers=speakers and (known.encoder if known else speaker_model or True),
         speaker_count=speaker_count,
         events=events,
+        enrolled=known,
         settings=settings,
         boundaries=DIARIZATION if diarize else None,
         offline=offline,
@@ -252,11 +263,13 @@ def analyze(
     finish(len(files), output.failed)
 
 
-def _check_isolation(isolate: bool, retries: int | None, plot: Path | None) -> None:
+def _check_isolation(isolate: bool, retries: int | None, plot: Path | None, *, known: bool) -> None:
     if retries is not None and not isolate:
         fail("--retries belongs to --isolate: only what was killed from outside is worth another try")
     if isolate and plot:
         fail("--isolate and --plot contradict each other: a picture needs the sound in this process")
+    if isolate and known:
+        fail("--isolate and --enrolled contradict each other: the voices are compared in this process")
 
 
 def _check_speakers(speakers: bool, model: str | None, count: int | None, channel: str, whole: bool) -> None:

@@ -13,6 +13,7 @@ from e2v_port.cli.output import fail
 
 if TYPE_CHECKING:
     from e2v_port.checkpoints.licenses import Restriction
+    from e2v_port.speakers.known import KnownVoices
     from e2v_port.speech.segment import SegmentSettings
 
 __all__ = [
@@ -26,16 +27,21 @@ __all__ = [
     "Command",
     "DimensionalName",
     "DtypeName",
+    "Enrolled",
     "LabelNames",
     "MaxGain",
     "ModelName",
     "Offline",
+    "OnlyEnrolled",
     "ProfileName",
     "ProfileOfModels",
+    "RosterFile",
     "RuntimeName",
+    "SpeakerModel",
     "SpeechThreshold",
     "agreed",
     "completed",
+    "known_voices",
     "segment_settings",
 ]
 
@@ -118,6 +124,25 @@ BaselineFiles = Annotated[
         help="Read what is known of a speaker, from `e2v adapt` or `e2v listen --calibrate`. Repeatable.",
         show_default=False,
     ),
+]
+Enrolled = Annotated[
+    bool, typer.Option("--enrolled", help="Name the voices that `e2v enroll` knows. See docs/enrolment.md.")
+]
+OnlyEnrolled = Annotated[
+    bool, typer.Option("--only-enrolled", help="Judge the voices that `e2v enroll` knows, and nobody else.")
+]
+RosterFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--roster",
+        metavar="FILE",
+        help="File of the enrolled voices. Default: $E2V_VOICES, or voices.json in the user's data folder.",
+        show_default=False,
+    ),
+]
+SpeakerModel = Annotated[
+    str,
+    typer.Option("--speaker-model", metavar="MODEL", help="Speaker encoder, named as in `e2v models`, or its folder."),
 ]
 Offline = Annotated[
     bool, typer.Option("--offline", help="Never open a network connection. E2V_OFFLINE=1 does the same.")
@@ -225,3 +250,25 @@ def agreed(restricted: "Sequence[Restriction]") -> bool:
         )
     print("Accept? [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+
+def known_voices(
+    enrolled: bool, only: bool, roster: Path | None, speaker_model: str, **options: Any
+) -> "KnownVoices | None":
+    """Returns the enrolled voices if an option asks for them; --roster and --only-enrolled do so, too.
+
+    Args:
+        enrolled: Whether to name enrolled voices.
+        only: Whether to judge nobody else.
+        roster: File of the enrolled voices.
+        speaker_model: Speaker encoder.
+        options: Further options of `load`.
+    """
+    if not (enrolled or only or roster):
+        return None
+    from e2v_port.models.load import load
+    from e2v_port.speakers.known import KnownVoices
+    from e2v_port.speakers.roster import Roster, default_path
+
+    voices = Roster.load(roster or default_path())
+    return KnownVoices(load(speaker_model, **options), voices, only=only)

@@ -44,6 +44,17 @@ Insecure = Annotated[bool | None, typer.Option("--insecure", help="Accept reques
 Speakers = Annotated[
     str | None, typer.Option(metavar="NAMES", help="Enrolled speakers, such as ann,bob; other voices are not judged.")
 ]
+RosterFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--roster", metavar="FILE", help="Enrolled voices, of `e2v enroll`: a voice is named by how it sounds."
+    ),
+]
+OnlyEnrolled = Annotated[bool | None, typer.Option("--only-enrolled", help="Judge the voices of --roster alone.")]
+SpeakerModel = Annotated[
+    str | None,
+    typer.Option(metavar="MODEL", help="Speaker encoder that --roster was made with. Default: bundled-voices."),
+]
 Adapt = Annotated[
     bool | None,
     typer.Option("--adapt", help="Adapt to each named speaker, from what was heard before. See docs/adaptation.md."),
@@ -86,6 +97,9 @@ def serve(
     token: Token = None,
     insecure: Insecure = None,
     speakers: Speakers = None,
+    roster: RosterFile = None,
+    only_enrolled: OnlyEnrolled = None,
+    speaker_model: SpeakerModel = None,
     adapt: Adapt = None,
     emotion: Emotion = None,
     history: History = None,

@@ -15,14 +15,19 @@ from e2v_port.cli.options import (
     ChannelName,
     DimensionalName,
     DtypeName,
+    Enrolled,
     LabelNames,
     MaxGain,
     ModelName,
     Offline,
+    OnlyEnrolled,
     ProfileOfModels,
+    RosterFile,
     RuntimeName,
+    SpeakerModel,
     SpeechThreshold,
     completed,
+    known_voices,
     segment_settings,
 )
 from e2v_port.cli.output import PARTIAL_FAILURE, complain, fail, finish, need_place
@@ -86,6 +91,10 @@ def listen(
     adapt: Adapt = False,
     baseline: BaselineFiles = None,
     calibrate: Calibrate = None,
+    enrolled: Enrolled = False,
+    only_enrolled: OnlyEnrolled = False,
+    roster: RosterFile = None,
+    speaker_model: SpeakerModel = "bundled-voices",
     device: Device = None,
     rate: Rate = 16_000,
     channel: ChannelName = "mix",
@@ -111,6 +120,7 @@ def listen(
     settings = segment_settings(speech_threshold, max_gain)
     answer = _voice(reply) if reply else None  # read first, so that a bad file is reported before anyone speaks
 
+    known = known_voices(enrolled, only_enrolled, roster, speaker_model, runtime=runtime, offline=offline)
     with ExitStack() as stack:
         sound = _open(source, device, rate, channel, fast, stack)
         detector = _detector(
@@ -123,12 +133,13 @@ def listen(
             adapt=adapt,
             baseline=baseline,
             settings=settings,
+            enrolled=known,
             offline=offline,
         )
         _follow(detector, sound, as_json, stack)
     segments = detector.history()
-    if known := detector.adaptation():
-        print(f"note: {known}", file=sys.stderr)
+    if learned := detector.adaptation():
+        print(f"note: {learned}", file=sys.stderr)
     if not as_json:
         print(detector.to_context(3600.0, long=True), flush=True)
     if calibrate:

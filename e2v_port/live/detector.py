@@ -23,11 +23,13 @@ from e2v_port.live.backends import opened
 from e2v_port.live.follower import Followed, Follower, LiveSettings, Steady
 from e2v_port.live.listener import Listener
 from e2v_port.live.memory import Memory
+from e2v_port.live.recognition import Recognition
 from e2v_port.live.results import VoiceAnalysis, VoiceSegment
 from e2v_port.llm import describe
 from e2v_port.models.model import Model
 from e2v_port.prosody.baseline import Baseline
 from e2v_port.prosody.measure import measure
+from e2v_port.speakers.known import KnownVoices
 from e2v_port.speech import detect, silero
 from e2v_port.speech.segment import Segment, SegmentSettings
 
@@ -67,6 +69,8 @@ class EmotionDetector:
         settings: Thresholds and lengths of segments.
         fusion: Settings of the fusion.
         live: How speech is judged before it has ended.
+        enrolled: Enrolled voices. Each segment then has the name that its voice says, whatever `speaker` is given
+            elsewhere; with `KnownVoices.only`, nobody else is judged: see docs/enrolment.md.
         offline: Whether to never open a connection.
 
     Attributes:
@@ -97,13 +101,16 @@ class EmotionDetector:
         settings: SegmentSettings | None = None,
         fusion: FusionSettings | None = None,
         live: LiveSettings | None = None,
+        enrolled: KnownVoices | None = None,
         offline: bool = False,
     ) -> None:
         need("settings", settings, SegmentSettings, None)
         need("fusion", fusion, FusionSettings, None)
         need("live", live, LiveSettings, None)
+        need("enrolled", enrolled, KnownVoices, None)
         self._settings = AnalysisSettings("speech", settings or SegmentSettings(), fusion or FusionSettings(), None)
         self._live = live or LiveSettings()
+        self._known = enrolled
         self._baselines = read_baselines(baseline)
         self._backend = opened(
             backend,
@@ -161,6 +168,10 @@ class EmotionDetector:
         found, notes = request.segments(sounds, self._settings.segments)
         if channel != "each":
             found = [replace(segment, speaker=speaker) for segment in found]
+        if self._known:
+            heard = {number: sound.waveform for number, sound in sounds.by_channel.items()}
+            found, said = self._known.named(heard, found, self._settings.segments)
+            notes = [*notes, *said]
         detected = time.perf_counter()
         judged = self._judged([(segment, sounds.of(segment)) for segment in found])
         # As if the last word ended now: the clip that was analyzed last is the one that was heard last, even if it ends
@@ -204,7 +215,8 @@ class EmotionDetector:
         audio = LiveAudio(sampling_rate, channel)
         self._warm()
         ahead = self._voices is None or not self._voices.learns
-        follower = Follower(self._judged_one, self._live, self._settings.segments, speaker, ahead=ahead)
+        judge = Recognition(self._judged_one, self._known, self._settings.segments) if self._known else self._judged_one
+        follower = Follower(judge, self._live, self._settings.segments, speaker, ahead=ahead)
         return Listener(audio, follower, self._memory, self._voiced)
 
     def stream(
@@ -424,6 +436,8 @@ class EmotionDetector:
         voice = np.sin(np.arange(2 * SAMPLING_RATE, dtype=np.float32) * 0.05) / 4
         silero.speech_probabilities(voice)
         self._backend.judge_all([(Segment(0.0, 2.0, "normal"), voice)], self._baselines, measured=True)
+        if self._known:
+            self._known.encoder.embed(voice, SAMPLING_RATE)
 
     def _judged(self, parts: Sequence[tuple[Segment, Waveform]]) -> list[JudgedSegment]:
         return self._backend.judge_all(parts, self._baselines, measured=True, voices=self._voices)

@@ -181,7 +181,10 @@ class Follower:
     def _judge_ahead(self, parts: list[Segment]) -> None:
         """Judges one of the segments that end if the pause lasts: several may end at once, and each takes its time."""
         part = next((part for part in parts if part not in self._ahead), None)
-        if part and (judged := self._judged(part)).judgement:  # without one, it may be judged once it has ended
+        if part is None:
+            return
+        judged = self._judged(part)
+        if judged.judgement or judged.quality == "not_enrolled":  # any other may be judged once it has ended
             self._ahead[part] = judged
 
 

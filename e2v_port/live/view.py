@@ -47,7 +47,8 @@ def row(segment: VoiceSegment, *, ascii_only: bool = False) -> Text:
     about = "" if segment.dimensions_from in MEASURED else "~"
     values = (about + number(value) for value in (segment.arousal, segment.dominance, segment.valence))
     line.append("{:>8} {:>9} {:>8}".format(*values))
-    notes = [segment.judgement.rivals] if segment.judgement.doubtful else []
+    notes = [printable(segment.speaker)] if segment.speaker else []
+    notes += [segment.judgement.rivals] if segment.judgement.doubtful else []
     notes += [*segment.reasons, *reasons(segment)]
     return line.append(f"  {', '.join(notes)}" if notes else "", GREY)
 

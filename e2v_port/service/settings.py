@@ -38,7 +38,11 @@ class Settings(BaseSettings):
         allow_origin: Origins of web applications that may ask besides the service's own page, each exactly as a browser
             sends it, e.g. http://localhost:3000; in the environment, separated by commas. `*` is none of them: each
             page that the user of this machine opens could ask then.
-        speakers: Enrolled speakers, separated by commas. No other voice reaches a model.
+        speakers: Enrolled speakers, separated by commas. No other voice reaches a model. Without `roster`, requests say
+            who speaks.
+        roster: File of enrolled voices, of `e2v enroll`. Whose voice it is then decides, not what requests say.
+        only_enrolled: Judge the voices of `roster` alone; `speakers` limits them further.
+        speaker_model: Speaker encoder that the voices of `roster` were enrolled with.
         adapt: Adapt to each named speaker, from what was heard of that speaker since the service started. Needs a model
             with means of its labels: see docs/adaptation.md.
         emotion: Whether emotion analysis is on at the start; by default as last set in the history, otherwise on.
@@ -78,6 +82,9 @@ class Settings(BaseSettings):
     insecure: bool = False
     allow_origin: Annotated[tuple[str, ...], NoDecode] = ()
     speakers: str | None = None
+    roster: Path | None = None
+    only_enrolled: bool = False
+    speaker_model: str = "bundled-voices"
     adapt: bool = False
     emotion: bool | None = None
     history: Path | None = None
@@ -129,6 +136,8 @@ class Settings(BaseSettings):
                 f"--max-seconds {self.max_seconds:g} is more than --max-audio-seconds {self.max_audio_seconds:g}: "
                 "raise that as well"
             )
+        if self.only_enrolled and self.roster is None:
+            raise ServiceError("--only-enrolled needs the file of the enrolled voices: add --roster (see e2v enroll)")
         if not (is_loopback(self.host) or self.token or self.insecure):
             raise ServiceError(
                 f"--host {self.host} is reachable from other machines: set a --token, or allow everyone with --insecure"

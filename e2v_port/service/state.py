@@ -48,6 +48,8 @@ class Service:
         limits = ("max_seconds", "max_audio_seconds", "engine_seconds")
         options = {name: getattr(settings, name) for name in names + limits}
         options |= {"speakers": settings.enrolled, "adapt": settings.adapt, "emotion": self.enabled}
+        options |= {"roster": str(settings.roster) if settings.roster else None}
+        options |= {"only_enrolled": settings.only_enrolled, "speaker_model": settings.speaker_model}
         self.engine = Engine(options, self.telemetry.count_batch)
         self.running = 0
         self.held = 0

@@ -38,16 +38,19 @@ from e2v_port.errors import (
     ServiceError,
     ServiceUnavailable,
 )
+from e2v_port.models.load import load
 from e2v_port.models.model import Model
 from e2v_port.service import answers
 from e2v_port.service.batching import BatchedModel, Batcher, Job, Stopped
+from e2v_port.speakers.known import Heard, KnownVoices
+from e2v_port.speakers.roster import Roster
 from e2v_port.speech import silero
 from e2v_port.speech.enrolment import Enrolment
 from e2v_port.speech.segment import GivenSegment, Quality, Segment, SegmentSettings
 from e2v_port.speech.transcripts import parse_segments
 
 if TYPE_CHECKING:
-    from e2v_port.live.follower import Steady
+    from e2v_port.live.follower import Judging, Steady
     from e2v_port.service.live import Session
 
 __all__ = ["serve"]
@@ -63,6 +66,7 @@ SEGMENTS, SEGMENT_BYTES = 50_000, 8_000_000  # given for one clip: five times th
 FRAME_NUMBERS = 1 << 22  # in an embedding by frames: 80 MB as JSON
 
 NOT_ENROLLED: Quality = "not_enrolled"
+NOBODY_HEARD = Heard(None, None)
 NOBODY = "no enrolled speaker is heard in this clip"
 
 
@@ -115,7 +119,7 @@ class _Worker:
         self.max_seconds: float = options["max_seconds"]
         self.segments = SegmentSettings(**{name: options[name] for name in ("speech_threshold", "max_gain")})
         self.max_audio_seconds: float = options["max_audio_seconds"]
-        self.enrolment = Enrolment(options["speakers"])
+        self.enrolment = Enrolment(None if options["roster"] else options["speakers"])
         self.enabled: bool = options["emotion"]
         self.seconds: float = options["engine_seconds"]  # without progress
         self.sign_seconds: float = options["sign_seconds"]
@@ -142,9 +146,39 @@ class _Worker:
         self.batchers = {
             kind: Batcher(model, lambda: self.busy, self._ran, self.seconds) for kind, model in models.items()
         }
+        self.roster: Roster | None = None
+        self.encoder: Batcher | None = None
+        if options["roster"]:
+            self.roster, self.encoder = self._read_roster(options)
+        self.only = options["only_enrolled"] or options["speakers"] is not None  # with a roster
         self.pool = ThreadPoolExecutor(THREADS, "request")
         self.stream_pool = ThreadPoolExecutor(STREAM_THREADS, "stream")
         self._switch(self.enabled)
+
+    def _read_roster(self, options: dict[str, Any]) -> tuple[Roster, Batcher]:
+        """Returns the enrolled voices, limited to the speakers that are named, and the encoder that tells them apart.
+
+        Raises:
+            RosterError: The file cannot be used, or was made with another encoder, or somebody named is not in it.
+        """
+        roster = Roster.load(options["roster"])
+        encoder = load(options["speaker_model"], runtime=options["runtime"], offline=options["offline"])
+        roster.check(encoder)
+        if options["speakers"] is not None:
+            roster = roster.limited(options["speakers"])
+        encoder.embed(np.linspace(-1, 1, 2 * SAMPLING_RATE, dtype=np.float32), SAMPLING_RATE)
+        return roster, Batcher(encoder, lambda: self.busy, lambda *_: None, self.seconds)
+
+    def _known(self, job: Job) -> KnownVoices | None:
+        """Returns the enrolled voices, as a job recognizes them; None where requests say who speaks."""
+        if self.roster is None or self.encoder is None:
+            return None
+        return KnownVoices(BatchedModel(self.encoder, job), self.roster, only=self.only)
+
+    @property
+    def everything(self) -> list[Batcher]:
+        """All models: those that judge, and the speaker encoder."""
+        return [*self.batchers.values(), *([self.encoder] if self.encoder else [])]
 
     # Messages
 
@@ -217,7 +251,7 @@ class _Worker:
             while True:
                 with self.counting:
                     late = [number for number, (job, _) in self.jobs.items() if job.until < time.monotonic()]
-                if late or any(batcher.stuck for batcher in self.batchers.values()):
+                if late or any(batcher.stuck for batcher in self.everything):
                     self._send({"stuck": late})
                     return
                 self._send({"alive": True})
@@ -244,13 +278,13 @@ class _Worker:
         self._stop(job)
 
     def _stop(self, job: Job) -> None:
-        for batcher in self.batchers.values():
+        for batcher in self.everything:
             batcher.cancel(job)
 
     def _switch(self, enabled: bool) -> None:
         """Switches emotions on or off; requests that wait for a model stop waiting, and voices are forgotten."""
         self.enabled = enabled
-        for batcher in self.batchers.values():
+        for batcher in self.everything:
             batcher.switch(enabled)
         if not enabled and self.voices:
             for speaker in self.voices.speakers:
@@ -288,7 +322,10 @@ class _Worker:
         return {"analysis": answer, "text": text}, None
 
     def _analyzed(self, job: Job, sounds: Sounds, request: Request, speaker: str | None, granularity: str) -> Analysis:
-        """Analyzes the speech of enrolled speakers; that of others reaches no model."""
+        """Analyzes the speech of enrolled speakers; that of others reaches no model that judges."""
+        known = self._known(job)
+        if known and speaker is not None:  # what a request says counts only for voices that are not enrolled
+            speaker = None if known.only or speaker in known.roster else speaker
         if request.given is None:
             enrolled = [self.enrolment.admits(speaker)]
         else:
@@ -313,16 +350,19 @@ class _Worker:
                     model=model,
                     dimensional=dimensional,
                     adapt=self._adapting(speaker) if self.voices and request.channel != "each" else False,
+                    enrolled=known,
                 )
                 if isinstance(result, AudioError):
                     raise result
                 analysis = result
         job.check()
         if analysis is None:
-            analysis = self._unjudged(sounds, request, answers.OFF)
+            analysis = self._unjudged(sounds, request, answers.OFF, known)
         if request.given is None and speaker is not None:
-            named = tuple(replace(segment, speaker=speaker) for segment in analysis.segments)
+            named = tuple(replace(segment, speaker=segment.speaker or speaker) for segment in analysis.segments)
             analysis = replace(analysis, segments=named)
+        if analysis.reason and any(segment.quality == NOT_ENROLLED for segment in analysis.segments):
+            analysis = replace(analysis, reason=analysis.reason if analysis.reason == answers.OFF else NOBODY)
         return analysis
 
     def _adapting(self, default: str | None) -> Adapting:
@@ -330,13 +370,13 @@ class _Worker:
 
         def adapting(parts: Sequence[tuple[str | None, JudgedWaveform]]) -> tuple[list[JudgedWaveform], list[Note]]:
             named = [(speaker or default, result) for speaker, result in parts]
-            found = [self._known(*part, hear=True) for part in named]
+            found = [self._adapted(*part, hear=True) for part in named]
             speakers = dict.fromkeys(speaker for speaker, _ in named if speaker is not None)
             return found, [*map(self.voices.note, speakers)] if self.voices else []
 
         return adapting
 
-    def _known(self, speaker: str | None, result: JudgedWaveform, *, hear: bool) -> JudgedWaveform:
+    def _adapted(self, speaker: str | None, result: JudgedWaveform, *, hear: bool) -> JudgedWaveform:
         """Adapts a result to its speaker, if that is known, and learns from it, if `hear`."""
         if self.voices is None or speaker is None:
             return result
@@ -347,9 +387,11 @@ class _Worker:
         name = segment.speaker or speaker
         return replace(segment, speaker=name, enrolled=self.enrolment.admits(name))
 
-    def _unjudged(self, sounds: Sounds, request: Request, reason: str) -> Analysis:
-        """Returns an analysis without judgements."""
+    def _unjudged(self, sounds: Sounds, request: Request, reason: str, known: KnownVoices | None = None) -> Analysis:
+        """Returns an analysis without judgements; nobody's voice is compared for it."""
         segments, notes = request.segments(sounds, self.segments)
+        if known:
+            segments = [known.settle(segment, NOBODY_HEARD) for segment in segments]
         settings = AnalysisSettings("none", self.segments, FusionSettings(), None)
         found = tuple(map(placed, segments))
         return Analysis("", sounds.duration, found, None, reason, (), settings, {}, (*sounds.notes, *notes))
@@ -384,6 +426,9 @@ class _Worker:
             embedding = None
             if self.enabled and self.enrolment.admits(message["speaker"]):
                 with suppress(Stopped):
+                    known = self._known(job)
+                    if known and known.only and known.whose(waveform, self.segments).name is None:
+                        raise Stopped
                     embedding = model.embed(waveform, SAMPLING_RATE, granularity=message["granularity"]).tolist()
         job.check()
         answer = {
@@ -401,14 +446,32 @@ class _Worker:
         def judge(segment: Segment, waveform: Waveform, steady: "Steady | None") -> JudgedSegment:
             return self._judged(job, segment, waveform, steady)
 
+        judging = self._recognized(job, judge)
         names = ("sampling_rate", "format", "channels", "speaker", "channel")
         try:
             declared = {name: message[name] for name in names}
-            session = Session(judge, **declared, settings=self.segments, ahead=self.voices is None)
+            session = Session(judging, **declared, settings=self.segments, ahead=self.voices is None)
         except ValueError as error:
             raise RequestRefused(str(error), kind="stream") from error
         self.streams[message["stream"]] = _Stream(session, job)
         return {}, None
+
+    def _recognized(self, job: Job, judge: "Judging") -> "Judging":
+        """Returns a judge that names each voice before it judges it, if voices are enrolled."""
+        from e2v_port.live.recognition import Recognition
+
+        known = self._known(job)
+        if known is None:
+            return judge
+        recognition = Recognition(judge, known, self.segments)
+
+        def judging(segment: Segment, waveform: Waveform, steady: "Steady | None") -> JudgedSegment:
+            with suppress(Stopped):
+                return recognition(segment, waveform, steady)
+            job.check()
+            return placed(known.settle(segment, NOBODY_HEARD))
+
+        return judging
 
     def _push(self, job: Job, message: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes | None]:
         session = self._stream(message).session
@@ -431,7 +494,7 @@ class _Worker:
         if self.enabled and segment.quality in {"normal", "low_confidence"}:
             judge = Judge(*self._models(job))
             with suppress(Stopped):
-                result = self._known(segment.speaker, judge.one(waveform), hear=steady is None)
+                result = self._adapted(segment.speaker, judge.one(waveform), hear=steady is None)
                 if steady and result.prediction:
                     result = judge.with_prediction(result, steady(result.prediction))
                 return placed(segment, result.judgement, result.prediction)

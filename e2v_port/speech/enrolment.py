@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Iterable
 
-__all__ = ["Enrolment"]
+__all__ = ["Enrolment", "as_read", "is_stranger"]
 
 # Names that diarization gives to unknown voices, by their letters and digits.
 _STRANGERS = {"other", "speakerunknown"}
@@ -25,16 +25,21 @@ class Enrolment:
     """
 
     def __init__(self, names: Iterable[str] | None) -> None:
-        self._names = None if names is None else {_plain(name) for name in names} - {""}
+        self._names = None if names is None else {as_read(name) for name in names} - {""}
 
     def admits(self, speaker: str | None) -> bool:
         """Returns whether the voice of a speaker may be listened to; None is a speaker without a name."""
-        if speaker is not None and _letters(speaker) in _STRANGERS:
+        if speaker is not None and is_stranger(speaker):
             return False
-        return self._names is None or (speaker is not None and _plain(speaker) in self._names)
+        return self._names is None or (speaker is not None and as_read(speaker) in self._names)
 
 
-def _plain(name: str) -> str:
+def is_stranger(name: str) -> bool:
+    """Returns whether a name is one that diarization gives to unknown voices, however it is spelled."""
+    return _letters(name) in _STRANGERS
+
+
+def as_read(name: str) -> str:
     """Returns a name as people read it."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
     return " ".join("".join(char for char in folded if not _invisible(char)).split())
@@ -42,7 +47,7 @@ def _plain(name: str) -> str:
 
 def _letters(name: str) -> str:
     """Returns the letters and digits of a name, without accents, in the Latin alphabet where they look like it."""
-    decomposed = unicodedata.normalize("NFKD", _plain(name))
+    decomposed = unicodedata.normalize("NFKD", as_read(name))
     return "".join(char for char in decomposed if char.isalnum()).translate(_ALIKE)
 
 

@@ -168,7 +168,7 @@ class Segment:
               where its judgement has the note `noisy`;
             * `too_short`: shorter than `SegmentSettings.min_duration`, not judged;
             * `no_speech`: supplied by the caller, but silero hears no speech in it;
-            * `not_enrolled`: from a speaker whom the service may not listen to, not examined.
+            * `not_enrolled`: of somebody who may not be judged, or whose voice is not certain to be an enrolled one.
         speaker: Speaker, if the segment was supplied with one.
         text: Transcript, if the segment was supplied with one; of a part of a split one, if its words have times.
         channel: Channel of the clip, from 1; None for the channels mixed.
