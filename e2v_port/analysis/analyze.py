@@ -1,15 +1,15 @@
 """Analyzes recordings: finds segments of speech and judges each with one model or two."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TypedDict, Unpack, overload
 
 from e2v_port.analysis.judge import CATEGORICAL, Judge, JudgedWaveform
-from e2v_port.analysis.judged import placed
+from e2v_port.analysis.judged import JudgedSegment, placed
 from e2v_port.analysis.results import Analysis, AnalysisSettings, UsedModel, unjudged
 from e2v_port.analysis.sounds import Request, Sounds
 from e2v_port.analysis.turns import spoken
@@ -22,6 +22,9 @@ from e2v_port.emotions.fusion import FusionSettings
 from e2v_port.errors import AudioError, ModelNotFound, SegmentError, need, quoted
 from e2v_port.models.batches import ahead
 from e2v_port.models.model import Model
+from e2v_port.prosody.baseline import Baseline
+from e2v_port.prosody.judge import judge as judge_prosody
+from e2v_port.prosody.measure import MIN_SECONDS, Prosody, measure
 from e2v_port.speech.segment import GivenSegment, Segment, SegmentSettings
 from e2v_port.speech.transcripts import read_segments
 from e2v_port.transcribe.whisper import WINDOW, Transcriber
@@ -48,6 +51,7 @@ class Options(TypedDict, total=False):
     boundaries: BoundarySettings | None
     adapt: bool | Adapting
     baseline: Baselines
+    prosody: bool
     words: str | Path | Transcriber | None
     language: str | None
     offline: bool
@@ -101,6 +105,7 @@ def each(
     boundaries: BoundarySettings | None = None,
     adapt: bool | Adapting = False,
     baseline: Baselines = None,
+    prosody: bool = False,
     words: str | Path | Transcriber | None = None,
     language: str | None = None,
     offline: bool = False,
@@ -134,6 +139,9 @@ def each(
             who was adapted to, or why not: see docs/adaptation.md. Or a function that adapts the results of a clip.
         baseline: Baselines of speakers, or their files. One with an offset is used instead of learning it; the last one
             also serves for speech without a speaker.
+        prosody: Whether to measure the voice of each judged segment of at least 0.1 s: pitch, tempo, pauses and more,
+            see docs/prosody.md. Its `reasons` name what is unusual, compared with the baseline of its speaker if there
+            is one. The judgements do not depend on it.
         words: Recognizer that reads what is said: the name of a Whisper model or its folder, as for
             `e2v_port.transcribe.whisper.Transcriber`, or a loaded one. Only segments of speech are read, on their
             channel, from the sound that the models hear.
@@ -175,7 +183,9 @@ def each(
         fusion=judge.fusion,
         boundaries=(boundaries or BoundarySettings()) if frames else None,
     )
-    return _Analyzer(judge, chosen, request, _adapting(judge, adapt, baseline), reader).each(clips, sampling_rate)
+    adapting = _adapting(judge, adapt, baseline)
+    voices = read_baselines(baseline) if prosody else None
+    return _Analyzer(judge, chosen, request, adapting, reader, voices=voices).each(clips, sampling_rate)
 
 
 def _reader(
@@ -247,6 +257,7 @@ class _Work:
     transcript: Transcript | None = None
     words: dict[int, tuple[Word, ...]] = field(default_factory=dict)  # by the number of the segment
     judged: dict[int, JudgedWaveform] = field(default_factory=dict)  # in the same way
+    prosody: dict[int, Prosody] = field(default_factory=dict)
     error: AudioError | None = None
 
     def to_judge(self) -> list[int]:
@@ -262,9 +273,12 @@ class _Analyzer:
         request: Request,
         adapting: Adapting | None = None,
         reader: Transcriber | None = None,
+        *,
+        voices: Mapping[str | None, Baseline] | None = None,
     ) -> None:
         self.judge, self.settings, self.request, self.adapting = judge, settings, request, adapting
         self.reader = reader
+        self.voices = voices  # what measured voices are compared with; None to measure none
         self.models = judge.models
 
     def each(self, clips: Iterable[Clip | Sounds], sampling_rate: int | None) -> Iterator[Analysis | AudioError]:
@@ -348,10 +362,21 @@ class _Analyzer:
                 work.judged[i] = result
         for work in works:
             self._adapt(work)
+            self._measure(work)
         total = sum(work.segments[i].duration for work, i in parts)
         for work, i in parts:
             for stage, spent in seconds.items():
                 work.timings[stage] += spent * work.segments[i].duration / total
+
+    def _measure(self, work: _Work) -> None:
+        if self.voices is None:
+            return
+        started = time.perf_counter()
+        for i in work.judged:
+            waveform = work.sounds.of(work.segments[i])
+            if len(waveform) >= MIN_SECONDS * SAMPLING_RATE:
+                work.prosody[i] = measure(waveform)
+        work.timings["prosody"] = time.perf_counter() - started
 
     def _adapt(self, work: _Work) -> None:
         if self.adapting and work.judged:
@@ -366,7 +391,7 @@ class _Analyzer:
         for i, segment in enumerate(work.segments):
             judged = work.judged.get(i)
             estimates = (judged.judgement, judged.prediction) if judged else (None, None)
-            segments.append(placed(segment, *estimates, words=work.words.get(i)))
+            segments.append(self._voiced(placed(segment, *estimates, words=work.words.get(i)), work.prosody.get(i)))
         changes = None
         if self.settings.boundaries is not None:
             changes = tuple(part for i in sorted(work.judged) for part in self._boundaries(work, i))
@@ -383,6 +408,13 @@ class _Analyzer:
             notes=work.notes,
             transcript=work.transcript,
             turns=spoken(segments, self.settings.fusion),
+        )
+
+    def _voiced(self, segment: JudgedSegment, prosody: Prosody | None) -> JudgedSegment:
+        if prosody is None or self.voices is None:
+            return segment
+        return replace(
+            segment, prosody=prosody, reasons=judge_prosody(prosody, self.voices.get(segment.speaker)).reasons
         )
 
     def _boundaries(self, work: _Work, i: int) -> list[Boundary]:

@@ -10,6 +10,7 @@ from e2v_port.analysis.turns import Turn
 from e2v_port.audio import Note
 from e2v_port.emotions.changes import Boundary, BoundarySettings
 from e2v_port.emotions.fusion import FusionSettings
+from e2v_port.emotions.indicators import Indicators
 from e2v_port.llm import describe
 from e2v_port.models.model import Model
 from e2v_port.seconds import seconds
@@ -86,6 +87,7 @@ class Analysis:
         notes: What the user must know about the sound of the clip, such as a silent channel.
         transcript: How the words were read; None unless they were.
         turns: The segments joined to turns of speakers; None unless a segment has a speaker or words.
+        indicators: How each voice sounds over the clip; None unless asked for, see `e2v_port.indicators`.
     """
 
     file: str
@@ -99,6 +101,7 @@ class Analysis:
     notes: tuple[Note, ...] = ()
     transcript: Transcript | None = None
     turns: tuple[Turn, ...] | None = None
+    indicators: Indicators | None = None
 
     def __repr__(self) -> str:
         judged = sum(segment.judgement is not None for segment in self.segments)
@@ -121,6 +124,7 @@ class Analysis:
             "settings": asdict(self.settings),
             "timings": dict(self.timings),
             **({"transcript": asdict(self.transcript)} if self.transcript else {}),
+            **({"indicators": self.indicators.to_dict()} if self.indicators else {}),
         }
 
     def to_context(self, *, long: bool = False) -> str:

@@ -8,6 +8,7 @@ from rich.text import Text
 from e2v_port.analysis.judged import JudgedSegment
 from e2v_port.analysis.results import Analysis
 from e2v_port.emotions import taxonomy
+from e2v_port.emotions.indicators import Indicator, Indicators
 from e2v_port.files import printable
 
 __all__ = ["GREY", "bar", "colour", "doubtful", "number", "reasons", "table"]
@@ -16,7 +17,7 @@ GREY = "#8c8c8c"  # segments that were not judged, or are unclear
 
 _BAR = 12  # cells at a confidence of 1
 _PARTS = " ▏▎▍▌▋▊▉"
-_RIGHT = {"start", "end", "channel", "conf", "A", "D", "V"}
+_RIGHT = {"start", "end", "channel", "conf", "A", "D", "V", "Hz", "syl/s", "value"}
 _LESS = ("short", "noisy", "overlap")  # notes for which a segment has less quality
 _UNJUDGED = {"too_short": "too short to judge", "no_speech": "no speech"}
 
@@ -55,8 +56,45 @@ def table(analysis: Analysis, *, ascii_only: bool = False) -> Text:
         text.append("~ derived from the labels, not measured in the voice\n", GREY)
     for note in analysis.notes:
         text.append(f"note: {note.text}\n")
+    if analysis.indicators:
+        _append_indicators(text, analysis.indicators)
     text.rstrip()
     return text
+
+
+def _append_indicators(text: Text, indicators: Indicators) -> None:
+    """Appends a table per voice, the reasons for what it lacks, and what the figures do not say."""
+    for voice in indicators.voices:
+        channel = f"channel {voice.channel}" if voice.channel is not None else "all speech"
+        text.append(f"\n{printable(voice.speaker or channel)}", "bold")
+        overlapped = f", {voice.overlapped} left out where two voices overlap" if voice.overlapped else ""
+        text.append(f"  {voice.seconds:.1f} s in {voice.segments} segments{overlapped}\n")
+        _append(text, [(_figure(each), GREY) for each in voice.indicators if each.value is not None])
+        reasons: dict[str, list[str]] = {}
+        for each in voice.indicators:
+            if each.reason:
+                reasons.setdefault(each.reason, []).append(each.name)
+        for reason, names in reasons.items():
+            text.append(f"no {', '.join(names)}: {reason}\n", GREY)
+    text.append("\n")
+    for note in indicators.notes:
+        text.append(f"note: {note.text}\n")
+    text.append(f"{indicators.notice}\n")
+
+
+def _figure(indicator: Indicator) -> dict[str, str]:
+    digits = 0 if indicator.unit == "Hz" else 2
+    low, high = indicator.interval or (0.0, 0.0)
+    sign = "+" if indicator.name.endswith(("_shift", "_change")) else ""
+    against = {"baseline": "from the baseline", "recording": "from the own median"}
+    apart = against.get(indicator.reference or "", "") if indicator.name.endswith("_apart") else ""
+    return {
+        "indicator": indicator.name,
+        "value": f"{indicator.value:{sign}.{digits}f}",
+        "95 %": f"{low:{sign}.{digits}f} to {high:{sign}.{digits}f}",
+        "unit": indicator.unit,
+        "meaning": f"{indicator.word} {apart}".strip(),
+    }
 
 
 def colour(label: str | None) -> str:
@@ -79,7 +117,7 @@ def reasons(segment: JudgedSegment) -> list[str]:
 
 
 def _cells(segment: JudgedSegment, ascii_only: bool) -> dict[str, str]:
-    judgement = segment.judgement
+    judgement, prosody = segment.judgement, segment.prosody
     about = "~" if segment.dimensions_from == "labels" else ""
     finer = judgement.finer if judgement else None
     notes = [_UNJUDGED.get(segment.quality, ""), *reasons(segment)]
@@ -99,6 +137,9 @@ def _cells(segment: JudgedSegment, ascii_only: bool) -> dict[str, str]:
         "D": about + number(segment.dominance),
         "V": about + number(segment.valence),
         "compound": segment.compound or "",
+        "Hz": f"{prosody.pitch_mean:.0f}" if prosody and prosody.pitch_mean else "",
+        "syl/s": f"{prosody.rate:.1f}" if prosody and prosody.rate is not None else "",
+        "sounds": ", ".join(segment.reasons),
         "note": ", ".join(note for note in notes if note),
         "text": printable(segment.text or ""),
     }

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from e2v_port.analysis.judged import JudgedSegment
 from e2v_port.emotions.fusion import FusionSettings
@@ -11,6 +11,9 @@ from e2v_port.errors import check_numbers
 from e2v_port.llm import describe
 from e2v_port.seconds import seconds
 from e2v_port.transcribe.words import Word
+
+if TYPE_CHECKING:
+    from e2v_port.prosody.measure import Prosody
 
 __all__ = ["Turn", "TurnSettings", "spoken", "turns"]
 
@@ -88,6 +91,14 @@ class Turn:
         return describe.means(self.parts, self.fusion)
 
     @property
+    def prosody(self) -> "Prosody | None":
+        """Measures of the voice over the turn, as `e2v_port.prosody.measure.average`; None unless measured."""
+        from e2v_port.prosody.measure import average
+
+        measured = [(part.duration, part.prosody) for part in self.parts if part.prosody]
+        return average(measured) if measured else None
+
+    @property
     def headline(self) -> str | None:
         """The emotion as people read it, in words of doubt where it is in doubt; None if nothing was judged."""
         emotion = self.emotion
@@ -107,6 +118,7 @@ class Turn:
         """Returns the `turn` object of the JSON dialect."""
         emotion = self.emotion
         heard = emotion.pop("seconds")
+        prosody = self.prosody
         return {
             "start": seconds(self.start),
             "end": seconds(self.end),
@@ -117,6 +129,7 @@ class Turn:
             "overlap": self.overlap,
             "seconds_judged": heard,
             **emotion,
+            **({} if prosody is None else {"prosody": prosody.to_dict()}),
         }
 
 

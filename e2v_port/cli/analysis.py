@@ -72,6 +72,13 @@ Words = Annotated[
 Language = Annotated[
     str | None, typer.Option(metavar="CODE", help="Language of the words, such as en; detected by default.")
 ]
+Prosody = Annotated[bool, typer.Option("--prosody", help="Also measure each voice: pitch, tempo, pauses and more.")]
+WithIndicators = Annotated[
+    bool,
+    typer.Option(
+        "--indicators", help="Also summarize how each voice sounds over the file, with uncertainty; implies --prosody."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per file, each as soon as it is ready.")]
 
 
@@ -93,6 +100,8 @@ def analyze(
     as_json: Json = False,
     adapt: Adapt = False,
     baseline: BaselineFiles = None,
+    prosody: Prosody = False,
+    indicators: WithIndicators = False,
     words: Words = None,
     language: Language = None,
     speech_threshold: SpeechThreshold = None,
@@ -111,11 +120,17 @@ def analyze(
     if language and not words:
         fail("--language belongs to --words: name a Whisper model with --words as well")
     settings = segment_settings(speech_threshold, max_gain)
+    scores_only = whole and not (form or plot or frames or diarize)
     _check_segments(segments, whole, files)
     _check_format(form, out, as_json, files)
+    if indicators:
+        _check_indicators(whole, form, files)
+    if prosody or indicators:
+        _check_prosody(form, scores_only and not as_json)
     _check_plot(plot, files)
 
     from e2v_port.analysis.analyze import each
+    from e2v_port.analysis.indicators import indicators as summarize
     from e2v_port.analysis.sounds import Request
     from e2v_port.emotions.changes import DIARIZATION
     from e2v_port.speech.transcripts import read_segments
@@ -136,20 +151,21 @@ def analyze(
         frames=frames or diarize,
         adapt=adapt,
         baseline=baseline,
+        prosody=prosody or indicators,
         words=words,
         language=language,
         settings=settings,
         boundaries=DIARIZATION if diarize else None,
         offline=offline,
     )
-    scores_only = whole and not (form or plot or frames or diarize)
     output = _Output(as_json, form, plot, sounds, scores_only, spaced=len(files) > 1)
     with progress_bar(len(files)) as advance:
         for file, result in zip(files, results, strict=True):
             if isinstance(result, AudioError):
                 output.error(file, result)
             else:
-                output.show(replace(result, file=file))
+                summary = summarize(result, baseline) if indicators else None
+                output.show(replace(result, file=file, indicators=summary))
             advance()
     output.write(out)
     finish(len(files), output.failed)
@@ -179,6 +195,27 @@ def _check_format(form: str | None, out: Path | None, as_json: bool, files: list
         if form in formats.ONE_CLIP and len(files) > 1:
             others = ", ".join(name for name in formats.FORMATS if name not in formats.ONE_CLIP)
             fail(f"--format {form} holds one file, not {len(files)}: analyze them one at a time, or use {others}")
+
+
+def _check_indicators(whole: bool, form: str | None, files: list[str]) -> None:
+    from e2v_port.emotions.indicators import refusal
+
+    for file in files:  # `--indicators deception`
+        if (why := refusal(file)) and not Path(file).exists():
+            fail(why)
+    if whole:
+        fail("--indicators are about a voice over several segments: leave out --whole and --diarize")
+    if form and form not in {"json", "jsonl"}:
+        fail(f"--format {form} has no room for --indicators: use json or jsonl, or --prosody with csv")
+
+
+def _check_prosody(form: str | None, scores_only: bool) -> None:
+    from e2v_port.analysis.formats import SEGMENTS_IN_FULL
+
+    if form and form not in SEGMENTS_IN_FULL:
+        fail(f"--format {form} has no room for --prosody: use {', '.join(sorted(SEGMENTS_IN_FULL))}")
+    if scores_only:
+        fail("--whole prints scores alone: add --json to --prosody, or --format csv or json")
 
 
 def _check_plot(plot: Path | None, files: list[str]) -> None:
