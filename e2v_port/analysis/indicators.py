@@ -11,7 +11,7 @@ from e2v_port.analysis.voices import Baselines, read_baselines
 from e2v_port.audio import Note
 from e2v_port.emotions.fusion import FusionSettings
 from e2v_port.emotions.indicators import KINDS, Indicator, Indicators, Minimum, VoiceIndicators, refusal
-from e2v_port.emotions.intervals import Mean, line, mean, share
+from e2v_port.emotions.intervals import Mean, mean, share, share_change
 from e2v_port.emotions.judgement import MEASURED
 from e2v_port.emotions.trajectory import MIN_SEGMENTS, MIN_SPAN, trajectory
 from e2v_port.errors import need, quoted
@@ -24,7 +24,9 @@ __all__ = ["indicators"]
 _SECONDS = 10.0
 _LEVEL = Minimum(MIN_SEGMENTS, _SECONDS, 0.0)
 _SHARE = Minimum(10, _SECONDS, 0.0)  # of fewer, the interval spans half of all shares or more
-_CHANGE = Minimum(MIN_SEGMENTS, _SECONDS, MIN_SPAN)
+_TREND = Minimum(MIN_SEGMENTS, _SECONDS, MIN_SPAN)
+_CHANGE = Minimum(9, _SECONDS, MIN_SPAN)  # three in each third
+_SHARE_CHANGE = Minimum(30, _SECONDS, MIN_SPAN)  # ten in each third
 
 
 def indicators(analysis: Analysis, baseline: Baselines = None, *, kinds: Iterable[str] | None = None) -> Indicators:
@@ -130,16 +132,18 @@ class _Series:
     def seconds(self) -> float:
         return math.fsum(self.weights)
 
-    @property
-    def minutes(self) -> list[float]:
-        return [(segment.end - self.segments[0].end) / 60 for segment in self.segments]
+    def thirds(self) -> tuple[tuple[Sequence[float], Sequence[float]], tuple[Sequence[float], Sequence[float]]]:
+        """Returns values and weights of the first third of the segments, and of the last."""
+        count = len(self.values) // 3
+        weights = self.weights
+        return (self.values[:count], weights[:count]), (self.values[-count:], weights[-count:])
 
     def reason(self, least: Minimum) -> str | None:
         """Returns why they are too few, in words; None if they suffice."""
         if self.lack and not self.segments:
             return self.lack
         count, seconds = len(self.segments), self.seconds
-        span = 60 * self.minutes[-1] if self.segments else 0.0
+        span = self.segments[-1].end - self.segments[0].end if self.segments else 0.0
         having = f" with {self.what}" if self.what else ""
         if count < least.segments:
             several = "segment" if count == 1 else "segments"
@@ -176,7 +180,7 @@ class _Voice:
         elif kind == "valence":
             yield from self._dimension("valence")
         elif kind == "tense":
-            yield self._tense()
+            yield from self._tense()
         elif kind == "agreement":
             yield self._agreement()
         else:
@@ -200,7 +204,7 @@ class _Voice:
             assert course.interval is not None
             return _Value(course.slope, course.interval, str(course.trend), "recording")
 
-        yield _indicator(f"{name}_change", "per minute", series, _CHANGE, change)
+        yield _indicator(f"{name}_change", "per minute", series, _TREND, change)
 
     def _level(self, name: str, value: float, source: str | None) -> str:
         """Names a level. The thresholds are those of measured voices, so a derived one has no other name."""
@@ -212,7 +216,7 @@ class _Voice:
         low, high = settings.valence_negative, settings.valence_positive
         return "negative" if value < low else "positive" if value > high else "neutral"
 
-    def _tense(self) -> Indicator:
+    def _tense(self) -> Iterator[Indicator]:
         known = [segment for segment in self.segments if segment.dimensions_from in MEASURED]
         high, low = self.fusion.arousal_high, self.fusion.valence_negative
         flags = [(segment.arousal or 0) > high and (segment.valence or 0) < low for segment in known]
@@ -220,9 +224,14 @@ class _Voice:
         source = " or ".join(dict.fromkeys(str(segment.dimensions_from) for segment in known)) or None
         series = self._series(known, [float(flag) for flag in flags], source, "measured arousal and valence", lack)
         word = f"arousal above {high:g} with valence below {low:g}"
-        return _indicator(
-            "tense", "share of speech", series, _SHARE, lambda: _Value(*share(flags, series.weights), word)
-        )
+        unit = "share of speech"
+        yield _indicator("tense", unit, series, _SHARE, lambda: _Value(*share(series.values, series.weights), word))
+
+        def change() -> _Value:
+            value, interval = share_change(*series.thirds())
+            return _Value(value, interval, _turn(interval), "recording")
+
+        yield _indicator("tense_change", unit, series, _SHARE_CHANGE, change)
 
     def _agreement(self) -> Indicator:
         """Returns the share of segments whose label and measured valence point the same way, of those that point.
@@ -276,12 +285,11 @@ class _Voice:
         yield _indicator(f"{name}_apart", "share of speech", series, _SHARE, apart)
 
         def change() -> _Value:
-            found = line(series.minutes, values, weights)
-            low, high = found.interval
-            word = "no change shown" if low <= 0 <= high else "falling" if high < 0 else "rising"
-            return _Value(found.slope, found.interval, word, "recording")
+            before, after = series.thirds()
+            found = mean(*after).minus(mean(*before))
+            return _Value(found.value, found.interval, _turn(found.interval), "recording")
 
-        yield _indicator(f"{name}_change", f"{measure.step} per minute", series, _CHANGE, change)
+        yield _indicator(f"{name}_change", measure.step, series, _CHANGE, change)
 
     def _measured(self, name: str, key: str) -> _Series:
         measured = [segment for segment in self.segments if segment.prosody]
@@ -311,9 +319,9 @@ class _Voice:
     def _neutral(self, key: str) -> tuple[Mean | None, str | None]:
         """Returns the mean of a measure in the neutral voice, or the reason why it is unknown."""
         if self.baseline is None:
-            return None, f"no baseline of {self.name}: record one with `e2v listen --calibrate` and pass it"
+            return None, f"no baseline of {self.name}: record neutral sentences with `e2v listen --calibrate`"
         if key not in self.baseline.means:
-            return None, f"the baseline of {self.name} lacks it: record neutral sentences with `e2v listen --calibrate`"
+            return None, f"not in the baseline of {self.name}: record neutral sentences with `e2v listen --calibrate`"
         # Not every sample has a tremor to measure, and a baseline does not say how many had: two at least.
         samples = 2 if key == "tremor" else self.baseline.samples
         error = self.baseline.deviations[key] / math.sqrt(samples)
@@ -362,6 +370,14 @@ def _indicator(
         minimum=least,
         reason=reason,
     )
+
+
+def _turn(interval: tuple[float, float]) -> str:
+    """Says what the interval of a change from the first third to the last shows."""
+    low, high = interval
+    if low <= 0 <= high:
+        return "no change shown"
+    return f"{'lower' if high < 0 else 'higher'} in the last third than in the first"
 
 
 def _within(low: float, high: float, most: float) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-__all__ = ["Line", "Mean", "line", "mean", "share"]
+__all__ = ["Line", "Mean", "line", "mean", "share", "share_change"]
 
 _Z = 1.959964  # 0.975 quantile of the normal distribution
 
@@ -79,22 +79,39 @@ def mean(values: Sequence[float], weights: Sequence[float]) -> Mean:
     return Mean(value, math.sqrt(squares / (count - 1)), count - 1)
 
 
-def share(flags: Sequence[bool], weights: Sequence[float]) -> tuple[float, Interval]:
+def share(flags: Sequence[float], weights: Sequence[float]) -> tuple[float, Interval]:
     """Returns the weighted share of flags that are set, with its 95 % interval.
 
     The interval is Wilson's (1927) for the number of independent values of the same weight, as Franco, Little, Louis
     and Slud (2019) recommend.
 
     Args:
-        flags: At least one flag, in order of time.
+        flags: At least one flag, 0 or 1, in order of time.
         weights: Weight of each, above 0.
     """
-    values = [float(flag) for flag in flags]
-    value = _mean(weights, values)
-    count = max(_kish(weights) * _independent([each - value for each in values], 1, 3), 1.0)
+    value = _mean(weights, flags)
+    count = max(_kish(weights) * _independent([flag - value for flag in flags], 1, 3), 1.0)
     middle = (value + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
     half = _Z * math.sqrt(value * (1 - value) / count + _Z**2 / (4 * count**2)) / (1 + _Z**2 / count)
     return value, (max(middle - half, 0.0), min(middle + half, 1.0))
+
+
+def share_change(
+    before: tuple[Sequence[float], Sequence[float]], after: tuple[Sequence[float], Sequence[float]]
+) -> tuple[float, Interval]:
+    """Returns how much greater a weighted share is after than before, with its 95 % interval.
+
+    The interval joins those of the two shares (Newcombe 1998, method 10).
+
+    Args:
+        before: Flags and their weights, as for `share`.
+        after: The same, later.
+    """
+    (first, (first_low, first_high)), (last, (last_low, last_high)) = share(*before), share(*after)
+    change = last - first
+    down = math.hypot(last - last_low, first_high - first)
+    up = math.hypot(last_high - last, first - first_low)
+    return change, (change - down, change + up)
 
 
 def line(times: Sequence[float], values: Sequence[float], weights: Sequence[float]) -> Line:
