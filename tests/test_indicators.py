@@ -345,11 +345,11 @@ def test_each_voice_is_its_own() -> None:
     assert [each.speaker for each in both.voices] == ["ann", "bob"]
     assert both.voices[0] == voice(ann)
     assert both.voices[1] == voice(bob)
-    assert both.notes == ()
+    assert both.notes == {}
     unnamed = [replace(each, speaker=None, channel=i % 2 + 1) for i, each in enumerate(ann)]
     found = e2v_port.indicators(talk(unnamed))
     assert [each.channel for each in found.voices] == [1, 2]
-    assert [note.kind for note in found.notes] == ["unnamed_speaker"]
+    assert list(found.notes) == ["unnamed_speaker"]
     assert e2v_port.indicators(talk([])).voices == ()
 
 

@@ -8,7 +8,6 @@ from typing import Literal, NamedTuple
 from e2v_port.analysis.judged import JudgedSegment
 from e2v_port.analysis.results import Analysis
 from e2v_port.analysis.voices import Baselines, read_baselines
-from e2v_port.audio import Note
 from e2v_port.emotions.fusion import FusionSettings
 from e2v_port.emotions.indicators import KINDS, Indicator, Indicators, Minimum, VoiceIndicators, refusal
 from e2v_port.emotions.intervals import Mean, mean, share, share_change
@@ -63,11 +62,7 @@ def indicators(analysis: Analysis, baseline: Baselines = None, *, kinds: Iterabl
         numbers = tuple(number for kind in chosen for number in voice.of(kind))
         about = (len(alone), math.fsum(each.duration for each in alone), len(segments) - len(alone))
         found.append(VoiceIndicators(name, channel, *about, numbers))
-    unnamed = any(voice.speaker is None for voice in found)
-    return Indicators(tuple(found), (_UNNAMED,) if unnamed else ())
-
-
-_UNNAMED = Note("unnamed_speaker", "speech without a named speaker counts as that of one voice on each channel")
+    return Indicators(tuple(found))
 
 
 def _chosen(kinds: Iterable[str] | None) -> list[str]:

@@ -77,8 +77,8 @@ def _append_indicators(text: Text, indicators: Indicators) -> None:
         for reason, names in reasons.items():
             text.append(f"no {', '.join(names)}: {reason}\n", GREY)
     text.append("\n")
-    for note in indicators.notes:
-        text.append(f"note: {note.text}\n")
+    for note in indicators.notes.values():
+        text.append(f"note: {note}\n")
     text.append(f"{indicators.notice}\n")
 
 

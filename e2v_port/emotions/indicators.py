@@ -3,7 +3,6 @@
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from e2v_port.audio.notes import Note
 from e2v_port.seconds import seconds
 
 __all__ = ["KINDS", "NOTICE", "Indicator", "Indicators", "Minimum", "VoiceIndicators", "refusal"]
@@ -15,6 +14,8 @@ NOTICE = (
 
 KINDS = ("arousal", "valence", "tense", "pitch", "tempo", "pauses", "tremor", "agreement")
 """What indicators are about; the name of each indicator begins with one of these."""
+
+_UNNAMED = "speech without a named speaker counts as that of one voice on each channel"
 
 _TRUTH = {
     *("credibility", "deceit", "deception", "deceptive", "guilt", "honesty", "lie", "lies", "lying", "sincerity"),
@@ -132,22 +133,26 @@ class Indicators:
 
     Attributes:
         voices: Those of each voice, in the order in which they begin to speak.
-        notes: What must be known about them.
     """
 
     voices: tuple[VoiceIndicators, ...]
-    notes: tuple[Note, ...] = ()
 
     @property
     def notice(self) -> str:
         """What these figures do not say; it belongs beside them wherever they are shown."""
         return NOTICE
 
+    @property
+    def notes(self) -> dict[str, str]:
+        """What must be known about them, in words, by its kind as in `Note`."""
+        unnamed = any(voice.speaker is None for voice in self.voices)
+        return {"unnamed_speaker": _UNNAMED} if unnamed else {}
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the `indicators` object of the JSON dialect."""
         return {
             "notice": self.notice,
-            "notes": [note._asdict() for note in self.notes],
+            "notes": [{"kind": kind, "text": text} for kind, text in self.notes.items()],
             "voices": [voice.to_dict() for voice in self.voices],
         }
 
