@@ -28,8 +28,6 @@ class _Heard(Protocol):
     @property
     def valence(self) -> float | None: ...
     @property
-    def arousal(self) -> float | None: ...
-    @property
     def dimensions_from(self) -> str | None: ...
     @property
     def speaker(self) -> str | None: ...
@@ -80,7 +78,7 @@ def trajectory(segments: Iterable[_Heard], dimension: Literal["valence", "arousa
 
     Args:
         segments: Segments of one speaker, in any order; those without valence are skipped.
-        dimension: What the line goes through: `valence` or `arousal`.
+        dimension: What the line goes through: `valence`, or `arousal`, which the segments then need to have.
     """
     heard = [(each, getattr(each, dimension)) for each in sorted(segments, key=lambda segment: segment.at)]
     known = [(segment, value) for segment, value in heard if value is not None and segment.duration > 0]
