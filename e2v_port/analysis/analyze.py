@@ -27,6 +27,7 @@ from e2v_port.prosody.judge import judge as judge_prosody
 from e2v_port.prosody.measure import MIN_SECONDS, Prosody, measure
 from e2v_port.speech.segment import GivenSegment, Segment, SegmentSettings
 from e2v_port.speech.transcripts import read_segments
+from e2v_port.transcribe.valence import Scorer, TextValence
 from e2v_port.transcribe.whisper import WINDOW, Transcriber
 from e2v_port.transcribe.words import Transcript, Word, doubts, passages, shared_out
 
@@ -54,6 +55,7 @@ class Options(TypedDict, total=False):
     prosody: bool
     words: str | Path | Transcriber | None
     language: str | None
+    text_valence: Scorer | None
     offline: bool
 
 
@@ -108,6 +110,7 @@ def each(
     prosody: bool = False,
     words: str | Path | Transcriber | None = None,
     language: str | None = None,
+    text_valence: Scorer | None = None,
     offline: bool = False,
 ) -> Iterator[Analysis | AudioError]:
     """Analyzes any number of clips, and continues after a clip that cannot be used.
@@ -145,7 +148,10 @@ def each(
         words: Recognizer that reads what is said: the name of a Whisper model or its folder, as for
             `e2v_port.transcribe.whisper.Transcriber`, or a loaded one. Only segments of speech are read, on their
             channel, from the sound that the models hear.
-        language: Code of the language that is spoken; None to detect it in each clip.
+        language: Code of the language that is spoken; None to detect it in each clip. The words of given segments are
+            of an unknown language without it.
+        text_valence: Function that scores a text from unpleasant (-1) to pleasant (1), for `Turn.wording`. By default
+            it is VADER for English words, and no other language is scored: see docs/wording.md.
         offline: Whether to never open a connection.
 
     Returns:
@@ -183,9 +189,10 @@ def each(
         fusion=judge.fusion,
         boundaries=(boundaries or BoundarySettings()) if frames else None,
     )
+    saying = _Saying(reader, language, TextValence(text_valence))
     adapting = _adapting(judge, adapt, baseline)
     voices = read_baselines(baseline) if prosody else None
-    return _Analyzer(judge, chosen, request, adapting, reader, voices=voices).each(clips, sampling_rate)
+    return _Analyzer(judge, chosen, request, adapting, saying, voices=voices).each(clips, sampling_rate)
 
 
 def _reader(
@@ -193,8 +200,8 @@ def _reader(
 ) -> Transcriber | None:
     """Returns the recognizer of words, after checking that it fits the other options."""
     if words is None:
-        if language is not None:
-            raise ValueError("language= belongs to words=: pass both, or leave it out")
+        if language is not None and not any(segment.text is not None for segment in given or ()):
+            raise ValueError("language= belongs to words= or to segments with texts: pass one of them, or leave it out")
         return None
     if any(segment.text is not None for segment in given or ()):
         raise SegmentError("the given segments have their words: do not read them again, or leave their texts out")
@@ -255,6 +262,7 @@ class _Work:
     notes: tuple[Note, ...]
     timings: dict[str, float]
     transcript: Transcript | None = None
+    languages: dict[int | None, str | None] = field(default_factory=dict)  # of the words, by channel
     words: dict[int, tuple[Word, ...]] = field(default_factory=dict)  # by the number of the segment
     judged: dict[int, JudgedWaveform] = field(default_factory=dict)  # in the same way
     prosody: dict[int, Prosody] = field(default_factory=dict)
@@ -265,19 +273,28 @@ class _Work:
         return [i for i, segment in enumerate(self.segments) if segment.quality in {"normal", "low_confidence"}]
 
 
+@dataclass(frozen=True)
+class _Saying:
+    """What reads words and weighs them; `language` is that of words which were given."""
+
+    reader: Transcriber | None
+    language: str | None
+    valence: TextValence
+
+
 class _Analyzer:
     def __init__(
         self,
         judge: Judge,
         settings: AnalysisSettings,
         request: Request,
-        adapting: Adapting | None = None,
-        reader: Transcriber | None = None,
+        adapting: Adapting | None,
+        saying: _Saying,
         *,
         voices: Mapping[str | None, Baseline] | None = None,
     ) -> None:
         self.judge, self.settings, self.request, self.adapting = judge, settings, request, adapting
-        self.reader = reader
+        self.saying = saying
         self.voices = voices  # what measured voices are compared with; None to measure none
         self.models = judge.models
 
@@ -323,9 +340,10 @@ class _Analyzer:
         segments, notes = self.request.segments(sounds, self.settings.segments)
         timings = {"decode": decoded - started, "speech": time.perf_counter() - decoded}
         work = _Work(sounds, segments, (*sounds.notes, *notes), timings)
-        if self.reader:
+        work.languages = dict.fromkeys(sounds.by_channel, self.saying.language)
+        if self.saying.reader:
             started = time.perf_counter()
-            self._read_words(work, self.reader)
+            self._read_words(work, self.saying.reader)
             timings["words"] = time.perf_counter() - started
         timings |= dict.fromkeys([*self.models, "fusion"], 0.0)
         return work
@@ -339,6 +357,7 @@ class _Analyzer:
             words, transcript = reader.read(sound.waveform, passages(segments, WINDOW))
             if words and transcript.language:
                 languages.append(transcript.language)
+            work.languages[channel] = transcript.certain_language
             if work.transcript is None or work.transcript.language is None:
                 work.transcript = transcript
             work.words |= {numbers[i]: own for i, own in shared_out(words, segments).items()}
@@ -407,7 +426,7 @@ class _Analyzer:
             timings=work.timings,
             notes=work.notes,
             transcript=work.transcript,
-            turns=spoken(segments, self.settings.fusion),
+            turns=spoken(segments, self.settings.fusion, self.saying.valence, work.languages),
         )
 
     def _voiced(self, segment: JudgedSegment, prosody: Prosody | None) -> JudgedSegment:

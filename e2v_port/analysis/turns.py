@@ -1,15 +1,17 @@
 """Turns: what one speaker says at a stretch, and how it sounds."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from e2v_port.analysis.judged import JudgedSegment
 from e2v_port.emotions.fusion import FusionSettings
 from e2v_port.emotions.judgement import rivals
+from e2v_port.emotions.wording import Wording, weigh
 from e2v_port.errors import check_numbers
 from e2v_port.llm import describe
 from e2v_port.seconds import seconds
+from e2v_port.transcribe.valence import TextValence
 from e2v_port.transcribe.words import Word
 
 if TYPE_CHECKING:
@@ -46,12 +48,14 @@ class Turn:
         parts: These segments.
         overlap: Whether somebody else speaks during the turn.
         fusion: Thresholds of the judgement.
+        wording: Valence of the words beside that of the voice; None without words.
     """
 
     segments: tuple[int, ...]
     parts: tuple[JudgedSegment, ...]
     overlap: bool
     fusion: FusionSettings = field(repr=False, compare=False)
+    wording: Wording | None = None
 
     @property
     def start(self) -> float:
@@ -130,6 +134,7 @@ class Turn:
             "seconds_judged": heard,
             **emotion,
             **({} if prosody is None else {"prosody": prosody.to_dict()}),
+            **({} if self.wording is None else {"wording": self.wording.to_dict()}),
         }
 
 
@@ -158,10 +163,37 @@ def turns(
     )
 
 
-def spoken(segments: Sequence[JudgedSegment], fusion: FusionSettings) -> tuple[Turn, ...] | None:
-    """Returns the turns of a clip; None if no segment has a speaker or words, as without them there are none."""
-    known = any(segment.speaker or segment.text or segment.words is not None for segment in segments)
-    return turns(segments, fusion) if known else None
+def spoken(
+    segments: Sequence[JudgedSegment],
+    fusion: FusionSettings,
+    valence: TextValence | None = None,
+    languages: Mapping[int | None, str | None] | None = None,
+) -> tuple[Turn, ...] | None:
+    """Returns the turns of a clip; None if no segment has a speaker or words, as without them there are none.
+
+    Args:
+        segments: All segments of a clip, in order of time.
+        fusion: Thresholds of the judgement.
+        valence: What scores the words of each turn; by default VADER.
+        languages: Language of the words on each channel; those of others are unknown.
+    """
+    if not any(segment.speaker or segment.text or segment.words is not None for segment in segments):
+        return None
+    valence = valence or TextValence()
+    languages = languages or {}
+    return tuple(_weighed(turn, valence, languages.get(turn.channel)) for turn in turns(segments, fusion))
+
+
+def _weighed(turn: Turn, valence: TextValence, language: str | None) -> Turn:
+    """Returns a turn with the valence of its words beside that of its voice."""
+    if turn.text is None:
+        return turn
+    emotion = turn.emotion
+    text, reason = valence.of(turn.text, language)
+    voice = emotion["avd_scores"]["valence"] if emotion["avd_scores"] else None
+    doubtful = bool(emotion["unclear"])
+    wording = weigh(text, voice, emotion["avd_from"], doubtful=doubtful, reason=reason, scorer=valence.name)
+    return replace(turn, wording=wording)
 
 
 def _continues(turn: Sequence[JudgedSegment], segment: JudgedSegment, settings: TurnSettings) -> bool:

@@ -54,6 +54,11 @@ class Transcript:
     language: str | None
     language_probability: float | None
 
+    @property
+    def certain_language(self) -> str | None:
+        """The language; None where it was detected with a probability of less than one half."""
+        return self.language if (self.language_probability or 1.0) >= 0.5 else None
+
 
 def passages(segments: Sequence[Segment], longest: float) -> list[tuple[float, float]]:
     """Returns the parts of a clip to read, from first to last: segments with the pauses between them.
