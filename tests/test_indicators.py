@@ -311,6 +311,14 @@ def test_too_little_has_a_reason_instead_of_a_number() -> None:
     assert voice(shaky)["tremor"].reason == "3 judged segments with measured tremor: at least 5 are needed"
 
 
+def test_a_measure_that_never_varies_has_no_uncertainty_to_show() -> None:
+    same = voice([said(20.0 * i) for i in range(12)])
+    for name in ("pauses", "pauses_change"):
+        assert same[name].word == "equal in all segments, so that the interval says nothing"
+    pausing = [said(20.0 * i, voice=prosody(pause_ratio=0.1 + i % 2 / 10)) for i in range(12)]
+    assert (voice(pausing)["pauses"].word, voice(pausing)["pauses_change"].word) == ("mean", "no change shown")
+
+
 def test_derived_dimensions_are_named_and_give_no_tense_speech() -> None:
     found = voice([said(20.0 * i, dimensions=None, label="angry") for i in range(12)])
     assert (found["arousal"].source, found["arousal"].word) == ("labels", "derived from the labels, not measured")

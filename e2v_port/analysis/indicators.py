@@ -28,6 +28,9 @@ _CHANGE = Minimum(9, _SECONDS, MIN_SPAN)  # three in each third
 _SHARE_CHANGE = Minimum(30, _SECONDS, MIN_SPAN)  # ten in each third
 
 
+_EQUAL = "equal in all segments, so that the interval says nothing"
+
+
 def indicators(analysis: Analysis, baseline: Baselines = None, *, kinds: Iterable[str] | None = None) -> Indicators:
     """Summarizes how each voice of a recording sounds: levels, changes, and differences from its neutral voice.
 
@@ -251,11 +254,13 @@ class _Voice:
     def _measure(self, name: str, measure: _Measure) -> Iterator[Indicator]:
         series = self._measured(name, measure.key)
         values, weights = series.values, series.weights
+        varies = len(set(values)) > 1
 
         def level() -> _Value:
             found = mean(values, weights)
             low, high = map(measure.level, found.interval)
-            return _Value(measure.level(found.value), _within(low, high, measure.most), "mean")
+            word = "mean" if varies else _EQUAL
+            return _Value(measure.level(found.value), _within(low, high, measure.most), word)
 
         yield _indicator(name, measure.unit, series, _LEVEL, level)
 
@@ -266,7 +271,7 @@ class _Voice:
             found = mean(values, weights).minus(neutral)
             low, high = found.interval
             word = "no difference from the baseline shown" if low <= 0 <= high else "below" if high < 0 else "above"
-            return _Value(found.value, found.interval, word, "baseline")
+            return _Value(found.value, found.interval, word if found.error else _EQUAL, "baseline")
 
         yield _indicator(f"{name}_shift", measure.step, series, _LEVEL, shift, lack=lack)
 
@@ -282,7 +287,7 @@ class _Voice:
         def change() -> _Value:
             before, after = series.thirds()
             found = mean(*after).minus(mean(*before))
-            return _Value(found.value, found.interval, _turn(found.interval), "recording")
+            return _Value(found.value, found.interval, _turn(found.interval) if varies else _EQUAL, "recording")
 
         yield _indicator(f"{name}_change", measure.step, series, _CHANGE, change)
 
