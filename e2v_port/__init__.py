@@ -15,12 +15,14 @@ from e2v_port.version import __version__
 
 if TYPE_CHECKING:
     from e2v_port.analysis.analyze import analyze
+    from e2v_port.analysis.indicators import indicators
     from e2v_port.analysis.judged import JudgedSegment
     from e2v_port.analysis.results import Analysis, AnalysisSettings, UsedModel
     from e2v_port.audio.notes import Note
     from e2v_port.emotions.changes import Boundary, BoundarySettings
     from e2v_port.emotions.estimates import Dimensions, Prediction
     from e2v_port.emotions.fusion import FusionSettings
+    from e2v_port.emotions.indicators import Indicator, Indicators
     from e2v_port.emotions.judgement import Judgement, Shade
     from e2v_port.emotions.trajectory import Trajectory
     from e2v_port.errors import (
@@ -78,6 +80,8 @@ __all__ = [
     "FusionSettings",
     "GivenSegment",
     "HistoryError",
+    "Indicator",
+    "Indicators",
     "JudgedSegment",
     "Judgement",
     "LicenseNotAccepted",
@@ -112,6 +116,7 @@ __all__ = [
     "available_backends",
     "compare",
     "convert",
+    "indicators",
     "load",
     "tool_schema",
 ]
@@ -120,6 +125,7 @@ _HOME = {
     "analyze": "analysis.analyze",
     "Analysis": "analysis.results",
     "AnalysisSettings": "analysis.results",
+    "indicators": "analysis.indicators",
     "JudgedSegment": "analysis.judged",
     "UsedModel": "analysis.results",
     "Note": "audio.notes",
@@ -128,6 +134,8 @@ _HOME = {
     "Dimensions": "emotions.estimates",
     "Prediction": "emotions.estimates",
     "FusionSettings": "emotions.fusion",
+    "Indicator": "emotions.indicators",
+    "Indicators": "emotions.indicators",
     "Judgement": "emotions.judgement",
     "Shade": "emotions.judgement",
     "Trajectory": "emotions.trajectory",

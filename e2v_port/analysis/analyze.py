@@ -1,9 +1,9 @@
 """Analyzes recordings: finds segments of speech and judges each with one model or two."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TypedDict, Unpack, overload
@@ -11,7 +11,7 @@ from typing import TypedDict, Unpack, overload
 from e2v_port.analysis import events as sound_events
 from e2v_port.analysis.events import Event, EventDetector
 from e2v_port.analysis.judge import CATEGORICAL, Judge, JudgedWaveform
-from e2v_port.analysis.judged import placed
+from e2v_port.analysis.judged import JudgedSegment, placed
 from e2v_port.analysis.results import Analysis, AnalysisSettings, UsedModel, unjudged
 from e2v_port.analysis.sounds import Request, Sounds
 from e2v_port.analysis.turns import spoken
@@ -28,6 +28,9 @@ from e2v_port.models.cache import OutputCache
 from e2v_port.models.load import load
 from e2v_port.models.model import Model
 from e2v_port.models.profiles import completed
+from e2v_port.prosody.baseline import Baseline
+from e2v_port.prosody.judge import judge as judge_prosody
+from e2v_port.prosody.measure import MIN_SECONDS, Prosody, measure
 from e2v_port.speakers.diarize import Speakers
 from e2v_port.speakers.known import KnownVoices
 from e2v_port.speech.segment import GivenSegment, Segment, SegmentSettings
@@ -60,6 +63,7 @@ class Options(TypedDict, total=False):
     boundaries: BoundarySettings | None
     adapt: bool | Adapting
     baseline: Baselines
+    prosody: bool
     words: str | Path | Reader | None
     language: str | None
     text_valence: Scorer | None
@@ -122,6 +126,7 @@ def each(
     boundaries: BoundarySettings | None = None,
     adapt: bool | Adapting = False,
     baseline: Baselines = None,
+    prosody: bool = False,
     words: str | Path | Reader | None = None,
     language: str | None = None,
     text_valence: Scorer | None = None,
@@ -164,6 +169,9 @@ def each(
             who was adapted to, or why not: see docs/adaptation.md. Or a function that adapts the results of a clip.
         baseline: Baselines of speakers, or their files. One with an offset is used instead of learning it; the last one
             also serves for speech without a speaker.
+        prosody: Whether to measure the voice of each judged segment of at least 0.1 s: pitch, tempo, pauses and more,
+            see docs/prosody.md. Its `reasons` name what is unusual, compared with the baseline of its speaker if there
+            is one. The judgements do not depend on it.
         words: Recognizer that reads what is said: the name or folder of a model, as for
             `e2v_port.transcribe.load.load`, or a loaded one. Only segments of speech are read, on their channel, from
             the sound that the models hear.
@@ -244,6 +252,7 @@ def each(
         saying=_Saying(reader, language, TextValence(text_valence)),
         naming=naming,
         known=enrolled,
+        voices=read_baselines(baseline) if prosody else None,
         events=events,
         timeout=limit,
         cache=OutputCache(cache) if isinstance(cache, str | Path) else cache,
@@ -347,6 +356,7 @@ class _Work:
     events: tuple[Event, ...] | None = None
     words: dict[int, tuple[Word, ...]] = field(default_factory=dict)  # by the number of the segment
     judged: dict[int, JudgedWaveform] = field(default_factory=dict)  # in the same way
+    prosody: dict[int, Prosody] = field(default_factory=dict)
     error: AudioError | None = None
 
     def to_judge(self) -> list[int]:
@@ -374,6 +384,7 @@ class _Analyzer:
         saying: _Saying,
         naming: Speakers | None,
         known: KnownVoices | None,
+        voices: Mapping[str | None, Baseline] | None,
         events: EventDetector | None,
         timeout: float | None,
         cache: OutputCache | None,
@@ -381,6 +392,7 @@ class _Analyzer:
     ) -> None:
         self.judge, self.settings, self.request, self.adapting = judge, settings, request, adapting
         self.saying, self.naming, self.known, self.events = saying, naming, known, events
+        self.voices = voices  # what measured voices are compared with; None to measure none
         self.timeout, self.cache, self.together = timeout, cache, together
         self.models = judge.models
 
@@ -507,6 +519,7 @@ class _Analyzer:
             self._judge(batch)
         for work in works:
             self._adapt(work)
+            self._measure(work)
 
     def _limited(self, parts: list[tuple[_Work, int]]) -> Iterator[list[tuple[_Work, int]]]:
         """Yields the segments that are judged together; with a timeout, a few at a time and none of a clip over it."""
@@ -540,6 +553,16 @@ class _Analyzer:
             for stage, spent in seconds.items():
                 work.timings[stage] += spent * work.segments[i].duration / total
 
+    def _measure(self, work: _Work) -> None:
+        if self.voices is None:
+            return
+        started = time.perf_counter()
+        for i in work.judged:
+            waveform = work.sounds.of(work.segments[i])
+            if len(waveform) >= MIN_SECONDS * SAMPLING_RATE:
+                work.prosody[i] = measure(waveform)
+        work.timings["prosody"] = time.perf_counter() - started
+
     def _adapt(self, work: _Work) -> None:
         if self.adapting and work.judged:
             speakers = [work.segments[i].speaker for i in work.judged]
@@ -553,7 +576,7 @@ class _Analyzer:
         for i, segment in enumerate(work.segments):
             judged = work.judged.get(i)
             estimates = (judged.judgement, judged.prediction) if judged else (None, None)
-            segments.append(placed(segment, *estimates, words=work.words.get(i)))
+            segments.append(self._voiced(placed(segment, *estimates, words=work.words.get(i)), work.prosody.get(i)))
         changes = None
         if self.settings.boundaries is not None:
             changes = tuple(part for i in sorted(work.judged) for part in self._boundaries(work, i))
@@ -578,6 +601,13 @@ class _Analyzer:
         named = self.naming or self.known
         speakers = {"speakers": named.encoder} if named else {}
         return {**self.models, **speakers, **({sound_events.OUTPUT: self.events.model} if self.events else {})}
+
+    def _voiced(self, segment: JudgedSegment, prosody: Prosody | None) -> JudgedSegment:
+        if prosody is None or self.voices is None:
+            return segment
+        return replace(
+            segment, prosody=prosody, reasons=judge_prosody(prosody, self.voices.get(segment.speaker)).reasons
+        )
 
     def _boundaries(self, work: _Work, i: int) -> list[Boundary]:
         model, segment, scores = self.models[CATEGORICAL], work.segments[i], work.judged[i].frame_scores

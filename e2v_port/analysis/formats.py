@@ -3,9 +3,9 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import PurePath
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from e2v_port.analysis.judged import JudgedSegment, unjudged_words
 from e2v_port.analysis.results import Analysis
@@ -21,6 +21,7 @@ from e2v_port.seconds import seconds
 __all__ = [
     "FORMATS",
     "ONE_CLIP",
+    "SEGMENTS_IN_FULL",
     "label",
     "to_audacity",
     "to_csv",
@@ -59,15 +60,23 @@ def to_csv(analyses: Sequence[Analysis]) -> str:
     for file, segment in ((analysis.file, segment) for analysis in analyses for segment in analysis.segments):
         cells = segment.to_dict()
         cells.pop("words", None)  # a row has room for their text
-        emotion = cells.pop("emotion") or {}
-        rows.append({"file": file, **cells, **columns(emotion)})
+        cells.pop("reasons", None)
+        emotion, prosody = cells.pop("emotion") or {}, cells.pop("prosody", None) or {}
+        rows.append({"file": file, **cells, **columns(emotion), **_measures(prosody)})
     known = dict.fromkeys(name for row in rows for name in row)
-    nested = [name for prefix in ("e2v_", "distribution_") for name in known if name.startswith(prefix)]
+    nested = [name for prefix in ("e2v_", "distribution_", "prosody_") for name in known if name.startswith(prefix)]
     text = io.StringIO()
     writer = csv.DictWriter(text, [*place, *COLUMNS, *nested], lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: cell(value) for name, value in row.items()} for row in rows)
     return text.getvalue()
+
+
+def _measures(prosody: Mapping[str, Any]) -> dict[str, Any]:
+    """Flattens a `prosody` object of the JSON dialect: `prosody_pitch_mean`, `prosody_quality_snr`."""
+    flat = {name: value for name, value in prosody.items() if name != "quality"}
+    flat |= {f"quality_{name}": value for name, value in prosody.get("quality", {}).items()}
+    return {f"prosody_{name}": value for name, value in flat.items()}
 
 
 def to_vtt(analyses: Sequence[Analysis]) -> str:
@@ -320,5 +329,7 @@ FORMATS: dict[str, Callable[[Sequence[Analysis]], str]] = {
     "audacity": to_audacity,
     "rttm": to_rttm,
 }
+
+SEGMENTS_IN_FULL = {"json", "jsonl", "csv"}  # formats that hold the measures of a voice; JSON holds indicators as well
 
 ONE_CLIP = {"vtt", "srt", "textgrid", "audacity"}  # formats that cannot hold the name of a clip

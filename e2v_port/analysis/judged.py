@@ -29,7 +29,7 @@ class JudgedSegment:
         text: Words spoken, if given or read.
         judgement: Judgement by all models together; None for a segment that is too short or has no speech.
         prediction: Estimate of the categorical model alone, before fusion.
-        prosody: Measures of the voice; None unless measured, as `EmotionDetector` does.
+        prosody: Measures of the voice; None unless measured, as `analyze(prosody=True)` and `EmotionDetector` do.
         reasons: Findings from these measures in words, such as `elevated pitch`.
         channel: Channel of the clip in which it was judged, from 1; None for the channels mixed.
         words: The words of `text` with their times; None unless they were read in the clip or given with times.
@@ -108,6 +108,7 @@ class JudgedSegment:
             "channel": self.channel,
             "emotion": self.judgement.to_dict() if self.judgement else None,
             **({} if self.words is None else {"words": [word.to_dict() for word in self.words]}),
+            **({} if self.prosody is None else {"reasons": list(self.reasons), "prosody": self.prosody.to_dict()}),
         }
 
 

@@ -11,6 +11,7 @@ from e2v_port.analysis.turns import Turn
 from e2v_port.audio import Note
 from e2v_port.emotions.changes import Boundary, BoundarySettings
 from e2v_port.emotions.fusion import FusionSettings
+from e2v_port.emotions.indicators import Indicators
 from e2v_port.llm import describe
 from e2v_port.models.model import Model
 from e2v_port.seconds import seconds
@@ -95,6 +96,7 @@ class Analysis:
         transcript: How the words were read; None unless they were.
         turns: The segments joined to turns of speakers; None unless a segment has a speaker or words.
         events: Sounds besides speech, in order of time; None unless requested.
+        indicators: How each voice sounds over the clip; None unless asked for, see `e2v_port.indicators`.
     """
 
     file: str
@@ -109,6 +111,7 @@ class Analysis:
     transcript: Transcript | None = None
     turns: tuple[Turn, ...] | None = None
     events: tuple[Event, ...] | None = None
+    indicators: Indicators | None = None
 
     def __repr__(self) -> str:
         judged = sum(segment.judgement is not None for segment in self.segments)
@@ -132,6 +135,7 @@ class Analysis:
             "timings": dict(self.timings),
             **({"transcript": asdict(self.transcript)} if self.transcript else {}),
             **({} if self.events is None else {"events": [event.to_dict() for event in self.events]}),
+            **({"indicators": self.indicators.to_dict()} if self.indicators else {}),
         }
 
     def to_context(self, *, long: bool = False) -> str:

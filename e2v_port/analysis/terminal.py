@@ -12,6 +12,7 @@ from e2v_port.analysis.results import Analysis
 from e2v_port.analysis.transcript import missing_words, reader, voices
 from e2v_port.analysis.turns import Turn
 from e2v_port.emotions import taxonomy
+from e2v_port.emotions.indicators import Indicator, Indicators
 from e2v_port.files import printable
 from e2v_port.lines import one_line
 from e2v_port.seconds import clock
@@ -22,7 +23,7 @@ GREY = "#8c8c8c"  # segments that were not judged, or are unclear
 
 _BAR = 12  # cells at a confidence of 1
 _PARTS = " ▏▎▍▌▋▊▉"
-_RIGHT = {"start", "end", "channel", "conf", "A", "D", "V"}
+_RIGHT = {"start", "end", "channel", "conf", "A", "D", "V", "Hz", "syl/s", "value"}
 _TURN = ("time", "speaker", "sounds", "bar")  # columns of a turn
 _LONGEST_NAME = 20  # cells
 _NARROWEST = 20  # cells that words get on any terminal
@@ -160,7 +161,44 @@ def _append_rest(text: Text, analysis: Analysis, ascii_only: bool, legend: str =
     text.append(legend, GREY)
     for note in analysis.notes:
         text.append(f"note: {note.text}\n")
+    if analysis.indicators:
+        _append_indicators(text, analysis.indicators)
     text.rstrip()
+
+
+def _append_indicators(text: Text, indicators: Indicators) -> None:
+    """Appends a table per voice, the reasons for what it lacks, and what the figures do not say."""
+    for voice in indicators.voices:
+        channel = f"channel {voice.channel}" if voice.channel is not None else "all speech"
+        text.append(f"\n{printable(voice.speaker or channel)}", "bold")
+        overlapped = f", {voice.overlapped} left out where two voices overlap" if voice.overlapped else ""
+        text.append(f"  {voice.seconds:.1f} s in {voice.segments} segments{overlapped}\n")
+        _append(text, [(_figure(each), GREY) for each in voice.indicators if each.value is not None])
+        reasons: dict[str, list[str]] = {}
+        for each in voice.indicators:
+            if each.reason:
+                reasons.setdefault(each.reason, []).append(each.name)
+        for reason, names in reasons.items():
+            text.append(f"no {', '.join(names)}: {reason}\n", GREY)
+    text.append("\n")
+    for note in indicators.notes.values():
+        text.append(f"note: {note}\n")
+    text.append(f"{indicators.notice}\n")
+
+
+def _figure(indicator: Indicator) -> dict[str, str]:
+    digits = 0 if indicator.unit == "Hz" else 2
+    low, high = indicator.interval or (0.0, 0.0)
+    sign = "+" if indicator.name.endswith(("_shift", "_change")) else ""
+    against = {"baseline": "from the baseline", "recording": "from the own median"}
+    apart = against.get(indicator.reference or "", "") if indicator.name.endswith("_apart") else ""
+    return {
+        "indicator": indicator.name,
+        "value": f"{indicator.value:{sign}.{digits}f}",
+        "95 %": f"{low:{sign}.{digits}f} to {high:{sign}.{digits}f}",
+        "unit": indicator.unit,
+        "meaning": f"{indicator.word} {apart}".strip(),
+    }
 
 
 def colour(label: str | None) -> str:
@@ -183,7 +221,7 @@ def reasons(segment: JudgedSegment) -> list[str]:
 
 
 def _cells(segment: JudgedSegment, ascii_only: bool) -> dict[str, str]:
-    judgement = segment.judgement
+    judgement, prosody = segment.judgement, segment.prosody
     about = "~" if segment.dimensions_from == "labels" else ""
     finer = judgement.finer if judgement else None
     notes = reasons(segment) if judgement else [unjudged_words(segment.quality)]
@@ -203,6 +241,9 @@ def _cells(segment: JudgedSegment, ascii_only: bool) -> dict[str, str]:
         "D": about + number(segment.dominance),
         "V": about + number(segment.valence),
         "compound": segment.compound or "",
+        "Hz": f"{prosody.pitch_mean:.0f}" if prosody and prosody.pitch_mean else "",
+        "syl/s": f"{prosody.rate:.1f}" if prosody and prosody.rate is not None else "",
+        "sounds": ", ".join(segment.reasons),
         "note": ", ".join(note for note in notes if note),
         "text": printable(segment.text or ""),
     }

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from e2v_port.analysis.events import OVER_SPEECH
 from e2v_port.analysis.judged import JudgedSegment, unjudged_words
@@ -14,6 +14,9 @@ from e2v_port.llm import describe
 from e2v_port.seconds import clock, seconds
 from e2v_port.transcribe.valence import TextValence
 from e2v_port.transcribe.words import Word
+
+if TYPE_CHECKING:
+    from e2v_port.prosody.measure import Prosody
 
 __all__ = ["Turn", "TurnSettings", "spoken", "turns"]
 
@@ -95,6 +98,14 @@ class Turn:
         return describe.means(self.parts, self.fusion)
 
     @property
+    def prosody(self) -> "Prosody | None":
+        """Measures of the voice over the turn, as `e2v_port.prosody.measure.average`; None unless measured."""
+        from e2v_port.prosody.measure import average
+
+        measured = [(part.duration, part.prosody) for part in self.parts if part.prosody]
+        return average(measured) if measured else None
+
+    @property
     def headline(self) -> str | None:
         """The emotion as people read it, in words of doubt where it is in doubt; None if nothing was judged."""
         emotion = self.emotion
@@ -155,6 +166,7 @@ class Turn:
         """Returns the `turn` object of the JSON dialect."""
         emotion = self.emotion
         heard = emotion.pop("seconds")
+        prosody = self.prosody
         return {
             "start": seconds(self.start),
             "end": seconds(self.end),
@@ -165,6 +177,7 @@ class Turn:
             "overlap": self.overlap,
             "seconds_judged": heard,
             **emotion,
+            **({} if prosody is None else {"prosody": prosody.to_dict()}),
             **({} if self.wording is None else {"wording": self.wording.to_dict()}),
         }
 

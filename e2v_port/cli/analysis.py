@@ -146,6 +146,13 @@ Events = Annotated[
         help="Also find laughter, music and the like, with a model that hears them, such as iic/SenseVoiceSmall.",
     ),
 ]
+Prosody = Annotated[bool, typer.Option("--prosody", help="Also measure each voice: pitch, tempo, pauses and more.")]
+WithIndicators = Annotated[
+    bool,
+    typer.Option(
+        "--indicators", help="Also summarize how each voice sounds over the file, with uncertainty; implies --prosody."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per file, each as soon as it is ready.")]
 
 
@@ -167,6 +174,8 @@ def analyze(
     as_json: Json = False,
     adapt: Adapt = False,
     baseline: BaselineFiles = None,
+    prosody: Prosody = False,
+    indicators: WithIndicators = False,
     words: Words = None,
     language: Language = None,
     speakers: BySpeaker = False,
@@ -204,11 +213,17 @@ def analyze(
     by_name = enrolled or only_enrolled or roster is not None
     _check_speakers(speakers, speaker_model if not by_name else None, speaker_count, channel, whole)
     settings = segment_settings(speech_threshold, max_gain)
+    scores_only = whole and not (form or plot or frames or diarize)
     _check_segments(segments, whole, files)
     _check_format(form, out, as_json, files)
+    if indicators:
+        _check_indicators(whole, form, files)
+    if prosody or indicators:
+        _check_prosody(form, scores_only and not as_json)
     _check_plot(plot, files)
 
     from e2v_port.analysis.analyze import Options, each
+    from e2v_port.analysis.indicators import indicators as summarize
     from e2v_port.analysis.sounds import Request
     from e2v_port.emotions.changes import DIARIZATION
     from e2v_port.speech.transcripts import read_segments
@@ -232,6 +247,7 @@ def analyze(
         frames=frames or diarize,
         adapt=adapt,
         baseline=baseline,
+        prosody=prosody or indicators,
         words=words,
         language=language,
         speakers=speakers and (known.encoder if known else speaker_model or True),
@@ -250,14 +266,14 @@ def analyze(
         results = each_isolated(files, retries=retries or 0, **options)
     else:
         results = each(files if sounds is None else [sounds], **options)
-    scores_only = whole and not (form or plot or frames or diarize)
     output = _Output(as_json, form, plot, sounds, scores_only, spaced=len(files) > 1)
     with progress_bar(len(files)) as advance:
         for file, result in zip(files, results, strict=True):
             if isinstance(result, AudioError):
                 output.error(file, result)
             else:
-                output.show(replace(result, file=file))
+                summary = summarize(result, baseline) if indicators else None
+                output.show(replace(result, file=file, indicators=summary))
             advance()
     output.write(out)
     finish(len(files), output.failed)
@@ -308,6 +324,27 @@ def _check_format(form: str | None, out: Path | None, as_json: bool, files: list
         if form in formats.ONE_CLIP and len(files) > 1:
             others = ", ".join(name for name in formats.FORMATS if name not in formats.ONE_CLIP)
             fail(f"--format {form} holds one file, not {len(files)}: analyze them one at a time, or use {others}")
+
+
+def _check_indicators(whole: bool, form: str | None, files: list[str]) -> None:
+    from e2v_port.emotions.indicators import refusal
+
+    for file in files:  # `--indicators deception`
+        if (why := refusal(file)) and not Path(file).exists():
+            fail(why)
+    if whole:
+        fail("--indicators are about a voice over several segments: leave out --whole and --diarize")
+    if form and form not in {"json", "jsonl"}:
+        fail(f"--format {form} has no room for --indicators: use json or jsonl, or --prosody with csv")
+
+
+def _check_prosody(form: str | None, scores_only: bool) -> None:
+    from e2v_port.analysis.formats import SEGMENTS_IN_FULL
+
+    if form and form not in SEGMENTS_IN_FULL:
+        fail(f"--format {form} has no room for --prosody: use {', '.join(sorted(SEGMENTS_IN_FULL))}")
+    if scores_only:
+        fail("--whole prints scores alone: add --json to --prosody, or --format csv or json")
 
 
 def _check_plot(plot: Path | None, files: list[str]) -> None:

@@ -337,13 +337,11 @@ def _details(voice: _Voice, settings: FusionSettings) -> dict[str, str]:
 
 
 def _measures(prosody: "Sequence[tuple[float, Prosody]]") -> str:
+    from e2v_port.prosody.measure import average
+
     forms = {"pitch_mean": "pitch {:.0f} Hz", "rate": "{:.1f} syllables per second", "pause_ratio": "{:.0%} pauses"}
-    parts = []
-    for name, form in forms.items():
-        values = [(weight, getattr(each, name)) for weight, each in prosody if getattr(each, name) is not None]
-        if values:
-            mean = math.fsum(weight * value for weight, value in values) / math.fsum(weight for weight, _ in values)
-            parts.append(form.format(mean))
+    mean = average(prosody)
+    parts = [form.format(getattr(mean, name)) for name, form in forms.items() if getattr(mean, name) is not None]
     return ", ".join(parts) or "nothing, no voice was found"
 
 

@@ -15,18 +15,19 @@ from e2v_port.errors import BaselineError, cut, need
 from e2v_port.files import replacing
 from e2v_port.prosody.measure import Prosody
 
-__all__ = ["Baseline", "comparable"]
+__all__ = ["HIGH_VOICE", "LEAST_QUALITY", "Baseline", "comparable"]
 
 # Women commonly speak below this pitch, and men further below (Titze, Principles of Voice Production, 1994): without a
 # baseline, only a higher pitch is known to be high.
-_HIGH_VOICE = 255.0  # Hz
+HIGH_VOICE = 255.0  # Hz
+LEAST_QUALITY = 0.3  # of a recording in which a voice is measured, 0 to 1; heuristic
 _HESITATION_SECONDS = 5.0  # shorter segments count as this long: one hesitation in them is not many
 
 
 def comparable(prosody: Prosody) -> dict[str, float]:
     """Returns the measures that rules compare, in units in which a difference means the same for every voice."""
     values = {
-        "pitch": 12 * math.log2(prosody.pitch_mean / _HIGH_VOICE) if prosody.pitch_mean else None,  # semitones
+        "pitch": 12 * math.log2(prosody.pitch_mean / HIGH_VOICE) if prosody.pitch_mean else None,  # semitones
         "pitch_std": prosody.pitch_std,
         "rate": prosody.rate,
         "energy": prosody.energy,
@@ -161,7 +162,7 @@ def _unusable(prosody: Prosody) -> str | None:
         return "has no voice"
     if prosody.duration < 1:
         return f"is only {prosody.duration:.2f} s long, and 1 s is the least"
-    if prosody.quality.score < 0.3:
+    if prosody.quality.score < LEAST_QUALITY:
         quality = prosody.quality
         figures = f"{quality.level:.0f} dBFS, {quality.snr:.0f} dB above the noise, {quality.clipped:.1%} clipped"
         return f"is too bad a recording ({figures})"

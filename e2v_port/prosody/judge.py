@@ -13,7 +13,7 @@ from e2v_port.prosody.frames import FRAME_SECONDS
 from e2v_port.prosody.measure import Prosody
 from e2v_port.prosody.recording import ramp
 
-__all__ = ["MAX_CONFIDENCE", "ProsodicJudgement", "judge"]
+__all__ = ["MAX_CONFIDENCE", "ProsodicJudgement", "judge", "ordinary"]
 MAX_CONFIDENCE = 0.75  # prosody alone shows arousal well, and valence hardly
 
 
@@ -104,8 +104,7 @@ def judge(prosody: Prosody, baseline: Baseline | None = None) -> ProsodicJudgeme
         if baseline and rule.measure in baseline.means:
             value -= baseline.means[rule.measure]
             begin, full = rule.own
-            ordinary = _DEVIATIONS * baseline.deviations[rule.measure]
-            wider = math.copysign(max(ordinary - abs(begin), 0.0), begin)
+            wider = math.copysign(max(_DEVIATIONS * baseline.deviations[rule.measure] - abs(begin), 0.0), begin)
             degree = ramp(value, begin + wider, full + wider)
         elif rule.anyone:
             degree = ramp(value, *rule.anyone)
@@ -125,3 +124,14 @@ def judge(prosody: Prosody, baseline: Baseline | None = None) -> ProsodicJudgeme
         MAX_CONFIDENCE * prosody.quality.score * min(seconds, 1.0) * known,
         tuple(effects[i][1].reason for i in order),
     )
+
+
+def ordinary(measure: str, baseline: Baseline | None = None) -> float:
+    """Returns the difference from a speaker's own level at which a measure begins to count as unusual.
+
+    Args:
+        measure: A measure that has a rule (docs/prosody.md), as `comparable` names it.
+        baseline: Baseline of the speaker, if known: what two standard deviations of its samples span is ordinary.
+    """
+    begins = min(abs(rule.own[0]) for rule in _RULES if rule.measure == measure)
+    return max(begins, _DEVIATIONS * baseline.deviations.get(measure, 0.0) if baseline else 0.0)

@@ -1,6 +1,7 @@
 """Measures how a voice sounds, without a network: pitch, voice quality, tempo, pauses, loudness (docs/prosody.md)."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -23,7 +24,7 @@ from e2v_port.prosody.tempo import (
 )
 from e2v_port.prosody.tremor import pitch_tremor
 
-__all__ = ["MIN_SECONDS", "Prosody", "measure"]
+__all__ = ["MIN_SECONDS", "Prosody", "average", "measure"]
 MIN_SECONDS = 0.1  # seven frames, the least that can be measured
 
 
@@ -130,3 +131,36 @@ def measure(waveform: Waveform) -> Prosody:
         quality=recording_quality(waveform),
         contour=contour,
     )
+
+
+def average(parts: Sequence[tuple[float, Prosody]]) -> Prosody:
+    """Returns the measures of several segments of one voice together.
+
+    Lengths and counts are added up. All other measures are means, weighted by duration, over the segments that have
+    them. The contours follow each other.
+
+    Args:
+        parts: At least one segment: its duration in seconds, and its measures.
+    """
+    if len(parts) == 1:
+        return parts[0][1]
+    prosodies = [prosody for _, prosody in parts]
+    quality = [(weight, prosody.quality) for weight, prosody in parts]
+    return Prosody(
+        **{name: _mean(parts, name) for name in _MEANS},
+        duration=math.fsum(prosody.duration for prosody in prosodies),
+        pauses=sum(prosody.pauses for prosody in prosodies),
+        hesitations=sum(prosody.hesitations for prosody in prosodies),
+        quality=AudioQuality(**{entry.name: _mean(quality, entry.name) for entry in fields(AudioQuality)}),
+        contour=np.concatenate([prosody.contour for prosody in prosodies]),
+    )
+
+
+_MEANS = {entry.name for entry in fields(Prosody)} - {"duration", "pauses", "hesitations", "quality", "contour"}
+
+
+def _mean(parts: Sequence[tuple[float, Any]], name: str) -> Any:
+    known = [(weight, getattr(item, name)) for weight, item in parts if getattr(item, name) is not None]
+    if not known:
+        return None
+    return math.fsum(weight * value for weight, value in known) / math.fsum(weight for weight, _ in known)
