@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from e2v_port.analysis.judged import JudgedSegment
+from e2v_port.analysis import reading
+from e2v_port.analysis.judged import JudgedSegment, worded
 from e2v_port.analysis.results import AnalysisSettings, UsedModel, unjudged
 from e2v_port.analysis.sounds import Request
+from e2v_port.analysis.turns import spoken
 from e2v_port.analysis.voices import Baselines, Voices, read_baselines
 from e2v_port.audio import SAMPLING_RATE, Clip, LiveAudio, Note, Waveform, clip_name, load_audio
 from e2v_port.emotions.adaptation import Offset
@@ -24,12 +27,14 @@ from e2v_port.live.follower import Followed, Follower, LiveSettings, Steady
 from e2v_port.live.listener import Listener
 from e2v_port.live.memory import Memory
 from e2v_port.live.results import VoiceAnalysis, VoiceSegment
+from e2v_port.live.words import LiveWords
 from e2v_port.llm import describe
 from e2v_port.models.model import Model
 from e2v_port.prosody.baseline import Baseline
 from e2v_port.prosody.measure import measure
 from e2v_port.speech import detect, silero
 from e2v_port.speech.segment import Segment, SegmentSettings
+from e2v_port.transcribe.words import Reader
 
 __all__ = ["EmotionDetector"]
 
@@ -67,6 +72,9 @@ class EmotionDetector:
         settings: Thresholds and lengths of segments.
         fusion: Settings of the fusion.
         live: How speech is judged before it has ended.
+        words: Recognizer that reads what is said in segments that have ended, as for `e2v_port.analyze`. In a stream
+            each of them comes twice: as soon as it is judged, and with its words, see `VoiceSegment.reading`.
+        language: Code of the language that is spoken; None to detect it in each clip or stream.
         offline: Whether to never open a connection.
 
     Attributes:
@@ -97,6 +105,8 @@ class EmotionDetector:
         settings: SegmentSettings | None = None,
         fusion: FusionSettings | None = None,
         live: LiveSettings | None = None,
+        words: str | Path | Reader | None = None,
+        language: str | None = None,
         offline: bool = False,
     ) -> None:
         need("settings", settings, SegmentSettings, None)
@@ -105,6 +115,8 @@ class EmotionDetector:
         self._settings = AnalysisSettings("speech", settings or SegmentSettings(), fusion or FusionSettings(), None)
         self._live = live or LiveSettings()
         self._baselines = read_baselines(baseline)
+        self._reader = reading.opened(words, language, offline)
+        self._reading = ThreadPoolExecutor(1, "words") if self._reader else None  # one segment at a time
         self._backend = opened(
             backend,
             model,
@@ -162,7 +174,13 @@ class EmotionDetector:
         if channel != "each":
             found = [replace(segment, speaker=speaker) for segment in found]
         detected = time.perf_counter()
+        read = reading.read(sounds, found, self._reader) if self._reader else None
+        done = time.perf_counter()
         judged = self._judged([(segment, sounds.of(segment)) for segment in found])
+        if read:
+            judged = [
+                worded(segment, read.words[i]) if i in read.words else segment for i, segment in enumerate(judged)
+            ]
         # As if the last word ended now: the clip that was analyzed last is the one that was heard last, even if it ends
         # in more silence than the analysis took.
         begin = self._memory.now() - max((segment.end for segment in found), default=sounds.duration)
@@ -179,9 +197,12 @@ class EmotionDetector:
             timings={
                 "decode": decoded - started,
                 "speech": detected - decoded,
-                "judge": time.perf_counter() - detected,
+                **({"words": done - detected} if read else {}),
+                "judge": time.perf_counter() - done,
             },
-            notes=(*sounds.notes, *notes, *self._adapted_to(found)),
+            notes=(*sounds.notes, *notes, *(read.notes if read else ()), *self._adapted_to(found)),
+            transcript=read.transcript if read else None,
+            turns=spoken(segments, self._settings.fusion),
             backend=self.backend,
             fallback=self.fallback,
         )
@@ -205,7 +226,10 @@ class EmotionDetector:
         self._warm()
         ahead = self._voices is None or not self._voices.learns
         follower = Follower(self._judged_one, self._live, self._settings.segments, speaker, ahead=ahead)
-        return Listener(audio, follower, self._memory, self._voiced)
+        words = None
+        if self._reader and self._reading:
+            words = LiveWords[VoiceSegment](self._reader, self._reading.submit)
+        return Listener(audio, follower, self._memory, self._voiced, words)
 
     def stream(
         self,

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from e2v_port.audio import Note
+from e2v_port.audio import Note, Waveform
 from e2v_port.seconds import seconds
 from e2v_port.speech.segment import Segment
 
-__all__ = ["Transcript", "Word", "doubts", "passages", "shared_out"]
+__all__ = ["HEARD", "Reader", "Transcript", "Word", "doubts", "passages", "shared_out"]
 
 HEARD = {"normal", "low_confidence", "too_short"}  # qualities of segments whose words may be read
 
@@ -53,6 +53,32 @@ class Transcript:
     model: str
     language: str | None
     language_probability: float | None
+
+
+class Reader(Protocol):
+    """A loaded recognizer of words: `e2v_port.transcribe.whisper.Transcriber`, or whatever else reads in this way."""
+
+    @property
+    def name(self) -> str:
+        """Name or folder of the model."""
+
+    def read(
+        self, waveform: Waveform, passages: Sequence[tuple[float, float]], *, language: str | None = None
+    ) -> tuple[tuple[Word, ...], Transcript]:
+        """Reads the words in passages of a clip, and nothing outside of them. Safe to call from several threads.
+
+        Args:
+            waveform: [samples], float32, 16 kHz, of the whole clip.
+            passages: Start and end of each part to read, in seconds, in order and apart.
+            language: Code of the language in this clip; None for the reader's own, or else to detect it.
+
+        Returns:
+            All words in order, with times from the start of the clip and within it, their texts with a space in front
+            where one belongs. And how they were read.
+
+        Raises:
+            E2VError: The model does not know the language, even if there are no passages.
+        """
 
 
 def passages(segments: Sequence[Segment], longest: float) -> list[tuple[float, float]]:
