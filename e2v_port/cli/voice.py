@@ -72,7 +72,7 @@ WordsModel = Annotated[
     typer.Option(
         "--words",
         metavar="MODEL",
-        help="Also read the words of segments that have ended, with a Whisper model: tiny.en, base, ..., or its folder.",
+        help="Also read the words of finished segments, with a Whisper model: tiny.en, base, ..., or its folder.",
     ),
 ]
 WordsLanguage = Annotated[

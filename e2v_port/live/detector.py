@@ -436,6 +436,7 @@ class EmotionDetector:
         return {
             "context": describe.report(heard, settings, course) if long else describe.line(heard, settings),
             **describe.means(heard, settings),
+            "text": " ".join(segment.text for segment in heard if segment.final and segment.text) or None,
             "trend": course.trend,
             "notice": describe.NOTICE,
         }
