@@ -10,6 +10,7 @@ from typing import TypedDict, Unpack, overload
 
 from e2v_port.analysis.judge import CATEGORICAL, Judge, JudgedWaveform
 from e2v_port.analysis.judged import placed
+from e2v_port.analysis.reading import opened
 from e2v_port.analysis.results import Analysis, AnalysisSettings, UsedModel, unjudged
 from e2v_port.analysis.sounds import Request, Sounds
 from e2v_port.analysis.turns import spoken
@@ -24,8 +25,8 @@ from e2v_port.models.batches import ahead
 from e2v_port.models.model import Model
 from e2v_port.speech.segment import GivenSegment, Segment, SegmentSettings
 from e2v_port.speech.transcripts import read_segments
-from e2v_port.transcribe.whisper import WINDOW, Transcriber
-from e2v_port.transcribe.words import Transcript, Word, doubts, passages, shared_out
+from e2v_port.transcribe.whisper import WINDOW
+from e2v_port.transcribe.words import Reader, Transcript, Word, doubts, passages, shared_out
 
 __all__ = ["Options", "analyze", "each"]
 
@@ -48,7 +49,7 @@ class Options(TypedDict, total=False):
     boundaries: BoundarySettings | None
     adapt: bool | Adapting
     baseline: Baselines
-    words: str | Path | Transcriber | None
+    words: str | Path | Reader | None
     language: str | None
     offline: bool
 
@@ -101,7 +102,7 @@ def each(
     boundaries: BoundarySettings | None = None,
     adapt: bool | Adapting = False,
     baseline: Baselines = None,
-    words: str | Path | Transcriber | None = None,
+    words: str | Path | Reader | None = None,
     language: str | None = None,
     offline: bool = False,
 ) -> Iterator[Analysis | AudioError]:
@@ -179,20 +180,12 @@ def each(
 
 
 def _reader(
-    words: str | Path | Transcriber | None, language: str | None, given: Sequence[GivenSegment] | None, offline: bool
-) -> Transcriber | None:
+    words: str | Path | Reader | None, language: str | None, given: Sequence[GivenSegment] | None, offline: bool
+) -> Reader | None:
     """Returns the recognizer of words, after checking that it fits the other options."""
-    if words is None:
-        if language is not None:
-            raise ValueError("language= belongs to words=: pass both, or leave it out")
-        return None
-    if any(segment.text is not None for segment in given or ()):
+    if words is not None and any(segment.text is not None for segment in given or ()):
         raise SegmentError("the given segments have their words: do not read them again, or leave their texts out")
-    if not isinstance(words, Transcriber):
-        return Transcriber(words, language=language, offline=offline)
-    if language is not None:
-        raise ValueError("a loaded recognizer has its language: leave language= out")
-    return words
+    return opened(words, language, offline)
 
 
 def _adapting(judge: Judge, adapt: bool | Adapting, given: Baselines) -> Adapting | None:
@@ -261,7 +254,7 @@ class _Analyzer:
         settings: AnalysisSettings,
         request: Request,
         adapting: Adapting | None = None,
-        reader: Transcriber | None = None,
+        reader: Reader | None = None,
     ) -> None:
         self.judge, self.settings, self.request, self.adapting = judge, settings, request, adapting
         self.reader = reader
@@ -316,7 +309,7 @@ class _Analyzer:
         timings |= dict.fromkeys([*self.models, "fusion"], 0.0)
         return work
 
-    def _read_words(self, work: _Work, reader: Transcriber) -> None:
+    def _read_words(self, work: _Work, reader: Reader) -> None:
         """Reads the words of each channel by itself, so that nobody's words end up in another's segments."""
         languages = []
         for channel, sound in work.sounds.by_channel.items():

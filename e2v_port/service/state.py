@@ -9,7 +9,8 @@ from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
-from e2v_port.errors import HistoryError, ModelsUnavailable, ServiceUnavailable
+from e2v_port.errors import HistoryError, ModelsUnavailable, RequestRefused, ServiceUnavailable
+from e2v_port.service import answers
 from e2v_port.service.engine import Engine
 from e2v_port.service.history import History
 from e2v_port.service.settings import Settings
@@ -48,6 +49,7 @@ class Service:
         limits = ("max_seconds", "max_audio_seconds", "engine_seconds")
         options = {name: getattr(settings, name) for name in names + limits}
         options |= {"speakers": settings.enrolled, "adapt": settings.adapt, "emotion": self.enabled}
+        options["words"] = settings.words
         self.engine = Engine(options, self.telemetry.count_batch)
         self.running = 0
         self.held = 0
@@ -87,6 +89,13 @@ class Service:
             raise ModelsUnavailable
         if self.running >= self.settings.max_requests:
             raise ServiceUnavailable("too many requests at a time: try again in a second")
+
+    def check_words(self, words: bool, language: str | None) -> None:
+        """Raises RequestRefused for a language without words, and for words that this service does not read."""
+        if words and self.settings.words is None:
+            raise RequestRefused(answers.NO_WORDS, kind="no_words")
+        if language is not None and not words:
+            raise RequestRefused("language belongs to words: add words=true, or leave it out")
 
     @contextmanager
     def slot(self) -> Iterator[None]:

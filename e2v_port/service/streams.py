@@ -27,15 +27,15 @@ class StreamSocket:
         self.began = datetime.now(UTC)
         self.id: str = websocket.state.request_id
 
-    async def go(self) -> None:
-        """Serves the WebSocket until it closes."""
+    async def go(self, words: str, language: str | None) -> None:
+        """Serves the WebSocket until it closes; `words` and `language` are those of its address."""
         service, websocket = self.service, self.websocket
         await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in websocket.scope["subprotocols"] else None)
         service.streams += 1
         try:
             if service.streams > service.settings.max_streams or service.draining.is_set():
                 raise ServiceUnavailable("too many streams at a time: try again later")
-            await self._run()
+            await self._run(words, language)
         except WebSocketDisconnect:
             pass
         except ServiceError as error:
@@ -49,11 +49,14 @@ class StreamSocket:
             if self.number:
                 service.engine.send("close", stream=self.number)
 
-    async def _run(self) -> None:
+    async def _run(self, words: str, language: str | None) -> None:
         engine = self.service.engine
+        if words not in {"true", "false"}:
+            raise RequestRefused("query 'words': give true or false")
+        self.service.check_words(words == "true", language)
         start = await self._start()
         self.number = self.service.next_stream()
-        await engine.call("open", stream=self.number, **start)
+        await engine.call("open", stream=self.number, words=words == "true", language=language, **start)
         about = {"emotion_enabled": self.service.enabled, "history": self.service.history is not None}
         await self._send({"type": "ready", "request_id": self.id, **about})
         while (data := await self._block()) is not None:
