@@ -90,10 +90,10 @@ class LiveWords(Generic[_Segment]):
         """What must be known about words that are missing."""
         notes = []
         if self._late:
-            text = f"{_segments(self._late)} not read: this machine reads more slowly than people speak"
-            notes.append(Note("words_late", f"the words of {text}, so choose a smaller model"))
+            why = "this machine reads more slowly than people speak, so choose a smaller model"
+            notes.append(Note("words_late", f"the words of {_segments(self._late)} were not read: {why}"))
         if self._failed:
-            notes.append(Note("words_failed", f"the words of {_segments(self._failed)} not read ({self._error})"))
+            notes.append(Note("words_failed", f"the words of {_segments(self._failed)} were not read ({self._error})"))
         return notes
 
     @staticmethod
@@ -164,4 +164,4 @@ class LiveWords(Generic[_Segment]):
 
 
 def _segments(count: int) -> str:
-    return "1 segment was" if count == 1 else f"{count} segments were"
+    return f"{count} segment{'s' if count > 1 else ''}"

@@ -1,5 +1,6 @@
 """One live stream of the service: bytes of samples in, messages with judged segments out."""
 
+from dataclasses import asdict
 from typing import Any
 
 from numpy.typing import NDArray
@@ -95,6 +96,11 @@ class Session:
         new = [note for note in notes if note.kind not in self._noted]
         self._noted |= {note.kind for note in new}
         return [note._asdict() for note in new]
+
+    @property
+    def transcript(self) -> dict[str, Any] | None:
+        """How the last words were read, as in other answers of the service; None if none were."""
+        return asdict(self._words.transcript) if self._words and self._words.transcript else None
 
     def push(self, data: bytes) -> list[dict[str, Any]]:
         """Takes the next bytes, any number of them, and returns the messages that they complete.

@@ -73,7 +73,8 @@ class StreamSocket:
         answer, _ = await engine.call("finish", stream=self.number)
         await self._give(answer["events"])
         await self._note(answer["notes"])
-        await self._send({"type": "done", "duration": answer["duration"]})
+        read = {"transcript": answer["transcript"]} if answer["transcript"] else {}
+        await self._send({"type": "done", "duration": answer["duration"], **read})
         await self.websocket.close(1001 if self.service.draining.is_set() else 1000)
 
     async def _start(self) -> dict[str, Any]:

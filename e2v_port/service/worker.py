@@ -466,7 +466,9 @@ class _Worker:
 
     def _finish(self, job: Job, message: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes | None]:
         session = self._stream(message).session
-        return {"events": session.finish(), "duration": session.duration, "notes": session.notes()}, None
+        events = session.finish()
+        about = {"duration": session.duration, "notes": session.notes(), "transcript": session.transcript}
+        return {"events": events, **about}, None
 
     def _stream(self, message: dict[str, Any]) -> _Stream:
         stream = self.streams.get(message["stream"])
