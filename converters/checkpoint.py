@@ -3,10 +3,12 @@
     python -m e2v_port.converters.checkpoint CHECKPOINT OUT.npz
 
 needs no torch, except for checkpoints from before PyTorch 1.6. The npz also holds the checkpoint's config.yaml,
-tokens.txt, am.mvn and origin: the second half, `python -m e2v_port.converters.weights`, can run on another machine.
+tokens.txt, am.mvn, pieces of words and origin: the second half, `python -m e2v_port.converters.weights`, can run on
+another machine.
 """
 
 import argparse
+import base64
 import hashlib
 import json
 import sys
@@ -45,6 +47,7 @@ DAMAGED = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, 
 
 MAX_NAME = 200
 MAX_ENTRIES = 100_000  # tensors and tables; tables that share tables can expand to any number
+MAX_PIECES = 50 << 20  # bytes; the published ones have 0.4 MB
 MAX_SETTINGS = 100_000  # a published config.yaml has a few hundred; nested aliases can expand to any number
 
 
@@ -211,6 +214,19 @@ def _read_cmvn(path: Path | None) -> dict[str, NDArray[np.float32]]:
     return found
 
 
+def _read_pieces(path: Path | None) -> str | None:
+    """Returns sentencepiece's file as text, in base64."""
+    if path is None:
+        return None
+    try:
+        content = path.read_bytes() if path.stat().st_size <= MAX_PIECES else b""
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error})") from error
+    if not content:
+        raise CheckpointError(f"{path} is not a table of pieces of words: it is empty or larger than 50 MiB")
+    return base64.b64encode(content).decode()
+
+
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -252,6 +268,7 @@ def extract(checkpoint: Checkpoint, out: Path) -> None:
     scaling = _read_cmvn(checkpoint.cmvn)
     about = {
         **_settings(checkpoint, inside),
+        "pieces": _read_pieces(checkpoint.pieces),
         "source": asdict(source),
         "tensors": len(tensors) + len(scaling),
     }

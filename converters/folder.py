@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -19,13 +19,15 @@ from numpy.typing import NDArray
 from e2v_port.architectures import tensors
 from e2v_port.architectures.config import DTYPES, ModelConfig
 from e2v_port.architectures.quantization import GROUP, QUANTIZED, pack
+from e2v_port.architectures.sensevoice import PIECES, TEXT
 from e2v_port.architectures.shapes import Shape
 from e2v_port.errors import CheckpointError
 from e2v_port.files import identity, naming, sync
 
 __all__ = ["may_replace", "placing", "store"]
 
-CONVERTED = ("config.json", "model.safetensors", "model.npz")  # the files of a conversion; the last may be missing
+# The files of a conversion; all but the first two may be missing.
+CONVERTED = ("config.json", "model.safetensors", "model.npz", TEXT, PIECES)
 
 SIZES = {"F32": 4, "F16": 2, "BF16": 2, "U32": 4}  # bytes per number, by safetensors' name of the type
 
@@ -36,6 +38,7 @@ def store(
     arrays: Callable[[], Iterator[tuple[str, NDArray[Any]]]],
     *,
     npz: Path | None = None,
+    beside: Mapping[str, bytes] | None = None,
 ) -> None:
     """Writes a folder with config.json and model.safetensors.
 
@@ -48,6 +51,7 @@ def store(
         arrays: Returns name and values of everything in `tensors.contents(config.architecture)`, in any order. It is
             called twice, for writing and for comparing; the values are rounded to `config.dtype`, or packed.
         npz: File to move into the folder, as model.npz.
+        beside: Content of further files by their names.
 
     Raises:
         CheckpointError: Tensors are unknown, missing, of the wrong shape or not finite (the message names all of them);
@@ -64,6 +68,8 @@ def store(
         _compare(weights, config, arrays())
         # Only the name of a folder can hold bytes that are not UTF-8; the escape is JSON's own.
         (partial / "config.json").write_bytes(config.to_json().encode("utf-8", "backslashreplace"))
+        for name, content in (beside or {}).items():
+            (partial / name).write_bytes(content)
         if npz:
             shutil.move(npz, partial / "model.npz")
 

@@ -156,6 +156,8 @@ class Converter:
         make: Writes a synthetic checkpoint of some sizes to a folder, `make(sizes, folder, seed=0)`, and returns the
             folder. Needs torch.
         others: Names of the numbers in each further output of its models.
+        text: Names of weight and bias of the layer that scores a vocabulary, from which words can be read; None for a
+            family without one.
     """
 
     rules: tuple[Rule, ...]
@@ -173,6 +175,7 @@ class Converter:
     sizes: Mapping[str, Architecture]
     make: Callable[..., Path]
     others: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    text: tuple[str, str] | None = None
 
 
 def converter(family: str) -> Converter:

@@ -345,4 +345,12 @@ def _settings(config: SensevoiceConfig) -> dict[str, Any]:
     }
 
 
-CONVERTER = Converter(RULES, recognize, describe, SIZES, make, {"events": tuple(EVENTS), "language": tuple(LANGUAGES)})
+CONVERTER = Converter(
+    RULES,
+    recognize,
+    describe,
+    SIZES,
+    make,
+    {"events": tuple(EVENTS), "language": tuple(LANGUAGES)},
+    ("ctc.ctc_lo.weight", "ctc.ctc_lo.bias"),
+)

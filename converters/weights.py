@@ -6,6 +6,7 @@ needs only numpy and safetensors, neither torch nor MLX.
 """
 
 import argparse
+import base64
 import json
 import sys
 import zipfile
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import save
 
 from e2v_port import __version__
 from e2v_port.architectures import tensors
@@ -22,6 +24,7 @@ from e2v_port.architectures.base import Transformer
 from e2v_port.architectures.config import DTYPES, ModelConfig, Source
 from e2v_port.architectures.quantization import QUANTIZED
 from e2v_port.architectures.registry import FAMILIES
+from e2v_port.architectures.sensevoice import PIECES, TEXT
 from e2v_port.architectures.shapes import Shape
 from e2v_port.checkpoints import catalog
 from e2v_port.errors import CheckpointError, E2VError
@@ -51,6 +54,8 @@ class _Npz:
             self.config: dict[str, Any] | None = about["config"]
             self.tokens: list[str] = about["tokens"]
             self.preprocessor: dict[str, Any] | None = about["preprocessor"]
+            pieces = about.get("pieces")
+            self.pieces = None if pieces is None else base64.b64decode(pieces, validate=True)
             self.source = Source(**about["source"])
             self.shapes = {name: shape for name, shape in self._shapes() if name != ABOUT}
             if len(self.shapes) != about["tensors"]:
@@ -206,8 +211,22 @@ def write(
     """
     source = _Npz(npz)
     config, pieces = _configure(source, dtype, heads.read(head) if head else None, note)
-    store(folder, config, lambda: source.convert(pieces), npz=npz if keep_npz else None)
+    beside = _text(source, config.family, note)
+    store(folder, config, lambda: source.convert(pieces), npz=npz if keep_npz else None, beside=beside)
     return config
+
+
+def _text(npz: _Npz, family: str, note: Callable[[str], None]) -> dict[str, bytes]:
+    """Returns the files from which words are read, by name; none for a family without any."""
+    if (text := converter(family).text) is None or not {*text} <= npz.shapes.keys():
+        return {}
+    if npz.pieces is None:
+        note("no pieces of words (*.bpe.model): converted without its text, so that no words can be read")
+        return {}
+    weight, bias = map(npz.read, text)
+    if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+        raise CheckpointError(f"{npz.source.repository}: {text[0]} or {text[1]} is not finite, nothing was converted")
+    return {TEXT: save({"weight": weight, "bias": bias}), PIECES: npz.pieces}
 
 
 def main() -> None:

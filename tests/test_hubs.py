@@ -224,7 +224,10 @@ def test_configuration_json_names_the_files(hub: str, machine: Machine, server: 
 def test_the_scaling_and_the_vocabulary_of_sensevoice_come_down(
     hub: str, machine: Machine, server: LoopbackHub
 ) -> None:
-    """configuration.json names am.mvn as the front end's; tokens.json it does not name, and it may be absent."""
+    """configuration.json names am.mvn as the front end's; tokens.json it does not name, and it may be absent.
+
+    So may the pieces of words, which it names: emotions do not need them.
+    """
     server.repositories["someone/model"] = {
         "configuration.json": configuration(
             init_param="model.pt",
@@ -236,13 +239,27 @@ def test_the_scaling_and_the_vocabulary_of_sensevoice_come_down(
         "am.mvn": b"<Nnet>",
         "tokens.json": b"[]",
         "model.pt": WEIGHTS,
-        "spectok.bpe.model": b"not needed",
+        "spectok.bpe.model": b"pieces",
     }
     first, second = machine.download(asked(hub), asked(hub, offline=True), server=server).results
     assert content(first["cmvn"]) == b"<Nnet>"
     assert content(first["tokens"]) == b"[]"
+    assert content(first["pieces"]) == b"pieces"
     assert second == first
-    assert "spectok.bpe.model" not in server.requests
+
+
+@pytest.mark.parametrize("hub", HUBS)
+def test_a_repository_without_its_pieces_of_words_comes_down(hub: str, machine: Machine, server: LoopbackHub) -> None:
+    server.repositories["someone/model"] = {
+        "configuration.json": configuration(
+            init_param="model.pt", config="config.yaml", tokenizer_conf={"bpemodel": "spectok.bpe.model"}
+        ),
+        "config.yaml": b"model: SenseVoiceSmall\n",
+        "model.pt": WEIGHTS,
+    }
+    first, second = machine.download(asked(hub), asked(hub, offline=True), server=server).results
+    assert first["pieces"] is None
+    assert second == first
 
 
 @pytest.mark.parametrize("hub", HUBS)

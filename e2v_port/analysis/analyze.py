@@ -25,8 +25,7 @@ from e2v_port.models.batches import ahead
 from e2v_port.models.model import Model
 from e2v_port.speech.segment import GivenSegment, Segment, SegmentSettings
 from e2v_port.speech.transcripts import read_segments
-from e2v_port.transcribe.whisper import WINDOW
-from e2v_port.transcribe.words import Reader, Transcript, Word, doubts, passages, shared_out
+from e2v_port.transcribe.words import WINDOW, Reader, Transcript, Word, doubts, passages, shared_out
 
 __all__ = ["Options", "analyze", "each"]
 
@@ -135,9 +134,9 @@ def each(
             who was adapted to, or why not: see docs/adaptation.md. Or a function that adapts the results of a clip.
         baseline: Baselines of speakers, or their files. One with an offset is used instead of learning it; the last one
             also serves for speech without a speaker.
-        words: Recognizer that reads what is said: the name of a Whisper model or its folder, as for
-            `e2v_port.transcribe.whisper.Transcriber`, or a loaded one. Only segments of speech are read, on their
-            channel, from the sound that the models hear.
+        words: Recognizer that reads what is said: the name or folder of a model, as for
+            `e2v_port.transcribe.load.load`, or a loaded one. Only segments of speech are read, on their channel, from
+            the sound that the models hear.
         language: Code of the language that is spoken; None to detect it in each clip.
         offline: Whether to never open a connection.
 

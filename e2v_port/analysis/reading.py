@@ -7,8 +7,8 @@ from pathlib import Path
 from e2v_port.analysis.sounds import Sounds
 from e2v_port.audio import Note
 from e2v_port.speech.segment import Segment
-from e2v_port.transcribe.whisper import WINDOW, Transcriber
-from e2v_port.transcribe.words import Reader, Transcript, Word, doubts, passages, shared_out
+from e2v_port.transcribe import load as readers
+from e2v_port.transcribe.words import WINDOW, Reader, Transcript, Word, doubts, passages, shared_out
 
 __all__ = ["Reading", "opened", "read"]
 
@@ -39,14 +39,14 @@ def opened(words: str | Path | Reader | None, language: str | None, offline: boo
 
     Raises:
         ValueError: A language without words, or for a loaded recognizer.
-        E2VError: See `e2v_port.transcribe.whisper.Transcriber`.
+        E2VError: See `e2v_port.transcribe.load`.
     """
     if words is None:
         if language is not None:
             raise ValueError("language= belongs to words=: pass both, or leave it out")
         return None
     if isinstance(words, str | Path):
-        return Transcriber(words, language=language, offline=offline)
+        return readers.load(words, language=language, offline=offline)
     if language is not None:
         raise ValueError("a loaded recognizer has its language: leave language= out")
     return words

@@ -16,8 +16,11 @@ __all__ = [
     "FFT",
     "FLOOR",
     "FULL_SCALE",
+    "LANGUAGES",
+    "PIECES",
     "PREEMPHASIS",
     "QUERIES",
+    "TEXT",
     "WINDOW",
     "SensevoiceConfig",
     "filters",
@@ -36,6 +39,12 @@ LOWEST = 20.0  # lower edge of the first mel band, in Hz; the upper edge of the 
 FLOOR = float(np.finfo(np.float32).eps)  # lowest power in a band
 
 QUERIES = 4  # tokens in front of the frames, whose states become the tags: language, emotion, event, text form
+LANGUAGES = {"zh": 3, "en": 4, "yue": 7, "ja": 11, "ko": 12}  # rows of the table of queries, as FunASR's `lid_dict`
+
+# Files next to the weights, from which words are read: the layer that scores the vocabulary, `weight` [tokens, width]
+# and `bias` [tokens] in float32; and the pieces of words that the tokens stand for, as sentencepiece stores them.
+TEXT = "text.safetensors"
+PIECES = "text.model"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,9 @@ Find = Callable[[str], Path | None]  # from a file's name in the repository
 
 # Files that FunASR itself looks for where a repository has no configuration.json; fetched in this order.
 _USUAL = {"config": "config.yaml", "tokens": "tokens.txt", "weights": "model.pt"}
-# Files that are used where they are, unless configuration.json names others: SenseVoice's scaling and vocabulary.
-_OPTIONAL = {"cmvn": "am.mvn", "tokens": "tokens.json"}
+# Files that are used where they are, unless configuration.json names others: SenseVoice's scaling, vocabulary and
+# pieces of words.
+_OPTIONAL = {"cmvn": "am.mvn", "tokens": "tokens.json", "pieces": "chn_jpn_yue_eng_ko_spectok.bpe.model"}
 # Files that transformers saves; the weights come in one of two formats, of which only this one is inherently safe. Next
 # to a config.json, too, CTranslate2 has its weights.
 _TRANSFORMERS = {"config": "config.json", "preprocessor": "preprocessor_config.json", "weights": "model.safetensors"}
@@ -45,6 +46,7 @@ class Checkpoint:
         revision: Commit on Hugging Face; on ModelScope, which reports none, the requested revision; empty for a local
             checkpoint.
         head_weights: Weights of the head of a speechbrain model, which has two files; None for others.
+        pieces: Pieces of words of a FunASR model that reads words, as sentencepiece stores them; None without them.
     """
 
     weights: Path
@@ -56,6 +58,7 @@ class Checkpoint:
     preprocessor: Path | None = None
     head_weights: Path | None = None
     cmvn: Path | None = None
+    pieces: Path | None = None
 
 
 def local(path: Path) -> Checkpoint:
@@ -89,6 +92,7 @@ def local(path: Path) -> Checkpoint:
             "tokens": find(_USUAL["tokens"]) or find(_OPTIONAL["tokens"]),
             "preprocessor": find(_TRANSFORMERS["preprocessor"]),
             "cmvn": find(_OPTIONAL["cmvn"]),
+            "pieces": find(_OPTIONAL["pieces"]),
         }
         return from_files(beside, str(path.resolve()), "local", "")
     found, missing, named = gather(find, optional=True)
@@ -107,8 +111,9 @@ def local(path: Path) -> Checkpoint:
 def gather(find: Find, *, optional: bool) -> tuple[dict[str, Path | None], list[str], bool]:
     """Returns a checkpoint's files by role, the missing ones, and whether configuration.json named them.
 
-    All the files it names are required, and all of a speechbrain model, which counts as named. If it names none, the
-    weights are required and, unless `optional`, the others.
+    All the files it names are required, and all of a speechbrain model, which counts as named; but the pieces of words,
+    which emotions do not need, not if `optional`. If it names none, the weights are required and, unless `optional`,
+    the others.
     """
     configuration = find("configuration.json")
     named = _named(configuration) if configuration else None
@@ -120,7 +125,7 @@ def gather(find: Find, *, optional: bool) -> tuple[dict[str, Path | None], list[
         if not find(names["weights"]):
             names["weights"] = next(filter(find, (_PICKLED, _CTRANSLATE2)), _PICKLED)
     found = {role: find(file) for role, file in names.items()}
-    needed = {"weights"} if optional and not named else set(names)
+    needed = {"weights"} if optional and not named else set(names) - ({"pieces"} if optional else set())
     if "preprocessor" not in names and named is not _SPEECHBRAIN:
         found |= {role: find(file) for role, file in _OPTIONAL.items() if not found.get(role)}
     return found, [names[role] for role in names if role in needed and not found[role]], named is not None
@@ -142,6 +147,7 @@ def _named(configuration: Path) -> dict[str, str] | None:
         "config": metas.get("config"),
         "tokens": tokenizer.get("token_list") if isinstance(tokenizer, dict) else None,
         "cmvn": frontend.get("cmvn_file") if isinstance(frontend, dict) else None,
+        "pieces": tokenizer.get("bpemodel") if isinstance(tokenizer, dict) else None,
         "weights": metas["init_param"],
     }
     for file in names.values():
@@ -171,4 +177,5 @@ def from_files(found: Mapping[str, Path | None], repository: str, hub: str, revi
         found.get("preprocessor"),
         found.get("head_weights"),
         found.get("cmvn"),
+        found.get("pieces"),
     )

@@ -148,7 +148,14 @@ def _from_hub(client: Client) -> Checkpoint:
 
 
 def _verified(checkpoint: Checkpoint, known_hashes: Mapping[str, tuple[str, ...]]) -> Checkpoint:
-    files = (checkpoint.weights, checkpoint.config, checkpoint.tokens, checkpoint.head_weights, checkpoint.cmvn)
+    files = (
+        checkpoint.weights,
+        checkpoint.config,
+        checkpoint.tokens,
+        checkpoint.head_weights,
+        checkpoint.cmvn,
+        checkpoint.pieces,
+    )
     for path in files:
         accepted = known_hashes.get(path.name, ()) if path else ()
         if path and accepted and (got := sha256_of(path)) not in accepted:

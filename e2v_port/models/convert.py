@@ -95,7 +95,7 @@ def _local_folder(checkpoint: Checkpoint, dtype: str, head: Path | None = None) 
     """
     weights = checkpoint.weights.resolve()
     state = hashlib.sha256(os.fsencode(f"{weights}\0{weights.stat().st_size}\0{weights.stat().st_mtime_ns}\0"))
-    roles = ("config", "tokens", "preprocessor", "head_weights", "cmvn")
+    roles = ("config", "tokens", "preprocessor", "head_weights", "cmvn", "pieces")
     read = {role: getattr(checkpoint, role) for role in roles} | ({"head": head} if head else {})
     for role, path in read.items():
         content = hashlib.sha256(path.read_bytes()).hexdigest() if path else ""

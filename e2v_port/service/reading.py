@@ -11,8 +11,7 @@ import numpy as np
 
 from e2v_port.audio import SAMPLING_RATE, Waveform
 from e2v_port.service.batching import Job, Stopped
-from e2v_port.transcribe.whisper import WINDOW
-from e2v_port.transcribe.words import Reader, Transcript, Word
+from e2v_port.transcribe.words import WINDOW, Reader, Transcript, Word
 
 __all__ = ["JobReader", "SharedReader"]
 

@@ -9,9 +9,8 @@ from e2v_port.checkpoints.hubs import offline_by_environment
 from e2v_port.errors import CheckpointError, DownloadError, E2VError, ModelNotFound, RuntimeUnavailable, cut, quoted
 from e2v_port.transcribe.words import Transcript, Word
 
-__all__ = ["WINDOW", "Transcriber"]
+__all__ = ["Transcriber"]
 
-WINDOW = 30.0  # seconds that Whisper reads at once
 FILES = ("model.bin", "config.json", "tokenizer.json")
 
 
@@ -92,7 +91,7 @@ class Transcriber:
         )
         last = len(waveform) / SAMPLING_RATE
         words = tuple(
-            Word(min(word.start, last), min(word.end, last), word.word, word.probability)
+            Word(min(float(word.start), last), min(float(word.end), last), word.word, float(word.probability))
             for segment in segments
             for word in segment.words or ()
         )

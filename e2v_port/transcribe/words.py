@@ -8,8 +8,9 @@ from e2v_port.audio import Note, Waveform
 from e2v_port.seconds import seconds
 from e2v_port.speech.segment import Segment
 
-__all__ = ["HEARD", "Reader", "Transcript", "Word", "doubts", "passages", "shared_out"]
+__all__ = ["HEARD", "WINDOW", "Reader", "Transcript", "Word", "doubts", "passages", "shared_out"]
 
+WINDOW = 30.0  # seconds that Whisper reads at once, and the longest clips that SenseVoice was trained on
 HEARD = {"normal", "low_confidence", "too_short"}  # qualities of segments whose words may be read
 
 
@@ -56,7 +57,7 @@ class Transcript:
 
 
 class Reader(Protocol):
-    """A loaded recognizer of words: `e2v_port.transcribe.whisper.Transcriber`, or whatever else reads in this way."""
+    """A loaded recognizer of words: what `e2v_port.transcribe.load` returns, and whatever else reads in this way."""
 
     @property
     def name(self) -> str:
