@@ -12,7 +12,7 @@ from e2v_port.analysis.judged import JudgedSegment, worded
 from e2v_port.audio import SAMPLING_RATE, Note, Waveform
 from e2v_port.errors import cut
 from e2v_port.live.results import Reading
-from e2v_port.transcribe.words import HEARD, Reader, Transcript, Word
+from e2v_port.transcribe.words import HEARD, Reader, Transcript, Word, takes
 
 __all__ = ["MOST", "LiveWords", "Submit", "Update"]
 
@@ -144,8 +144,10 @@ class LiveWords(Generic[_Segment]):
         words, self.transcript = self._reader.read(
             waveform, [(0.0, len(waveform) / SAMPLING_RATE)], language=self._language
         )
-        if (self.transcript.language_probability or 0.0) >= _SURE:
-            self._language = self.transcript.language
+        heard = self.transcript.language
+        sure = (self.transcript.language_probability or 0.0) >= _SURE
+        if heard and sure and takes(self._reader, heard):
+            self._language = heard
         return words
 
     def _update(self, item: _Waiting[_Segment]) -> Update[_Segment]:

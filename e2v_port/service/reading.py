@@ -11,7 +11,7 @@ import numpy as np
 
 from e2v_port.audio import SAMPLING_RATE, Waveform
 from e2v_port.service.batching import Job, Stopped
-from e2v_port.transcribe.words import WINDOW, Reader, Transcript, Word
+from e2v_port.transcribe.words import WINDOW, Reader, Transcript, Word, takes
 
 __all__ = ["JobReader", "SharedReader"]
 
@@ -62,7 +62,8 @@ class SharedReader:
 class JobReader:
     """The shared recognizer as one job sees it: what is long is read in several turns.
 
-    A passage longer than `WINDOW` is cut where it is most quiet. The language is that of the first passage.
+    A passage longer than `WINDOW` is cut where it is most quiet. The language is that of the first passage,
+    unless the recognizer detects it in each.
 
     Attributes:
         name: Name or folder of the model.
@@ -95,8 +96,10 @@ class JobReader:
         for start, part in _parts(waveform, passages):
             said, transcript = self._read_part(part, language)
             words += [replace(word, start=start + word.start, end=start + word.end) for word in said]
-            if found is None:
-                found, language = transcript, language or transcript.language
+            heard = transcript.language
+            if found is None and heard and takes(self._shared.reader, heard):
+                language = heard
+            found = found or transcript
         return tuple(words), found or self._shared.reader.read(waveform, (), language=language)[1]
 
     def _read_part(self, part: Waveform, language: str | None) -> tuple[tuple[Word, ...], Transcript]:

@@ -4,11 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 from e2v_port.audio import Note, Waveform
+from e2v_port.errors import E2VError
 from e2v_port.seconds import seconds
 from e2v_port.speech.segment import Segment
 
-__all__ = ["HEARD", "WINDOW", "Reader", "Transcript", "Word", "doubts", "passages", "shared_out"]
+__all__ = ["HEARD", "WINDOW", "Reader", "Transcript", "Word", "doubts", "passages", "shared_out", "takes"]
 
 WINDOW = 30.0  # seconds that Whisper reads at once, and the longest clips that SenseVoice was trained on
 HEARD = {"normal", "low_confidence", "too_short"}  # qualities of segments whose words may be read
@@ -80,6 +83,15 @@ class Reader(Protocol):
         Raises:
             E2VError: The model does not know the language, even if there are no passages.
         """
+
+
+def takes(reader: Reader, language: str) -> bool:
+    """Returns whether a reader can be told that a clip is in a language."""
+    try:
+        reader.read(np.empty(0, np.float32), (), language=language)
+    except E2VError:
+        return False
+    return True
 
 
 def passages(segments: Sequence[Segment], longest: float) -> list[tuple[float, float]]:
