@@ -313,5 +313,5 @@ def test_some_formats_hold_one_clip(name: str) -> None:
 
 
 def test_the_names_of_the_formats() -> None:
-    assert [*FORMATS] == ["json", "jsonl", "csv", "vtt", "srt", "textgrid", "audacity", "rttm"]
+    assert [*FORMATS] == ["json", "jsonl", "csv", "turns", "md", "vtt", "srt", "textgrid", "audacity", "rttm"]
     assert FORMATS.keys() > ONE_CLIP

@@ -5,9 +5,13 @@ import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePath
+from typing import TypeVar
 
-from e2v_port.analysis.judged import JudgedSegment
+from e2v_port.analysis.judged import JudgedSegment, unjudged_words
 from e2v_port.analysis.results import Analysis
+from e2v_port.analysis.subtitles import Cue, cues
+from e2v_port.analysis.transcript import to_markdown, to_turns
+from e2v_port.analysis.turns import Turn
 from e2v_port.cells import cell
 from e2v_port.emotions.changes import Boundary
 from e2v_port.emotions.estimates import DIMENSIONS
@@ -22,14 +26,16 @@ __all__ = [
     "to_csv",
     "to_json",
     "to_jsonl",
+    "to_markdown",
     "to_rttm",
     "to_srt",
     "to_textgrid",
+    "to_turns",
     "to_vtt",
 ]
 
 _ROUND = str.maketrans("[]<>", "()()")
-_NOT_JUDGED = {"too_short": "(too short to judge)", "no_speech": "(no speech)", "not_enrolled": "(not enrolled)"}
+_Spoken = TypeVar("_Spoken", JudgedSegment, Turn)
 
 
 def to_json(analyses: Sequence[Analysis]) -> str:
@@ -65,38 +71,53 @@ def to_csv(analyses: Sequence[Analysis]) -> str:
 
 
 def to_vtt(analyses: Sequence[Analysis]) -> str:
-    """Returns the WebVTT of one clip: a cue per segment, with the speaker as its voice."""
-    cues = ["WEBVTT"]
-    for segment in _one(analyses, "vtt").segments:
-        voice = f"<v {_escaped(segment.speaker)}>" if segment.speaker else ""
-        start, end = _clock(segment.start), _clock(segment.end)
+    """Returns the WebVTT of one clip: a cue per segment, or short cues of its words; the speaker is its voice."""
+    blocks = ["WEBVTT"]
+    for cue in _cues(_one(analyses, "vtt")):
+        voice = f"<v {_escaped(cue.speaker)}>" if cue.speaker else ""
+        start, end = _clock(cue.start), _clock(cue.end)
         if start < end:
-            cues.append(f"{start} --> {end}\n{voice}{_escaped(_caption(segment))}")
-    return "\n\n".join(cues) + "\n"
+            blocks.append(f"{start} --> {end}\n{voice}" + "\n".join(map(_escaped, cue.lines)))
+    return "\n\n".join(blocks) + "\n"
 
 
 def to_srt(analyses: Sequence[Analysis]) -> str:
-    """Returns the SubRip of one clip: a subtitle per segment, preceded by the speaker as whisperX writes it."""
-    cues: list[str] = []
-    for segment in _one(analyses, "srt").segments:
-        speaker = _line(segment.speaker or "").translate(_ROUND)  # SubRip cannot escape tags
-        caption = (f"[{speaker}]: " if speaker else "") + _caption(segment).replace("-->", "->")
-        start, end = _clock(segment.start, ","), _clock(segment.end, ",")
+    """Returns the SubRip of one clip: subtitles as in `to_vtt`, preceded by the speaker as whisperX writes it."""
+
+    def named(speaker: str) -> str:
+        name = _line(speaker).translate(_ROUND)  # SubRip cannot escape tags
+        return f"[{name}]: " if name else ""
+
+    blocks: list[str] = []
+    for cue in _cues(_one(analyses, "srt"), named):
+        lines = "\n".join(cue.lines).replace("-->", "->")
+        start, end = _clock(cue.start, ","), _clock(cue.end, ",")
         if start < end:
-            cues.append(f"{len(cues) + 1}\n{start} --> {end}\n{caption}\n")
-    return "\n".join(cues)
+            blocks.append(f"{len(blocks) + 1}\n{start} --> {end}\n{lines}\n")
+    return "\n".join(blocks)
+
+
+def _cues(analysis: Analysis, named: Callable[[str], str] = lambda name: "") -> list[Cue]:
+    """Returns short cues of the words, or one per segment where there are none."""
+    if analysis.turns and any(segment.text for segment in analysis.segments):
+        return cues(analysis.turns, named)
+    return [
+        Cue(segment.start, segment.end, segment.speaker, [named(segment.speaker or "") + _caption(segment)])
+        for segment in analysis.segments
+    ]
 
 
 def to_textgrid(analyses: Sequence[Analysis]) -> str:
     """Returns Praat's TextGrid of one clip in the long format: tiers for each speaker, as intervals may not overlap.
 
     Tiers have the name of the speaker: `emotion (ann)`; or `emotion (ann, channel 2)` where a clip is judged by its
-    channels. Tiers of dimensions derived from the labels are called `derived arousal` and so on.
+    channels. `turns (ann)` has the turns, each with how it sounds and its words. Tiers of dimensions derived from the
+    labels are called `derived arousal` and so on.
     """
     analysis = _one(analyses, "textgrid")
     tiers: dict[str, list[tuple[float, float, str]]] = {}
     changes = _changes(analysis)
-    for name, segments in _voices(analysis):
+    for name, segments in _voices(analysis.segments):
         spans = [(segment.start, segment.end) for segment in segments]
         texts = {
             "emotion": [segment.judgement.words if segment.judgement else _not_judged(segment) for segment in segments],
@@ -116,6 +137,9 @@ def to_textgrid(analyses: Sequence[Analysis]) -> str:
         if analysis.boundaries is not None:
             parts = [part for segment in segments for part in changes.get(id(segment), ())]
             tiers["boundaries" + name] = [(part.start, part.end, part.label) for part in parts]
+    for name, turns in _voices(analysis.turns or ()) if analysis.turns else ():
+        shown = [f"[{turn.caption}] {turn.text or ''}" for turn in turns]
+        tiers["turns" + name] = [(turn.start, turn.end, text) for turn, text in zip(turns, shown, strict=True)]
     head = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {analysis.duration}"]
     lines = [*head, "tiers? <exists>", f"size = {len(tiers)}", "item []:"]
     for number, (name, rows) in enumerate(tiers.items(), 1):
@@ -132,11 +156,11 @@ def to_textgrid(analyses: Sequence[Analysis]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _voices(analysis: Analysis) -> Iterator[tuple[str, list[JudgedSegment]]]:
-    """Yields the segments of each voice, and what its tiers are called; those of one never overlap."""
-    by_channel = len({segment.channel for segment in analysis.segments}) > 1
-    voices: dict[str, list[list[JudgedSegment]]] = {}
-    for segment in analysis.segments:
+def _voices(segments: Sequence[_Spoken]) -> Iterator[tuple[str, list[_Spoken]]]:
+    """Yields the segments or turns of each voice, and what its tiers are called; those of one never overlap."""
+    by_channel = len({segment.channel for segment in segments}) > 1
+    voices: dict[str, list[list[_Spoken]]] = {}
+    for segment in segments:
         channel = f"channel {segment.channel}" if by_channel and segment.channel is not None else ""
         names = [name for name in (_line(segment.speaker or ""), channel) if name]
         layers = voices.setdefault(f" ({', '.join(names)})" if names else "", [])
@@ -226,7 +250,7 @@ def label(segment: JudgedSegment) -> str:
 
 
 def _not_judged(segment: JudgedSegment) -> str:
-    return _NOT_JUDGED.get(segment.quality, "(not judged)")
+    return f"({unjudged_words(segment.quality)})"
 
 
 def _finer(segment: JudgedSegment) -> str:
@@ -285,6 +309,8 @@ FORMATS: dict[str, Callable[[Sequence[Analysis]], str]] = {
     "json": to_json,
     "jsonl": to_jsonl,
     "csv": to_csv,
+    "turns": to_turns,
+    "md": to_markdown,
     "vtt": to_vtt,
     "srt": to_srt,
     "textgrid": to_textgrid,

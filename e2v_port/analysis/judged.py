@@ -12,9 +12,9 @@ from e2v_port.transcribe.words import Word
 if TYPE_CHECKING:
     from e2v_port.prosody.measure import Prosody
 
-__all__ = ["JudgedSegment", "graded", "placed", "worded"]
+__all__ = ["JudgedSegment", "graded", "placed", "unjudged_words", "worded"]
 
-
+_UNJUDGED = {"too_short": "too short to judge", "no_speech": "no speech", "not_enrolled": "not enrolled"}
 _Judged = TypeVar("_Judged", bound="JudgedSegment")
 
 
@@ -148,3 +148,8 @@ def graded(quality: Quality, judgement: Judgement | None) -> Quality:
     """Returns the quality of a segment with its judgement: lower if noise or another voice is heard in it."""
     doubtful = judgement is not None and not {"noisy", "overlap"}.isdisjoint(judgement.notes)
     return "low_confidence" if quality == "normal" and doubtful else quality
+
+
+def unjudged_words(quality: Quality) -> str:
+    """Returns in words why a segment of this quality has no judgement."""
+    return _UNJUDGED.get(quality, "not judged")

@@ -103,7 +103,7 @@ class Analysis:
     def __repr__(self) -> str:
         judged = sum(segment.judgement is not None for segment in self.segments)
         what = self.reason or f"{judged} of {len(self.segments)} segments judged"
-        return f"Analysis({self.file}; {self.duration:.2f} s; {what}; {self.to_context()})"
+        return f"Analysis({self.file}; {self.duration:.2f} s; {what}; {self._voices()})"
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the document of the JSON dialect: plain dicts, lists, strings and floats."""
@@ -113,7 +113,7 @@ class Analysis:
             "duration": seconds(self.duration),
             "reason": self.reason,
             "notes": [note._asdict() for note in self.notes],
-            "context": self.to_context(),
+            "context": self._voices(),
             "segments": [segment.to_dict() for segment in self.segments],
             **({} if self.turns is None else {"turns": [turn.to_dict() for turn in self.turns]}),
             "boundaries": None if self.boundaries is None else [part.to_dict() for part in self.boundaries],
@@ -124,7 +124,25 @@ class Analysis:
         }
 
     def to_context(self, *, long: bool = False) -> str:
-        """Describes the voice to a language model in one line, or in several: see `e2v_port.llm.describe`."""
+        """Describes the voice to a language model in one line, or in several: see `e2v_port.llm.describe`.
+
+        Where words are known, a line for each turn with its words follows, as of `Turn.to_context`; the line of an only
+        turn takes the place of the first.
+
+        Args:
+            long: Whether to add the reasons, one per line.
+        """
+        lines = self._voices(long=long).splitlines()
+        if self.turns and any(turn.text for turn in self.turns):
+            turns = [turn.to_context() for turn in self.turns]
+            if len(turns) == 1:
+                lines[0] = self.turns[0].to_context(note.kind for note in self.notes)
+            else:
+                place = len(lines) - long  # the notice is the last line
+                lines[place:place] = turns
+        return "\n".join(lines)
+
+    def _voices(self, *, long: bool = False) -> str:
         kinds = [note.kind for note in self.notes]
         if long:
             return describe.report(self.segments, self.settings.fusion, notes=kinds)

@@ -1,24 +1,31 @@
-"""An analysis as a table on the terminal, with bars in the colors of the emotions."""
+"""An analysis on the terminal: a table of segments, or a transcript of turns, in the colors of the emotions."""
 
 from collections.abc import Sequence
 
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
 from rich.text import Text
 
-from e2v_port.analysis.judged import JudgedSegment
+from e2v_port.analysis.judged import JudgedSegment, unjudged_words
 from e2v_port.analysis.results import Analysis
+from e2v_port.analysis.transcript import missing_words, reader, voices
+from e2v_port.analysis.turns import Turn
 from e2v_port.emotions import taxonomy
 from e2v_port.files import printable
+from e2v_port.lines import one_line
+from e2v_port.seconds import clock
 
-__all__ = ["GREY", "bar", "colour", "doubtful", "number", "reasons", "table"]
+__all__ = ["GREY", "bar", "colour", "doubtful", "number", "reasons", "table", "transcript"]
 
 GREY = "#8c8c8c"  # segments that were not judged, or are unclear
 
 _BAR = 12  # cells at a confidence of 1
 _PARTS = " ▏▎▍▌▋▊▉"
 _RIGHT = {"start", "end", "channel", "conf", "A", "D", "V"}
+_TURN = ("time", "speaker", "sounds", "bar", "remarks")  # columns of a turn
+_LONGEST_NAME = 20  # cells
+_NARROWEST = 20  # cells that words get on any terminal
 _LESS = ("short", "noisy", "overlap")  # notes for which a segment has less quality
-_UNJUDGED = {"too_short": "too short to judge", "no_speech": "no speech"}
 
 _Row = tuple[dict[str, str], str | None]  # cells by their column's heading; color, or None for a gray row
 
@@ -40,6 +47,86 @@ def table(analysis: Analysis, *, ascii_only: bool = False) -> Text:
     if analysis.reason:
         text.append(f"{analysis.reason}\n")
     _append(text, [(_cells(segment, ascii_only), _colour(segment)) for segment in analysis.segments])
+    _append_boundaries(text, analysis, ascii_only)
+    if any(segment.dimensions_from == "labels" for segment in analysis.segments):
+        text.append("~ derived from the labels, not measured in the voice\n", GREY)
+    _append_notes(text, analysis)
+    text.rstrip()
+    return text
+
+
+def transcript(analysis: Analysis, *, width: int | None = None, ascii_only: bool = False) -> Text:
+    """Returns a header line and the turns: when, who, how it sounds, and under that what was said.
+
+    A bar in the color of the emotion runs down beside the words; it is gray where the emotion is in doubt or unknown.
+    After the turns, where a reader of a long call looks first, each speaker's emotions are summed up.
+
+    Args:
+        analysis: Analysis of one clip that has turns.
+        width: Cells in a line, at which words are wrapped; None to leave them on one line, as for a file.
+        ascii_only: Whether the terminal shows only ASCII.
+    """
+    by = [*map(str, analysis.models), *filter(None, [reader(analysis)])]
+    text = Text.assemble((printable(analysis.file), "bold"), f"  {clock(analysis.duration)}  {', '.join(by)}\n")
+    if analysis.reason:
+        text.append(f"{analysis.reason}\n")
+    rows = [_turn_cells(turn, ascii_only) for turn in analysis.turns or ()]
+    widths = {head: max((cell_len(row[head]) for row in rows), default=0) for head in _TURN}
+    for turn, row in zip(analysis.turns or (), rows, strict=True):
+        style = _turn_colour(turn)
+        line = Text()
+        for head in (head for head in _TURN if widths[head]):
+            line.append(f"{set_cell_size(row[head], widths[head])}  ", style if head in {"sounds", "bar"} else "")
+        line.rstrip()
+        text.append_text(line).append("\n")
+        gutter = f"  {'|' if ascii_only else '▎'} "
+        for part in _wrapped(turn, None if width is None else max(width - len(gutter), _NARROWEST)):
+            part.rstrip()
+            text.append(gutter, style).append_text(part).append("\n")
+    if len(rows) > 1:
+        text.append("\n")
+        for voice in voices(analysis.segments):
+            text.append(_name(voice.speaker) or "voice", "bold").append(f"  {voice}\n")
+    _append_boundaries(text, analysis, ascii_only)
+    _append_notes(text, analysis)
+    text.rstrip()
+    return text
+
+
+def _turn_cells(turn: Turn, ascii_only: bool) -> dict[str, str]:
+    emotion = turn.emotion
+    return {
+        "time": f"{clock(turn.start)}-{clock(turn.end)}",
+        "speaker": _name(turn.speaker),
+        "sounds": turn.caption,
+        "bar": "" if emotion["unclear"] else bar(emotion["confidence"] or 0, ascii_only),
+        "remarks": ", ".join(turn.remarks),
+    }
+
+
+def _turn_colour(turn: Turn) -> str:
+    return GREY if turn.emotion["unclear"] else colour(turn.emotion["emotion"])
+
+
+def _name(speaker: str | None) -> str:
+    """Returns a name in so few cells that the columns beside it have room."""
+    name = one_line(speaker or "")
+    while cell_len(name) > _LONGEST_NAME:
+        name = f"{name.rstrip('.')[:-1]}..."
+    return name
+
+
+def _wrapped(turn: Turn, width: int | None) -> Sequence[Text]:
+    """Returns the words of a turn in lines of so many cells."""
+    words = Text(one_line(turn.text or ""))
+    if missing_words(turn):
+        words = Text("(no words were read)", GREY)
+    if not words or width is None:
+        return [words] if words else []
+    return words.wrap(Console(width=width), width)
+
+
+def _append_boundaries(text: Text, analysis: Analysis, ascii_only: bool) -> None:
     parts = [
         {
             "start": f"{part.start:.2f}",
@@ -51,12 +138,11 @@ def table(analysis: Analysis, *, ascii_only: bool = False) -> Text:
         for part in analysis.boundaries or ()
     ]
     _append(text, [(part, colour(part["inside"])) for part in parts])
-    if any(segment.dimensions_from == "labels" for segment in analysis.segments):
-        text.append("~ derived from the labels, not measured in the voice\n", GREY)
+
+
+def _append_notes(text: Text, analysis: Analysis) -> None:
     for note in analysis.notes:
         text.append(f"note: {note.text}\n")
-    text.rstrip()
-    return text
 
 
 def colour(label: str | None) -> str:
@@ -82,7 +168,7 @@ def _cells(segment: JudgedSegment, ascii_only: bool) -> dict[str, str]:
     judgement = segment.judgement
     about = "~" if segment.dimensions_from == "labels" else ""
     finer = judgement.finer if judgement else None
-    notes = [_UNJUDGED.get(segment.quality, ""), *reasons(segment)]
+    notes = reasons(segment) if judgement else [unjudged_words(segment.quality)]
     if judgement:
         notes += [note for note in judgement.notes if note not in {*_LESS, "uncertain"}]
         notes += ["models disagree"] if judgement.agreement == "disagree" else []

@@ -4,15 +4,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from e2v_port.analysis.judged import JudgedSegment
+from e2v_port.analysis.judged import JudgedSegment, unjudged_words
 from e2v_port.emotions.fusion import FusionSettings
-from e2v_port.emotions.judgement import rivals
+from e2v_port.emotions.judgement import Judgement, rivals
 from e2v_port.errors import check_numbers
 from e2v_port.llm import describe
-from e2v_port.seconds import seconds
+from e2v_port.seconds import clock, seconds
 from e2v_port.transcribe.words import Word
 
 __all__ = ["Turn", "TurnSettings", "spoken", "turns"]
+
+_DOUBTS = ("short", "noisy", "models disagree")  # remarks of a turn if they hold for half of it
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,41 @@ class Turn:
             return f"unclear: {rivals(emotion['emotion'], self._scores)}"
         headline: str | None = emotion["emotion"] or emotion["octant"]
         return headline
+
+    @property
+    def caption(self) -> str:
+        """How the turn sounds, with a number: `happy 0.82`; in doubt `unclear: angry or sad`; or why it is unknown."""
+        emotion, headline = self.emotion, self.headline
+        if headline is None:
+            return " and ".join(dict.fromkeys(unjudged_words(part.quality) for part in self.parts))
+        sure = emotion["emotion"] is not None and not emotion["unclear"]
+        return f"{headline} {emotion['confidence']:.2f}" if sure else headline
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What makes the judgement less certain, in words: what is heard in half of it, and what was not judged."""
+        judgements = [(part.duration, part.judgement) for part in self.parts if part.judgement]
+        total = sum(length for length, _ in judgements)
+        found = ["overlap"] if self.overlap else []
+        for doubt in _DOUBTS if judgements else ():
+            if sum(length for length, judgement in judgements if doubt in _doubts(judgement)) >= total / 2:
+                found.append(doubt)
+        missing: dict[str, float] = {}
+        for part in self.parts if judgements else ():
+            if not part.judgement:
+                why = unjudged_words(part.quality)
+                missing[why] = missing.get(why, 0.0) + part.duration
+        return (*found, *(f"{length:.1f} s {why}" for why, length in missing.items()))
+
+    def to_context(self, notes: Iterable[str] = ()) -> str:
+        """Describes the turn to a language model in one line, with its words: see `e2v_port.llm.describe.said`.
+
+        Args:
+            notes: Kinds of the notes on the clip; those that change what the line means are said.
+        """
+        remarks = [f"from {clock(self.start)} to {clock(self.end)}"]
+        remarks += ["somebody else speaks as well"] if self.overlap else []
+        return describe.said(self.parts, self.fusion, self.text, remarks, notes)
 
     @property
     def _scores(self) -> dict[str, float]:
@@ -186,6 +223,10 @@ def _overlapped(group: Sequence[int], segments: Sequence[JudgedSegment]) -> bool
         or any(other.start < part.end and part.start < other.end for other in others)
         for part in own
     )
+
+
+def _doubts(judgement: Judgement) -> tuple[str, ...]:
+    return (*judgement.notes, "models disagree") if judgement.agreement == "disagree" else judgement.notes
 
 
 def _voice(segment: JudgedSegment) -> tuple[str | None, int | None]:

@@ -25,6 +25,7 @@ from e2v_port.cli.options import (
 from e2v_port.cli.output import complain, fail, finish, model_or_bundled, need_place, progress_bar
 from e2v_port.errors import AudioError
 from e2v_port.files import printable, replacing
+from e2v_port.lines import one_line
 
 if TYPE_CHECKING:
     from e2v_port.analysis.judged import JudgedSegment
@@ -56,7 +57,10 @@ Diarize = Annotated[
 Format = Annotated[
     str | None,
     typer.Option(
-        "--format", "-f", metavar="NAME", help="Output format: json, jsonl, csv, vtt, srt, textgrid, audacity or rttm."
+        "--format",
+        "-f",
+        metavar="NAME",
+        help="Output format: json, jsonl, csv, turns, md, vtt, srt, textgrid, audacity or rttm.",
     ),
 ]
 FormatFile = Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the --format to a file.")]
@@ -236,6 +240,8 @@ def _print_scores(analysis: "Analysis") -> None:
     for segment in analysis.segments:
         name = f"{printable(analysis.file)} ({segment.speaker})" if segment.speaker else printable(analysis.file)
         print(f"{name}: {_scores(segment)}", flush=True)
+        if segment.text:
+            print(f"  {one_line(segment.text)}", flush=True)
     for model in analysis.models:
         if model.limited_to:
             print(f"note: probabilities among {', '.join(model.limited_to)} alone", flush=True)
@@ -259,14 +265,19 @@ def _scores(segment: "JudgedSegment") -> str:
 
 
 def _print_timeline(analysis: "Analysis", end: str) -> None:
-    """Prints a table, in color on a terminal."""
+    """Prints a table, or a transcript where there are turns; in color on a terminal, and wrapped to its width."""
     from rich.console import Console
 
-    from e2v_port.analysis.terminal import table
+    from e2v_port.analysis.terminal import table, transcript
 
     console = Console(highlight=False, soft_wrap=True)
+    ascii_only = console.options.ascii_only
+    if analysis.turns is None:
+        shown = table(analysis, ascii_only=ascii_only)
+    else:
+        shown = transcript(analysis, width=console.width if console.is_terminal else None, ascii_only=ascii_only)
     with console.capture() as capture:
-        console.print(table(analysis, ascii_only=console.options.ascii_only))
+        console.print(shown)
     print(capture.get(), end=end, flush=True)
 
 

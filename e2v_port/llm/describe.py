@@ -18,12 +18,13 @@ from e2v_port.emotions.estimates import Dimensions
 from e2v_port.emotions.fusion import FusionSettings, unsure, voice_intensity
 from e2v_port.emotions.judgement import MEASURED, Judgement, Shade, also, rivals
 from e2v_port.emotions.trajectory import Trajectory
+from e2v_port.lines import one_line, shortened
 from e2v_port.seconds import seconds as rounded
 
 if TYPE_CHECKING:
     from e2v_port.prosody.measure import Prosody
 
-__all__ = ["NOTICE", "line", "means", "report"]
+__all__ = ["NOTICE", "line", "means", "report", "said"]
 
 NOTICE = (
     "An estimate of how the voice sounds, made by a program. It does not tell what the speaker feels or why, and is no "
@@ -43,6 +44,9 @@ _SOUND = {  # kind of a note on the clip -> words
 _CALM = 0.5  # arousal of a voice that is neither calm nor activated
 _POOR = 0.5  # quality of the recording, 0 to 1, below which it is mentioned; heuristic
 _NAMED = 3  # labels listed with their probabilities
+_QUOTED = 300  # characters of a turn that are quoted, about 20 s of speech; heuristic
+# Brackets, tags and marks of a chat template end nothing here, and only the line itself has double quotes.
+_HARMLESS = str.maketrans(dict.fromkeys("[]{}<>|`［］【】｛｝＜＞｜", " ") | dict.fromkeys('"“”„‟«»〝〞〟＂', "'"))
 
 
 class Judged(Protocol):
@@ -115,6 +119,31 @@ def report(
     if trajectory:
         lines.append(f"Trend: {_trend(trajectory)}")
     return "\n".join([*lines, NOTICE])
+
+
+def said(
+    segments: Iterable[Judged],
+    settings: FusionSettings,
+    text: str | None,
+    remarks: Iterable[str] = (),
+    notes: Iterable[str] = (),
+) -> str:
+    """Describes one turn with its words, e.g. `[Voice of Ann sounds happy; said: "It works!"]`.
+
+    The words are quoted, up to 300 characters of them. They may be anything: brackets, double quotes, tags and line
+    breaks are taken out of them, so that they end neither the quotation nor the line.
+
+    Args:
+        segments: Segments of the turn.
+        settings: Thresholds of the judgement.
+        text: What was said; None or empty if that is unknown.
+        remarks: What else must be known, in words of this package, placed before the quotation.
+        notes: Kinds of the notes on the clip, as for `line`.
+    """
+    parts = [line(segments, settings, notes)[1:-1], *remarks]
+    if quoted := shortened(" ".join(one_line(text or "").translate(_HARMLESS).split()), _QUOTED):
+        parts.append(f'said: "{quoted}"')
+    return f"[{'; '.join(parts)}]"
 
 
 def means(segments: Iterable[Judged], settings: FusionSettings) -> dict[str, Any]:
@@ -347,6 +376,5 @@ def _levels(mean: Dimensions | None, settings: FusionSettings) -> list[str]:
 
 
 def _plain(name: str) -> str:
-    """Returns a name that can end neither the line nor the brackets."""
-    kept = "".join(char if char.isprintable() and char not in "[]" else " " for char in name)
-    return " ".join(kept.split()) or "an unnamed speaker"
+    """Returns a name that can end neither the line nor the brackets, and begin no quotation."""
+    return " ".join(one_line(name).translate(_HARMLESS).split()) or "an unnamed speaker"

@@ -344,7 +344,7 @@ def _table(text: str) -> Iterator[Row]:
     times = [row.get(key, "") for _, row in rows for key in ("start", "end")]
     if (separator, columns) == ("\t", ["start", "end", "text"]) and times and all(map(str.isdecimal, times)):
         raise SegmentError("whole numbers, milliseconds in Whisper's TSV: pass its JSON, or write seconds as 1.0")
-    if "quality" in columns:  # written by this package, in which one file may hold several clips
+    if not {"quality", "seconds_judged"}.isdisjoint(columns):  # written by this package; may hold several clips
         of_one({row["file"] for _, row in rows if row.get("file")})
         for _, row in rows:
             row |= {key: without_guard(row[key]) for key in ("speaker", "text") if row.get(key)}
@@ -355,7 +355,9 @@ def _table(text: str) -> Iterator[Row]:
 
 _PRAAT = re.compile(r'"[^"]*(?:""[^"]*)*"|(?<!\S)[-+]?[0-9][-+0-9.eE]*(?!\S)')
 _DIMENSION = "(?:derived )?(?:arousal|dominance|valence)"
-_OWN_TIER = re.compile(rf"(emotion|confidence|shade|compound|text|boundaries|{_DIMENSION})( \(.*\))?( [0-9]+)?", re.S)
+_OWN_TIER = re.compile(
+    rf"(emotion|confidence|shade|compound|text|words|boundaries|turns|{_DIMENSION})( \(.*\))?( [0-9]+)?", re.S
+)
 _CHANNEL = re.compile("channel ([0-9]{1,4})")
 _WORDS_TIER = re.compile(r"(?:(.*) - )?words", re.S)
 

@@ -1,0 +1,36 @@
+"""Text of strangers, such as names and words that somebody said, on one line of an output."""
+
+import unicodedata
+
+__all__ = ["one_line", "shortened"]
+
+_JOINERS = "\u200c\u200d"  # of which words of Persian and Hindi, and emoji, are made
+
+
+def one_line(text: str) -> str:
+    """Returns a text on one line, without anything that moves a cursor or turns the direction of writing.
+
+    Unlike `e2v_port.files.printable`, which shows a name exactly, it keeps the text readable: characters that cannot be
+    printed are dropped, and any white space, also that of other alphabets, becomes one space.
+    """
+    return " ".join("".join(map(_plain, text)).split())
+
+
+def shortened(text: str, most: int) -> str:
+    """Returns a line cut to a number of characters, where possible between two words, with an ellipsis at its end.
+
+    Args:
+        text: A line.
+        most: Most characters, the ellipsis included.
+    """
+    if len(text) <= most:
+        return text
+    kept = text[: most - 3]
+    words = kept.rpartition(" ")[0]
+    return (words if len(words) > most // 2 else kept).rstrip() + "..."
+
+
+def _plain(character: str) -> str:
+    if character.isprintable() or character in _JOINERS:
+        return character
+    return "" if unicodedata.category(character) == "Cf" else " "  # marks between letters, such as a soft hyphen
