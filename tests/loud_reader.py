@@ -41,7 +41,7 @@ class LoudReader:
         self, language: str | None = None, probability: float = 0.9, before: Callable[[np.ndarray], None] | None = None
     ) -> None:
         self.language, self.probability, self.before = language, probability, before
-        self.asked: list[str | None] = []  # the language of each call
+        self.asked: list[str | None] = []  # the language of each call with passages
 
     def read(
         self, waveform: np.ndarray, passages: Sequence[tuple[float, float]], *, language: str | None = None
@@ -50,7 +50,7 @@ class LoudReader:
         if language not in {None, *KNOWN}:
             raise E2VError(f"language {language!r} is unknown to {self.name}: use {', '.join(sorted(KNOWN))}")
         words = []
-        self.asked.append(language)
+        self.asked += [language] if passages else []
         for start, end in passages:
             first, last = round(start * SAMPLING_RATE), min(round(end * SAMPLING_RATE), len(waveform))
             if self.before:

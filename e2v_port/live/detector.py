@@ -38,6 +38,8 @@ from e2v_port.transcribe.words import Reader
 
 __all__ = ["EmotionDetector"]
 
+_QUOTED = 280  # characters of the latest words in a description: within the 300 that `describe.said` quotes
+
 
 class EmotionDetector:
     """Judges how a voice sounds, in clips and while it speaks. Safe to use from several threads.
@@ -405,7 +407,8 @@ class EmotionDetector:
     def to_context(self, window: float = 30.0, *, speaker: str | None = None, long: bool = False) -> str:
         """Describes for a language model how the voice has sounded up to now: see `e2v_port.llm.describe`.
 
-        Speech that has not ended counts with its windows, see `Listener`.
+        Speech that has not ended counts with its windows, see `Listener`. Words that were read are quoted as in
+        `e2v_port.llm.describe.said`, the latest of each speaker.
 
         Args:
             window: How far to go back, in seconds.
@@ -413,9 +416,7 @@ class EmotionDetector:
             long: Whether to add, in lines of their own, how sure this is and where the voice is going.
         """
         heard = self._memory.recent(window, speaker)
-        if not long:
-            return describe.line(heard, self._settings.fusion)
-        return describe.report(heard, self._settings.fusion, self.trajectory(speaker=speaker))
+        return self._described(heard, self.trajectory(speaker=speaker) if long else None)
 
     def voice_state(self, *, window: float = 30.0, long: bool = False) -> dict[str, Any]:
         """Answers the tool that `tool_schema` declares: `voice_state(**arguments)`.
@@ -434,12 +435,29 @@ class EmotionDetector:
         course = trajectory(each for each in self.history(300.0) if heard and each.speaker == heard[-1].speaker)
         settings = self._settings.fusion
         return {
-            "context": describe.report(heard, settings, course) if long else describe.line(heard, settings),
+            "context": self._described(heard, course if long else None),
             **describe.means(heard, settings),
-            "text": " ".join(segment.text for segment in heard if segment.final and segment.text) or None,
+            "text": " ".join(segment.text for segment in heard if segment.text) or None,
             "trend": course.trend,
             "notice": describe.NOTICE,
         }
+
+    def _described(self, heard: Sequence[VoiceSegment], course: Trajectory | None) -> str:
+        """Describes segments in one line, or with their course in several; then a line of words for each speaker."""
+        settings = self._settings.fusion
+        lines = describe.report(heard, settings, course).splitlines() if course else [describe.line(heard, settings)]
+        speakers = dict.fromkeys(segment.speaker for segment in heard)
+        told = []
+        for speaker in speakers:
+            own = [segment for segment in heard if segment.speaker == speaker]
+            if text := _latest([segment.text for segment in own if segment.text]):
+                told.append(describe.said(own, settings, text))
+        if told and len(speakers) == 1:
+            lines[:1] = told
+        else:
+            place = len(lines) - bool(course)  # the notice is the last line
+            lines[place:place] = told
+        return "\n".join(lines)
 
     def _adapted_to(self, segments: Sequence[Segment]) -> list[Note]:
         speakers = dict.fromkeys(segment.speaker for segment in segments)
@@ -470,6 +488,16 @@ class EmotionDetector:
             backend=self.backend,
             fallback=self.fallback,
         )
+
+
+def _latest(texts: Sequence[str]) -> str:
+    """Returns the last texts that fit into a quotation, at least one."""
+    kept: list[str] = []
+    for text in reversed(texts):
+        if kept and len(text) + sum(len(each) + 1 for each in kept) > _QUOTED:
+            return " ".join(["...", *reversed(kept)])
+        kept.append(text)
+    return " ".join(reversed(kept))
 
 
 def _streamed(listener: Listener, chunks: Iterable[NDArray[Any]]) -> Iterator[VoiceSegment]:
