@@ -10,7 +10,7 @@ from typing import TypedDict, Unpack, overload
 
 from e2v_port.analysis.judge import CATEGORICAL, Judge, JudgedWaveform
 from e2v_port.analysis.judged import placed
-from e2v_port.analysis.reading import opened
+from e2v_port.analysis.reading import opened, read
 from e2v_port.analysis.results import Analysis, AnalysisSettings, UsedModel, unjudged
 from e2v_port.analysis.sounds import Request, Sounds
 from e2v_port.analysis.turns import spoken
@@ -25,7 +25,8 @@ from e2v_port.models.batches import ahead
 from e2v_port.models.model import Model
 from e2v_port.speech.segment import GivenSegment, Segment, SegmentSettings
 from e2v_port.speech.transcripts import read_segments
-from e2v_port.transcribe.words import WINDOW, Reader, Transcript, Word, doubts, passages, shared_out
+from e2v_port.transcribe.valence import Scorer, TextValence
+from e2v_port.transcribe.words import Reader, Transcript, Word
 
 __all__ = ["Options", "analyze", "each"]
 
@@ -50,6 +51,7 @@ class Options(TypedDict, total=False):
     baseline: Baselines
     words: str | Path | Reader | None
     language: str | None
+    text_valence: Scorer | None
     offline: bool
 
 
@@ -103,6 +105,7 @@ def each(
     baseline: Baselines = None,
     words: str | Path | Reader | None = None,
     language: str | None = None,
+    text_valence: Scorer | None = None,
     offline: bool = False,
 ) -> Iterator[Analysis | AudioError]:
     """Analyzes any number of clips, and continues after a clip that cannot be used.
@@ -137,7 +140,10 @@ def each(
         words: Recognizer that reads what is said: the name or folder of a model, as for
             `e2v_port.transcribe.load.load`, or a loaded one. Only segments of speech are read, on their channel, from
             the sound that the models hear.
-        language: Code of the language that is spoken; None to detect it in each clip.
+        language: Code of the language that is spoken; None to detect it in each clip. The words of given segments are
+            of an unknown language without it.
+        text_valence: Function that scores a text from unpleasant (-1) to pleasant (1), for `Turn.wording`. By default
+            it is VADER for English words, and no other language is scored: see docs/wording.md.
         offline: Whether to never open a connection.
 
     Returns:
@@ -175,14 +181,19 @@ def each(
         fusion=judge.fusion,
         boundaries=(boundaries or BoundarySettings()) if frames else None,
     )
-    return _Analyzer(judge, chosen, request, _adapting(judge, adapt, baseline), reader).each(clips, sampling_rate)
+    saying = _Saying(reader, language, TextValence(text_valence))
+    return _Analyzer(judge, chosen, request, _adapting(judge, adapt, baseline), saying).each(clips, sampling_rate)
 
 
 def _reader(
     words: str | Path | Reader | None, language: str | None, given: Sequence[GivenSegment] | None, offline: bool
 ) -> Reader | None:
     """Returns the recognizer of words, after checking that it fits the other options."""
-    if words is not None and any(segment.text is not None for segment in given or ()):
+    if words is None:
+        if language is not None and not any(segment.text is not None for segment in given or ()):
+            raise ValueError("language= belongs to words= or to segments with texts: pass one of them, or leave it out")
+        return None
+    if any(segment.text is not None for segment in given or ()):
         raise SegmentError("the given segments have their words: do not read them again, or leave their texts out")
     return opened(words, language, offline)
 
@@ -237,6 +248,7 @@ class _Work:
     notes: tuple[Note, ...]
     timings: dict[str, float]
     transcript: Transcript | None = None
+    languages: dict[int | None, str | None] = field(default_factory=dict)  # of the words, by channel
     words: dict[int, tuple[Word, ...]] = field(default_factory=dict)  # by the number of the segment
     judged: dict[int, JudgedWaveform] = field(default_factory=dict)  # in the same way
     error: AudioError | None = None
@@ -246,17 +258,21 @@ class _Work:
         return [i for i, segment in enumerate(self.segments) if segment.quality in {"normal", "low_confidence"}]
 
 
+@dataclass(frozen=True)
+class _Saying:
+    """What reads words and weighs them; `language` is that of words which were given."""
+
+    reader: Reader | None
+    language: str | None
+    valence: TextValence
+
+
 class _Analyzer:
     def __init__(
-        self,
-        judge: Judge,
-        settings: AnalysisSettings,
-        request: Request,
-        adapting: Adapting | None = None,
-        reader: Reader | None = None,
+        self, judge: Judge, settings: AnalysisSettings, request: Request, adapting: Adapting | None, saying: _Saying
     ) -> None:
         self.judge, self.settings, self.request, self.adapting = judge, settings, request, adapting
-        self.reader = reader
+        self.saying = saying
         self.models = judge.models
 
     def each(self, clips: Iterable[Clip | Sounds], sampling_rate: int | None) -> Iterator[Analysis | AudioError]:
@@ -301,26 +317,15 @@ class _Analyzer:
         segments, notes = self.request.segments(sounds, self.settings.segments)
         timings = {"decode": decoded - started, "speech": time.perf_counter() - decoded}
         work = _Work(sounds, segments, (*sounds.notes, *notes), timings)
-        if self.reader:
+        work.languages = dict.fromkeys(sounds.by_channel, self.saying.language)
+        if self.saying.reader:
             started = time.perf_counter()
-            self._read_words(work, self.reader)
+            found = read(sounds, segments, self.saying.reader)
+            work.words, work.transcript, work.languages = found.words, found.transcript, found.languages
+            work.notes = (*work.notes, *found.notes)
             timings["words"] = time.perf_counter() - started
         timings |= dict.fromkeys([*self.models, "fusion"], 0.0)
         return work
-
-    def _read_words(self, work: _Work, reader: Reader) -> None:
-        """Reads the words of each channel by itself, so that nobody's words end up in another's segments."""
-        languages = []
-        for channel, sound in work.sounds.by_channel.items():
-            numbers = [i for i, segment in enumerate(work.segments) if segment.channel == channel]
-            segments = [work.segments[i] for i in numbers]
-            words, transcript = reader.read(sound.waveform, passages(segments, WINDOW))
-            if words and transcript.language:
-                languages.append(transcript.language)
-            if work.transcript is None or work.transcript.language is None:
-                work.transcript = transcript
-            work.words |= {numbers[i]: own for i, own in shared_out(words, segments).items()}
-        work.notes = (*work.notes, *doubts(work.words, work.segments, languages))
 
     def _finished(self, window: list[_Work | AudioError]) -> list[Analysis | AudioError]:
         self._run([work for work in window if isinstance(work, _Work)])
@@ -374,7 +379,7 @@ class _Analyzer:
             timings=work.timings,
             notes=work.notes,
             transcript=work.transcript,
-            turns=spoken(segments, self.settings.fusion),
+            turns=spoken(segments, self.settings.fusion, self.saying.valence, work.languages),
         )
 
     def _boundaries(self, work: _Work, i: int) -> list[Boundary]:

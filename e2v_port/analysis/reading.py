@@ -33,6 +33,11 @@ class Reading:
         transcripts = [*self.transcripts.values()]
         return next((each for each in transcripts if each.language is not None), transcripts[0])
 
+    @property
+    def languages(self) -> dict[int | None, str | None]:
+        """Language of the words on each channel; None where it is in doubt."""
+        return {channel: each.certain_language for channel, each in self.transcripts.items()}
+
 
 def opened(words: str | Path | Reader | None, language: str | None, offline: bool) -> Reader | None:
     """Returns the recognizer of words: a loaded one, or that of a name or folder; None where no words are wanted.

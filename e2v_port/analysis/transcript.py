@@ -6,7 +6,7 @@ import re
 import string
 import textwrap
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from e2v_port.analysis.judged import JudgedSegment, unjudged_words
@@ -14,6 +14,7 @@ from e2v_port.analysis.results import Analysis
 from e2v_port.analysis.turns import Turn, turns
 from e2v_port.cells import cell
 from e2v_port.emotions.judgement import columns
+from e2v_port.emotions.wording import Wording
 from e2v_port.lines import one_line
 from e2v_port.llm.describe import NOTICE
 from e2v_port.seconds import clock
@@ -24,6 +25,7 @@ _LINE = 100  # characters of a line of Markdown, for those who read it as plain 
 _COLUMNS = (
     *("file", "start", "end", "speaker", "text", "channel", "overlap", "seconds_judged", "emotion", "confidence"),
     *("unclear", "shade", "shade_probability", "octant", "avd_arousal", "avd_dominance", "avd_valence", "avd_from"),
+    *(f"wording_{field.name}" for field in fields(Wording)),
 )
 # What is markup anywhere in a line, of CommonMark and of its common extensions: links of GitHub, formulas, names of
 # emoji, attributes, footnotes, highlights.
@@ -101,7 +103,7 @@ def to_markdown(analyses: Sequence[Analysis]) -> str:
     their times, how they sound, and what was said. No word of a speaker, and no name, becomes markup.
     """
     blocks = [block for analysis in analyses for block in _blocks(analysis)]
-    return "\n\n".join([*blocks, "---", NOTICE]) + "\n"
+    return "\n\n".join([*blocks, "---", _paragraph(NOTICE)]) + "\n"
 
 
 def _blocks(analysis: Analysis) -> list[str]:

@@ -1,15 +1,17 @@
 """Turns: what one speaker says at a stretch, and how it sounds."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from e2v_port.analysis.judged import JudgedSegment, unjudged_words
 from e2v_port.emotions.fusion import FusionSettings
 from e2v_port.emotions.judgement import Judgement, rivals
+from e2v_port.emotions.wording import Wording, weigh
 from e2v_port.errors import check_numbers
 from e2v_port.llm import describe
 from e2v_port.seconds import clock, seconds
+from e2v_port.transcribe.valence import TextValence
 from e2v_port.transcribe.words import Word
 
 __all__ = ["Turn", "TurnSettings", "spoken", "turns"]
@@ -45,12 +47,14 @@ class Turn:
         parts: These segments.
         overlap: Whether somebody else speaks during the turn.
         fusion: Thresholds of the judgement.
+        wording: Valence of the words beside that of the voice; None without words.
     """
 
     segments: tuple[int, ...]
     parts: tuple[JudgedSegment, ...]
     overlap: bool
     fusion: FusionSettings = field(repr=False, compare=False)
+    wording: Wording | None = None
 
     @property
     def start(self) -> float:
@@ -109,7 +113,11 @@ class Turn:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What makes the judgement less certain, in words: what is heard in half of it, and what was not judged."""
+        """What must be known of the turn, in words.
+
+        What makes the judgement less certain, if it holds for half of the turn; how much of it was not judged, and why;
+        and words and a voice that clearly disagree.
+        """
         judgements = [(part.duration, part.judgement) for part in self.parts if part.judgement]
         total = sum(length for length, _ in judgements)
         found = ["overlap"] if self.overlap else []
@@ -121,7 +129,8 @@ class Turn:
             if not part.judgement:
                 why = unjudged_words(part.quality)
                 missing[why] = missing.get(why, 0.0) + part.duration
-        return (*found, *(f"{length:.1f} s {why}" for why, length in missing.items()))
+        found += [f"{length:.1f} s {why}" for why, length in missing.items()]
+        return (*found, self.wording.mismatch) if self.wording and self.wording.mismatch else tuple(found)
 
     def to_context(self, notes: Iterable[str] = ()) -> str:
         """Describes the turn to a language model in one line, with its words: see `e2v_port.llm.describe.said`.
@@ -131,6 +140,7 @@ class Turn:
         """
         remarks = [f"from {clock(self.start)} to {clock(self.end)}"]
         remarks += ["somebody else speaks as well"] if self.overlap else []
+        remarks += [self.wording.mismatch] if self.wording and self.wording.mismatch else []
         return describe.said(self.parts, self.fusion, self.text, remarks, notes)
 
     @property
@@ -154,6 +164,7 @@ class Turn:
             "overlap": self.overlap,
             "seconds_judged": heard,
             **emotion,
+            **({} if self.wording is None else {"wording": self.wording.to_dict()}),
         }
 
 
@@ -182,10 +193,37 @@ def turns(
     )
 
 
-def spoken(segments: Sequence[JudgedSegment], fusion: FusionSettings) -> tuple[Turn, ...] | None:
-    """Returns the turns of a clip; None if no segment has a speaker or words, as without them there are none."""
-    known = any(segment.speaker or segment.text or segment.words is not None for segment in segments)
-    return turns(segments, fusion) if known else None
+def spoken(
+    segments: Sequence[JudgedSegment],
+    fusion: FusionSettings,
+    valence: TextValence | None = None,
+    languages: Mapping[int | None, str | None] | None = None,
+) -> tuple[Turn, ...] | None:
+    """Returns the turns of a clip; None if no segment has a speaker or words, as without them there are none.
+
+    Args:
+        segments: All segments of a clip, in order of time.
+        fusion: Thresholds of the judgement.
+        valence: What scores the words of each turn; by default VADER.
+        languages: Language of the words on each channel; those of others are unknown.
+    """
+    if not any(segment.speaker or segment.text or segment.words is not None for segment in segments):
+        return None
+    valence = valence or TextValence()
+    languages = languages or {}
+    return tuple(_weighed(turn, valence, languages.get(turn.channel)) for turn in turns(segments, fusion))
+
+
+def _weighed(turn: Turn, valence: TextValence, language: str | None) -> Turn:
+    """Returns a turn with the valence of its words beside that of its voice."""
+    if turn.text is None:
+        return turn
+    emotion = turn.emotion
+    text, reason = valence.of(turn.text, language)
+    voice = emotion["avd_scores"]["valence"] if emotion["avd_scores"] else None
+    doubtful = bool(emotion["unclear"])
+    wording = weigh(text, voice, emotion["avd_from"], doubtful=doubtful, reason=reason, scorer=valence.name)
+    return replace(turn, wording=wording)
 
 
 def _continues(turn: Sequence[JudgedSegment], segment: JudgedSegment, settings: TurnSettings) -> bool:

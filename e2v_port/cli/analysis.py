@@ -74,7 +74,11 @@ Words = Annotated[
     ),
 ]
 Language = Annotated[
-    str | None, typer.Option(metavar="CODE", help="Language of the words, such as en; detected by default.")
+    str | None,
+    typer.Option(
+        metavar="CODE",
+        help="Language of the words, such as en; by default detected, unknown for --segments with words.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per file, each as soon as it is ready.")]
 
@@ -112,7 +116,7 @@ def analyze(
     if diarize and (frames or segments):
         fail(f"--diarize is about each frame of the whole file: leave out --{'frames' if frames else 'segments'}")
     whole = whole or diarize
-    if language and not words:
+    if language and not (words or segments):
         fail("--language belongs to --words: name a Whisper model with --words as well")
     settings = segment_settings(speech_threshold, max_gain)
     _check_segments(segments, whole, files)

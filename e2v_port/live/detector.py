@@ -204,7 +204,7 @@ class EmotionDetector:
             },
             notes=(*sounds.notes, *notes, *(read.notes if read else ()), *self._adapted_to(found)),
             transcript=read.transcript if read else None,
-            turns=spoken(segments, self._settings.fusion),
+            turns=spoken(segments, self._settings.fusion, languages=read.languages if read else None),
             backend=self.backend,
             fallback=self.fallback,
         )

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["NO_WORDS", "OFF", "unjudged"]
+__all__ = ["NO_TEXT", "NO_WORDS", "OFF", "unjudged"]
 
+NO_TEXT = "language belongs to words: add words=true, or leave it out"
 NO_WORDS = "this service reads no words: start it with --words MODEL"
 OFF = "emotion analysis is switched off"  # reason in answers
 

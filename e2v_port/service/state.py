@@ -90,12 +90,10 @@ class Service:
         if self.running >= self.settings.max_requests:
             raise ServiceUnavailable("too many requests at a time: try again in a second")
 
-    def check_words(self, words: bool, language: str | None) -> None:
-        """Raises RequestRefused for a language without words, and for words that this service does not read."""
+    def check_words(self, words: bool) -> None:
+        """Raises RequestRefused for words that this service does not read."""
         if words and self.settings.words is None:
             raise RequestRefused(answers.NO_WORDS, kind="no_words")
-        if language is not None and not words:
-            raise RequestRefused("language belongs to words: add words=true, or leave it out")
 
     @contextmanager
     def slot(self) -> Iterator[None]:

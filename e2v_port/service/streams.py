@@ -10,6 +10,7 @@ from fastapi import WebSocket
 from starlette.websockets import WebSocketDisconnect
 
 from e2v_port.errors import RequestRefused, ServiceError, ServiceUnavailable
+from e2v_port.service import answers
 from e2v_port.service.http.gate import SUBPROTOCOL, error_body
 from e2v_port.service.state import Service
 
@@ -53,7 +54,9 @@ class StreamSocket:
         engine = self.service.engine
         if words not in {"true", "false"}:
             raise RequestRefused("query 'words': give true or false")
-        self.service.check_words(words == "true", language)
+        self.service.check_words(words == "true")
+        if language is not None and words != "true":
+            raise RequestRefused(answers.NO_TEXT)
         start = await self._start()
         self.number = self.service.next_stream()
         await engine.call("open", stream=self.number, words=words == "true", language=language, **start)

@@ -287,11 +287,15 @@ class _Worker:
         job.check()
         started = time.perf_counter()
         request = Request(message["channel"], given, message["granularity"] == "clip")
-        reader = self._job_reader(job, message["language"]) if message["words"] else None
+        language = message["language"]
+        reader = self._job_reader(job, language) if message["words"] else None
+        if language is not None and reader is None and not any(segment.text for segment in given or ()):
+            raise RequestRefused(answers.NO_TEXT)
         long = self.long_words if reader else self.long
         with self._decoded(job, body, message["name"], request, long) as sounds:
             timings["decode"] = time.perf_counter() - started
-            analysis = self._analyzed(job, sounds, request, message["speaker"], message["granularity"], reader=reader)
+            about = (message["speaker"], message["granularity"])
+            analysis = self._analyzed(job, sounds, request, *about, reader=reader, language=language)
         timings["decode"] += analysis.timings.get("decode", 0.0)  # of `analyze`: a copy
         analysis = replace(analysis, file=message["name"], timings={**analysis.timings, **timings})
         answer = analysis.to_dict()
@@ -323,6 +327,7 @@ class _Worker:
         granularity: str,
         *,
         reader: Reader | None,
+        language: str | None,
     ) -> Analysis:
         """Analyzes the speech of enrolled speakers; that of others reaches no model."""
         if request.given is None:
@@ -350,6 +355,7 @@ class _Worker:
                     dimensional=dimensional,
                     adapt=self._adapting(speaker) if self.voices and request.channel != "each" else False,
                     words=reader,
+                    language=None if reader else language,
                 )
                 if isinstance(result, AudioError):
                     raise result
@@ -358,8 +364,9 @@ class _Worker:
         if analysis is None:
             analysis = self._unjudged(sounds, request, answers.OFF, reader)
         if request.given is None and speaker is not None:
-            named = tuple(replace(segment, speaker=speaker) for segment in analysis.segments)
-            analysis = replace(analysis, segments=named, turns=spoken(named, analysis.settings.fusion))
+            named = _named(analysis.segments, speaker)
+            turns = tuple(replace(turn, parts=_named(turn.parts, speaker)) for turn in analysis.turns or ())
+            analysis = replace(analysis, segments=named, turns=turns or spoken(named, analysis.settings.fusion))
         return analysis
 
     def _adapting(self, default: str | None) -> Adapting:
@@ -534,6 +541,11 @@ class _Worker:
             "embed_dim": model.embed_dim,
             "hop_seconds": config.architecture.hop / SAMPLING_RATE,
         }
+
+
+def _named(segments: Sequence[JudgedSegment], speaker: str) -> tuple[JudgedSegment, ...]:
+    """Returns segments as those of a speaker."""
+    return tuple(replace(segment, speaker=speaker) for segment in segments)
 
 
 def _parsed(data: bytes) -> list[GivenSegment]:

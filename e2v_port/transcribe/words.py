@@ -58,6 +58,11 @@ class Transcript:
     language: str | None
     language_probability: float | None
 
+    @property
+    def certain_language(self) -> str | None:
+        """The language; None where it was detected with a probability of less than one half."""
+        return self.language if (self.language_probability or 1.0) >= 0.5 else None
+
 
 class Reader(Protocol):
     """A loaded recognizer of words: what `e2v_port.transcribe.load` returns, and whatever else reads in this way."""

@@ -58,7 +58,11 @@ Speaker: TypeAlias = Annotated[str | None, Query(description="Name of one speake
 _CHANNEL = "mix|left|right|[1-9][0-9]?"
 ClipSpeaker: TypeAlias = Annotated[str | None, Query(max_length=200, description="Speaker of the whole clip.")]
 Language: TypeAlias = Annotated[
-    str | None, Query(max_length=20, description="Language of the words, such as `en`; detected by default.")
+    str | None,
+    Query(
+        max_length=20,
+        description="Language of the words, read or given, such as `en`; detected by default where they are read.",
+    ),
 ]
 
 
@@ -171,7 +175,7 @@ async def analyze(
     diarization, subtitles or a transcript.
     """
     started = time.perf_counter()
-    service.check_words(words, language)
+    service.check_words(words)
     async with received(service, request) as upload:
         if upload.segments is not None and granularity == "clip":
             raise RequestRefused("segments and granularity=clip contradict each other: leave one out")
