@@ -58,11 +58,7 @@ Speaker: TypeAlias = Annotated[str | None, Query(description="Name of one speake
 _CHANNEL = "mix|left|right|[1-9][0-9]?"
 ClipSpeaker: TypeAlias = Annotated[str | None, Query(max_length=200, description="Speaker of the whole clip.")]
 Language: TypeAlias = Annotated[
-    str | None,
-    Query(
-        max_length=20,
-        description="Language of the words, read or given, such as `en`; detected by default where they are read.",
-    ),
+    str | None, Query(max_length=20, description="Language of the words, such as `en`; by default it is detected.")
 ]
 
 
