@@ -165,6 +165,7 @@ class Turn:
         octant: Name of the octant of the mean of measured dimensions.
         avd_scores: Mean `arousal`, `dominance` and `valence`.
         avd_from: Source of `avd_scores`.
+        wording: Valence of the words beside that of the voice, as docs/wording.md describes it; None without words.
     """
 
     start: float
@@ -182,6 +183,7 @@ class Turn:
     octant: str | None
     avd_scores: Mapping[str, float] | None
     avd_from: str | None
+    wording: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
