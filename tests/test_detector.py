@@ -658,9 +658,8 @@ def test_the_examples_of_the_document_run(
     weights: Path, speech_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     """They run one after the other, in a folder that holds their files; what reads words needs no weights here."""
-    monkeypatch.setattr(
-        reading, "opened", lambda words, language, offline: LoudReader() if words == "tiny.en" else None
-    )
+    readers = {"tiny.en": LoudReader(), None: None}
+    monkeypatch.setattr(reading, "opened", lambda words, language, offline: readers[words])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("E2V_WEIGHTS", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
