@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,13 @@ def test_the_client(service: Served, model: Any, talk: bytes) -> None:
     assert [(turn.text, turn.segments) for turn in answer.turns or ()] == [
         (turn.text, turn.segments) for turn in expected.turns or ()
     ]
+    held = asdict(answer)
+    assert held.pop("unavailable") is None
+    held = json.loads(json.dumps(held))
+    jsonschema.validate(held, definition("answer"))
+    sent = service.analyze(talk, words="true", language="de")
+    for name in "segments", "turns", "transcript":
+        assert matches(held[name], sent[name])
     plain = client.analyze(talk)
     assert (plain.transcript, plain.segments[0].words) == (None, None)
 
