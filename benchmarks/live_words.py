@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ import numpy as np
 import soundfile
 from websockets.sync.client import connect
 
+import e2v_port
 from e2v_port.audio import SAMPLING_RATE, Waveform, load_audio
+from e2v_port.transcribe.load import load
 
 AUDIO = Path(os.environ.get("E2V_TEST_AUDIO", Path(__file__).parents[1] / ".." / "shared" / "audio"))
 ENGLISH = (
@@ -57,7 +60,28 @@ def main() -> None:
         report("e2v listen, no words", listened(file, options.model, None))
         report("e2v listen", listened(file, options.model, options.words))
     report("the service", streamed(np.concatenate([sound, PAUSE]), options.model, options.words))
+    print("\n| for each second of speech | processor seconds |\n|---|---|")
+    for name, share in shares(clips, options.model, options.words).items():
+        print(f"| {name} | {share:.3f} |", flush=True)
     print(f"\nLoad of the machine before and after: {before:.1f}, {os.getloadavg()[0]:.1f}")
+
+
+def shares(clips: Sequence[Waveform], model: str, words: str) -> dict[str, float]:
+    """Returns the processor time of judging and of reading clips, whatever else the machine does meanwhile."""
+    judge, reader = e2v_port.load(model), load(words)
+    clips = [clip[: 20 * SAMPLING_RATE] for clip in clips]
+    found = {}
+    works: dict[str, Callable[[Waveform], object]] = {
+        "its emotion": lambda clip: judge.predict(clip, SAMPLING_RATE),
+        "its words": lambda clip: reader.read(clip, [(0.0, len(clip) / SAMPLING_RATE)]),
+    }
+    for name, work in works.items():
+        work(clips[0])
+        began = time.process_time()
+        for clip in clips:
+            work(clip)
+        found[name] = (time.process_time() - began) * SAMPLING_RATE / sum(map(len, clips))
+    return found
 
 
 def report(program: str, delays: Delays) -> None:
