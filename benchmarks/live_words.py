@@ -35,6 +35,7 @@ ENGLISH = (
 )
 PAUSE = np.zeros(2 * SAMPLING_RATE, np.float32)
 BLOCK = 800  # samples: 50 ms
+LENGTHS = 2, 5, 10  # seconds of a segment
 WHAT = {"window": "windows", "pending": "segments", "done": "their words"}
 
 Delays = dict[str, list[float]]
@@ -60,27 +61,28 @@ def main() -> None:
         report("e2v listen, no words", listened(file, options.model, None))
         report("e2v listen", listened(file, options.model, options.words))
     report("the service", streamed(np.concatenate([sound, PAUSE]), options.model, options.words))
-    print("\n| for each second of speech | processor seconds |\n|---|---|")
-    for name, share in shares(clips, options.model, options.words).items():
-        print(f"| {name} | {share:.3f} |", flush=True)
+    print("\n| processor seconds for a segment of | its emotion | its words |\n|---|---|---|")
+    for seconds in LENGTHS:
+        cells = " | ".join(f"{spent:.2f}" for spent in work(clips, seconds, options.model, options.words))
+        print(f"| {seconds} s | {cells} |", flush=True)
     print(f"\nLoad of the machine before and after: {before:.1f}, {os.getloadavg()[0]:.1f}")
 
 
-def shares(clips: Sequence[Waveform], model: str, words: str) -> dict[str, float]:
-    """Returns the processor time of judging and of reading clips, whatever else the machine does meanwhile."""
+def work(clips: Sequence[Waveform], seconds: int, model: str, words: str) -> list[float]:
+    """Returns the processor time of judging and of reading a segment, whatever else the machine does meanwhile."""
     judge, reader = e2v_port.load(model), load(words)
-    clips = [clip[: 20 * SAMPLING_RATE] for clip in clips]
-    found = {}
-    works: dict[str, Callable[[Waveform], object]] = {
-        "its emotion": lambda clip: judge.predict(clip, SAMPLING_RATE),
-        "its words": lambda clip: reader.read(clip, [(0.0, len(clip) / SAMPLING_RATE)]),
-    }
-    for name, work in works.items():
-        work(clips[0])
+    parts = [clip[SAMPLING_RATE : (seconds + 1) * SAMPLING_RATE] for clip in clips]
+    works: list[Callable[[Waveform], object]] = [
+        lambda part: judge.predict(part, SAMPLING_RATE),
+        lambda part: reader.read(part, [(0.0, len(part) / SAMPLING_RATE)]),
+    ]
+    found = []
+    for do in works:
+        do(parts[0])
         began = time.process_time()
-        for clip in clips:
-            work(clip)
-        found[name] = (time.process_time() - began) * SAMPLING_RATE / sum(map(len, clips))
+        for part in parts:
+            do(part)
+        found.append((time.process_time() - began) / len(parts))
     return found
 
 
