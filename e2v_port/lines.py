@@ -1,8 +1,10 @@
 """Text of strangers, such as names and words that somebody said, on one line of an output."""
 
 import unicodedata
+from collections.abc import Sequence
+from itertools import pairwise
 
-__all__ = ["one_line", "shortened"]
+__all__ = ["one_line", "shared", "shortened"]
 
 _JOINERS = "\u200c\u200d"  # of which words of Persian and Hindi, and emoji, are made
 
@@ -28,6 +30,27 @@ def shortened(text: str, most: int) -> str:
     kept = text[: most - 3]
     words = kept.rpartition(" ")[0]
     return (words if len(words) > most // 2 else kept).rstrip() + "..."
+
+
+def shared(text: str, words: Sequence[str]) -> list[str] | None:
+    """Cuts a text into one part per word, which begins with that word: joined, the parts are the text.
+
+    Args:
+        text: A text.
+        words: Its words in order, without white space around them; some may be missing.
+
+    Returns:
+        The parts, with the white space between words at their ends; None if the words are not in the text.
+    """
+    places: list[int] = []
+    at = 0
+    for word in words:
+        place = text.find(word, at)
+        if place < 0:
+            return None
+        places.append(place)
+        at = place + len(word)
+    return [text[start:end] for start, end in pairwise([0, *places[1:], len(text)])] if places else None
 
 
 def _plain(character: str) -> str:

@@ -44,11 +44,14 @@ class TorchRuntime:
 
     readers = 0
 
-    def __init__(self, weights: Path, config: ModelConfig, device: str, dtype: str | None) -> None:
+    def __init__(
+        self, weights: Path, config: ModelConfig, device: str, dtype: str | None, *, packed: bool = True
+    ) -> None:
         self.device = torch.device(device)
         self.config = config.architecture
         self.batch_seconds = BATCH_SECONDS.get(self.device.type, 0.0)
-        self._packed = False
+        kind = dtype or config.arithmetic
+        self._whole_vectors = False
         with own_settings(self.device.type, inference=False):
             self.model = self._empty(config)
             self.model.load_state_dict(_tensors(weights, config, device, dtype), strict=True, assign=True)
@@ -56,9 +59,11 @@ class TorchRuntime:
             if device == "cpu" and isinstance(self.model, Encoder):
                 if isinstance(self.model, WaveformEncoder):
                     tiles.tile(self.model)
-                self._packed = (dtype or config.arithmetic) == "bfloat16" and onednn.available()
-                if self._packed:
+                if packed and onednn.available(kind):
                     onednn.pack(self.model)
+                    for rest in self.model.parameters():  # the last to hold the mapped file in memory
+                        rest.data = rest.data.clone()
+                    self._whole_vectors = kind == "bfloat16"
 
     @staticmethod
     def _empty(config: ModelConfig) -> Any:
@@ -127,7 +132,7 @@ class TorchRuntime:
         return scored
 
     def _forward(self, batch: Waveform, samples: list[int]) -> tuple[Tensor, Tensor, Tensor | None]:
-        if self._packed and isinstance(self.config, Transformer):
+        if self._whole_vectors and isinstance(self.config, Transformer):
             # Fills the tokens up to whole vectors. The model masks them like any padding.
             batch = np.pad(batch, ((0, 0), (0, self.config.hop * (-self.config.tokens(batch.shape[1]) % VECTOR))))
         result: tuple[Tensor, Tensor, Tensor | None] = self.model(self._tensor(batch), samples)
@@ -192,9 +197,12 @@ def _numpy(tensor: Tensor) -> NDArray[Any]:
     return tensor.float().cpu().numpy()
 
 
-def load(weights: Path, config: ModelConfig, device: str, dtype: str | None = None) -> TorchRuntime:
+def load(
+    weights: Path, config: ModelConfig, device: str, dtype: str | None = None, *, packed: bool = True
+) -> TorchRuntime:
     """Loads a checked model.safetensors on `cpu` or `mps`.
 
-    Weights are cast to `dtype`, or keep the type they are stored in.
+    Weights are cast to `dtype`, or keep the type they are stored in. With `packed`, layers of a CPU are replaced where
+    others are faster, whose weights cannot be trained.
     """
-    return TorchRuntime(weights, config, device, dtype)
+    return TorchRuntime(weights, config, device, dtype, packed=packed)

@@ -60,7 +60,28 @@ def test_tiles_give_the_features_of_whole_layers(name: str, clips: int) -> None:
         torch.testing.assert_close(features, expected, rtol=0, atol=2e-5)
 
 
-@pytest.mark.skipif(not onednn.available(), reason="no products in bfloat16 by oneDNN on this CPU")
+@pytest.mark.skipif(not onednn.available("float32"), reason="oneDNN has no advantage in float32 on this CPU")
+@pytest.mark.parametrize("name", [*CONFIGS])
+def test_packed_layers_answer_like_plain_ones_in_float32(name: str) -> None:
+    samples = [16_000, 11_111, 4_321]
+    generator = torch.Generator().manual_seed(1)
+    waveform = torch.randn(len(samples), max(samples), generator=generator) + 0.5  # far from a mean of zero
+    for clip, length in zip(waveform, samples, strict=True):
+        clip[length:] = 0
+    plain, packed = network(name), network(name)
+    onednn.pack(packed)
+    if name in TILED:
+        tiles.tile(packed)
+    counts = torch.tensor(samples)
+    expected, found = (model.encode(waveform, counts, True) for model in (plain, packed))
+    for i, length in enumerate(samples):
+        frames = plain.config.frames(length)
+        torch.testing.assert_close(found[0][i, :frames], expected[0][i, :frames], rtol=0, atol=2e-5)
+    for each, wanted in zip(found[1:], expected[1:], strict=True):
+        torch.testing.assert_close(each, wanted, rtol=0, atol=2e-5)
+
+
+@pytest.mark.skipif(not onednn.available("bfloat16"), reason="no products in bfloat16 by oneDNN on this CPU")
 @pytest.mark.parametrize("name", ["emotion2vec", "wavlm", "whisper"])
 def test_every_layer_but_the_head_is_packed(name: str) -> None:
     model = network(name).bfloat16()

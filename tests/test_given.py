@@ -14,7 +14,7 @@ import e2v_port
 from e2v_port.audio import SAMPLING_RATE, Waveform, load_audio
 from e2v_port.errors import SegmentError
 from e2v_port.speech.given import from_given
-from e2v_port.speech.segment import GivenSegment, Segment, SegmentSettings
+from e2v_port.speech.segment import GivenSegment, Segment, SegmentSettings, TimedWord
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +80,49 @@ def test_short_turns_of_one_speaker_are_joined() -> None:
     assert segments[0].text == "0 1.3 3.9"
     assert note.kind == "merged"
     assert "3 given segments" in note.text
+
+
+def timed(text: str, start: float, pace: float) -> tuple[TimedWord, ...]:
+    parts = text.split(" ")
+    return tuple(
+        TimedWord(start + i * pace, start + (i + 0.8) * pace, part if i + 1 == len(parts) else f"{part} ", 0.9)
+        for i, part in enumerate(parts)
+    )
+
+
+def test_words_with_times_follow_the_parts_of_a_long_segment(speech: Waveform) -> None:
+    waveform = np.concatenate([speech] * 6)
+    length = len(waveform) / SAMPLING_RATE
+    text = " ".join(f"word{i}" for i in range(60))
+    words = timed(text, 0.0, length / 60)
+    parts, notes = from_given([GivenSegment(0, length, "ann", text, words=words)], waveform)
+    assert len(parts) > 1
+    assert notes == []
+    assert " ".join(part.text or "" for part in parts) == text
+    assert [word for part in parts for word in part.words or ()] == [*words], "each once, in order"
+    for part in parts:
+        assert "".join(word.text for word in part.words or ()).strip() == part.text
+        for word in part.words or ():
+            held = [min(word.end, other.end) - max(word.start, other.start) for other in parts]
+            assert held[parts.index(part)] == max(held)
+    wordless, [note] = from_given([GivenSegment(0, length, "ann", text)], waveform)
+    assert {part.text for part in wordless} == {None}, "which words were when is unknown"
+    assert note.kind == "words_left_out"
+    assert note.text.startswith("the words of 1 given segment longer than 11 s were left out, from 0.00 s")
+
+
+def test_joined_turns_keep_the_times_of_their_words() -> None:
+    both = [
+        GivenSegment(0, 1.2, "A", "well yes", words=timed("well yes", 0.1, 0.5)),
+        GivenSegment(1.3, 2.5, "A", "it is", words=timed("it is", 1.4, 0.5)),
+    ]
+    [joined], _ = from_given(both, noise(9))
+    assert joined.text == "well yes it is"
+    assert [word.text for word in joined.words or ()] == ["well ", "yes ", "it ", "is "]
+    [half], _ = from_given([both[0], GivenSegment(1.3, 2.5, "A", "it is")], noise(9))
+    assert (half.text, half.words) == ("well yes it is", None), "times of half of the words are those of none"
+    [some], _ = from_given([both[0], GivenSegment(1.3, 2.5, "A")], noise(9))
+    assert (some.text, len(some.words or ())) == ("well yes", 2)
 
 
 @pytest.mark.parametrize(

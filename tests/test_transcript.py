@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import os
 import re
 import subprocess
@@ -12,6 +13,8 @@ from html import unescape
 from itertools import pairwise
 from pathlib import Path
 
+import jsonschema
+import numpy as np
 import pytest
 import soundfile
 import srt
@@ -24,12 +27,14 @@ from praatio import textgrid
 from rich.cells import cell_len
 from test_formats import AWKWARD, SETTINGS, SPOKEN, analysis, segment
 
+import e2v_port
 from e2v_port.analysis.formats import FORMATS
 from e2v_port.analysis.results import Analysis
+from e2v_port.analysis.schema import definition
 from e2v_port.analysis.terminal import GREY, colour, transcript
 from e2v_port.analysis.transcript import voices
 from e2v_port.analysis.turns import spoken
-from e2v_port.audio import Note
+from e2v_port.audio import SAMPLING_RATE, Note, load_audio
 from e2v_port.lines import one_line, shortened
 from e2v_port.llm.describe import NOTICE
 from e2v_port.speech.transcripts import read_segments
@@ -362,6 +367,33 @@ def test_a_call_is_read_back(name: str, tmp_path: Path) -> None:
         assert sorted((s.start, s.speaker, s.text) for s in found) == [
             (s.start, s.speaker, s.text) for s in CALL.segments
         ]
+
+
+def test_the_words_of_whisperx_reach_every_output(tmp_path: Path) -> None:
+    """A segment longer than is judged at once, with the times of its words, and one whose words have none."""
+    clips = sorted((ROOT / "benchmarks" / "speech").glob("*.flac"))
+    sound = np.concatenate([load_audio(clip) for clip in (*clips, *clips)])
+    long, length = len(sound) / SAMPLING_RATE * 0.75, len(sound) / SAMPLING_RATE
+    said = " ".join(f"word{i}," for i in range(70))
+    words = [
+        {"word": word, "start": i * long / 70, "end": (i + 0.9) * long / 70} for i, word in enumerate(said.split())
+    ]
+    segments = [
+        {"start": 0.0, "end": long, "text": f" {said}", "speaker": "SPEAKER_00", "words": words},
+        {"start": long, "end": length, "text": " And that is all.", "speaker": "SPEAKER_01"},
+    ]
+    path = tmp_path / "call.json"
+    path.write_text(json.dumps({"segments": segments, "language": "en"}))
+    found = e2v_port.analyze(sound, sampling_rate=SAMPLING_RATE, segments=path)
+    jsonschema.validate(found.to_dict(), definition("analysis"))
+    assert len([part for part in found.segments if part.speaker == "SPEAKER_00"]) > 1
+    assert " ".join(turn.text or "" for turn in found.turns or ()) == f"{said} And that is all."
+    cues = [*webvtt.from_string(FORMATS["vtt"]([found]))]
+    assert heard([cue.text for cue in cues]) == f"{said} And that is all."
+    assert all(at(cue.end) - at(cue.start) <= 7 for cue in cues if cue.voice == "SPEAKER_00")
+    (tmp_path / "again.json").write_text(FORMATS["json"]([found]))
+    again = read_segments(tmp_path / "again.json")
+    assert " ".join(word.text.strip() for part in again for word in part.words or ()) == said
 
 
 # ---- TextGrid

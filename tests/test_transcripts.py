@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from e2v_port.errors import SegmentError
 from e2v_port.speech.align import align
 from e2v_port.speech.segment import GivenSegment
-from e2v_port.speech.transcripts import FORMATS, read_segments
+from e2v_port.speech.transcripts import FORMATS, parse_segments, read_segments
 
 RTTM = """\
 ;; a comment
@@ -798,3 +798,66 @@ def test_align_takes_no_time_for_a_long_recording() -> None:
     before = time.process_time()
     assert align(emotions, transcript) == [*range(1, 30_000), 29_999]
     assert time.process_time() - before < 10
+
+
+# Words with times
+
+
+def words_of(data: object) -> list[tuple[object, ...]]:
+    [found] = parse_segments(json.dumps(data).encode(), "x.json")
+    assert "".join(word.text for word in found.words or ()) == (found.text if found.words else "")
+    return [(word.start, word.end, word.text, word.probability) for word in found.words or ()]
+
+
+def test_words_within_segments_keep_their_times() -> None:
+    # As whisperX writes it: what its aligner does not know, such as numbers, has no times.
+    aligned = {
+        "start": 1.0,
+        "end": 3.0,
+        "text": " In 2014 we met.",
+        "words": [
+            {"word": "In", "start": 1.0, "end": 1.2, "score": 0.8},
+            {"word": "2014"},
+            {"word": "we", "start": 1.9, "end": 2.0, "score": 0.7},
+            {"word": "met.", "start": 2.1, "end": 3.4, "score": 1.7},
+        ],
+    }
+    assert words_of({"segments": [aligned]}) == [
+        (1.0, 1.2, "In 2014 ", 0.8),
+        (1.9, 2.0, "we ", 0.7),
+        (2.1, 3.0, "met.", None),
+    ]
+    japanese = [{"word": "今", "start": 0.0, "end": 0.4}, {"word": "日は", "start": 0.4, "end": 1.0}]
+    assert [
+        word[2] for word in words_of({"segments": [{"start": 0, "end": 1, "text": "今日は", "words": japanese}]})
+    ] == [
+        "今",
+        "日は",
+    ]
+    deepgram = {"word": "yes", "punctuated_word": "Yes.", "start": 0.5, "end": 0.9, "confidence": 0.99}
+    heard = {"start": 0.5, "end": 1.0, "transcript": "Yes.", "words": [deepgram]}
+    assert words_of({"results": {"utterances": [heard]}}) == [(0.5, 0.9, "Yes.", 0.99)]
+    assembly = {"text": "Smoke.", "start": 250, "end": 650, "confidence": 0.97}
+    assert words_of({"utterances": [{"start": 250, "end": 900, "text": "Smoke.", "words": [assembly]}]}) == [
+        (0.25, 0.65, "Smoke.", 0.97)
+    ]
+    alone = {"words": [{"word": "a", "start": 0.0, "end": 0.2}, {"word": "b", "start": 0.3, "end": 0.5}]}
+    assert words_of(alone) == [(0.0, 0.2, "a ", None), (0.3, 0.5, "b", None)]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "none",
+        [1, None],
+        [{"word": "other", "start": 0.0, "end": 1.0}],
+        [{"word": "Yes", "start": "0", "end": 1.0}],
+        [{"word": "Yes", "start": float("nan"), "end": 1.0}],
+        [{"word": 7, "start": 0.0, "end": 1.0}],
+        [{"word": " ", "start": 0.0, "end": 1.0}],
+        [{"word": "Yes", "start": 0.0, "end": 0.4}],  # the times of most of the words are unknown
+    ],
+)
+def test_words_that_cannot_be_placed_have_no_times(words: object) -> None:
+    text = "Yes, I have always known that."
+    assert words_of({"segments": [{"start": 0.0, "end": 2.0, "text": text, "words": words}]}) == []

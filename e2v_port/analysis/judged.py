@@ -33,7 +33,7 @@ class JudgedSegment:
         prosody: Measures of the voice; None unless measured, as `EmotionDetector` does.
         reasons: Findings from these measures in words, such as `elevated pitch`.
         channel: Channel of the clip in which it was judged, from 1; None for the channels mixed.
-        words: The words of `text` with their times; None unless they were read in the clip.
+        words: The words of `text` with their times; None unless they were read in the clip or given with times.
     """
 
     start: float
@@ -129,7 +129,8 @@ def placed(
     if judgement and segment.doubts:
         judgement = replace(judgement, notes=(*judgement.notes, *segment.doubts))
     about = (segment.start, segment.end, graded(segment.quality, judgement), segment.speaker, segment.text)
-    judged = JudgedSegment(*about, judgement, prediction, channel=segment.channel)
+    given = tuple(_bare(Word(*word)) for word in segment.words) if segment.words else None
+    judged = JudgedSegment(*about, judgement, prediction, channel=segment.channel, words=given)
     return judged if words is None else worded(judged, words)
 
 
@@ -141,7 +142,11 @@ def worded(segment: _Judged, words: tuple[Word, ...]) -> _Judged:
         words: Its words, with times from the start of the clip.
     """
     text = "".join(word.text for word in words).strip() or None
-    return replace(segment, text=text, words=tuple(replace(word, text=word.text.strip()) for word in words))
+    return replace(segment, text=text, words=tuple(map(_bare, words)))
+
+
+def _bare(word: Word) -> Word:
+    return replace(word, text=word.text.strip())
 
 
 def graded(quality: Quality, judgement: Judgement | None) -> Quality:

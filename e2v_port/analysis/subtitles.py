@@ -7,11 +7,10 @@ of 42 characters, 5/6 s to 7 s on the screen, lines that end after punctuation w
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 from e2v_port.analysis.judged import JudgedSegment, unjudged_words
 from e2v_port.analysis.turns import Turn
-from e2v_port.lines import one_line
+from e2v_port.lines import one_line, shared
 from e2v_port.transcribe.words import Word
 
 __all__ = ["Cue", "cues"]
@@ -103,17 +102,10 @@ def _pieces(part: JudgedSegment, name: list[str], lead: list[str]) -> Iterator[C
 
 def _said(part: JudgedSegment) -> list[tuple[str, Word]]:
     """Returns the words with the text of each as it stands in the segment: with a space after it where there is one."""
-    text, words = one_line(part.text or ""), part.words or ()
-    places: list[int] = []
-    at = 0
-    for word in words:
-        found = text.find(one_line(word.text), at)
-        if found < 0:
-            return [(f"{one_line(word.text)} ", word) for word in words]
-        places.append(found)
-        at = found + len(one_line(word.text))
-    spans = pairwise([0, *places[1:], len(text)])
-    return [(text[start:end], word) for (start, end), word in zip(spans, words, strict=True)]
+    words = part.words or ()
+    texts = [one_line(word.text) for word in words]
+    parts = shared(one_line(part.text or ""), texts) or [f"{text} " for text in texts]
+    return [*zip(parts, words, strict=True)]
 
 
 def _cut(said: Sequence[tuple[str, Word]], at: int, front: list[str]) -> int:

@@ -123,7 +123,7 @@ def _wrapped(turn: Turn, width: int | None) -> Sequence[Text]:
         words = Text("(no words were read)", GREY)
     if not words or width is None:
         return [words] if words else []
-    return words.wrap(Console(width=width), width)
+    return [*words.wrap(Console(width=width), width)]
 
 
 def _append_boundaries(text: Text, analysis: Analysis, ascii_only: bool) -> None:

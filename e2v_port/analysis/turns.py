@@ -83,7 +83,7 @@ class Turn:
 
     @property
     def words(self) -> tuple[Word, ...] | None:
-        """The words of `text` with their times; None unless they were read in the clip."""
+        """The words of `text` with their times; None unless they were read in the clip or given with times."""
         if all(part.words is None for part in self.parts):
             return None
         return tuple(word for part in self.parts for word in part.words or ())

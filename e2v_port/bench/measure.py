@@ -131,7 +131,7 @@ def _measure(setup: Setup, dtypes: list[str], *, preloaded: bool) -> dict[str, A
         contenders.append(other)
         specs[other.name] = {"peer": device}
         if not program(config, device):
-            notes.append(f"{other.name} converts a checkpoint before it runs it: its cold start is left out")
+            notes.append(f"{other.name} judges no clip from this checkpoint alone: its cold start is left out")
     result = {
         "name": setup.name,
         "source": "made for this run, with random weights" if setup.random else config.source.repository,

@@ -1,17 +1,18 @@
 """FunASR's SenseVoiceSmall, run stage by stage."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from e2v_port.audio import Waveform
+from e2v_port.audio import Waveform, load_audio
 from e2v_port.checkpoints.checkpoint import Checkpoint
 from e2v_port.errors import CheckpointError, RuntimeUnavailable
-from e2v_port.parity.references import Hooks, Tolerances, tensors
+from e2v_port.parity.references import Hooks, Peer, Tolerances, Vector, tensors
 from e2v_port.quiet import quiet
 
-__all__ = ["REFERENCE", "FunASR"]
+__all__ = ["PEER", "REFERENCE", "FunASR"]
 
 EMOTIONS = range(25001, 25010)  # tokens from <|HAPPY|> to <|EMO_UNKNOWN|>
 QUERIES = 4
@@ -112,8 +113,29 @@ class FunASR:
 
         model = self.model
         rows = [model.lid_dict["auto"], 1, 2, model.textnorm_dict["woitn"]]
-        queries = model.embed(torch.tensor([rows])).repeat(len(features), 1, 1)
+        queries = model.embed(torch.tensor([rows], device=features.device)).repeat(len(features), 1, 1)
         return model.encoder(torch.cat([queries, features], 1), lengths + QUERIES)[0]
 
 
+def _funasr(checkpoint: Checkpoint, device: str) -> Callable[[list[str]], list[Vector]]:
+    """Runs FunASR's front end and model as its `inference` does, whose text needs a tokenizer besides the weights."""
+    import torch
+
+    reference = FunASR(checkpoint)
+    model = reference.model.to(device)
+
+    def answer(paths: list[str]) -> list[Vector]:
+        answers = []
+        for path in paths:
+            waveform = load_audio(path)
+            with torch.inference_mode():
+                features, lengths = reference.frontend(torch.from_numpy(waveform)[None], [len(waveform)])
+                scores = model.ctc.log_softmax(reference.encode(features.to(device), lengths.to(device)))
+            answers.append(torch.softmax(scores[0, 1, EMOTIONS], 0).cpu().numpy())
+        return answers
+
+    return answer
+
+
 REFERENCE = FunASR
+PEER = Peer(FunASR.library, "", _funasr)

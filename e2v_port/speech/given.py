@@ -17,6 +17,7 @@ from e2v_port.speech.segment import (
     Segment,
     SegmentSettings,
     Span,
+    TimedWord,
     spans_between,
     to_samples,
     to_segment,
@@ -43,7 +44,7 @@ class Given(NamedTuple):
 
     Attributes:
         segments: Segments by start, then end, none longer than `max_duration`.
-        notes: What was changed: `clipped_end`, `merged`, `strangers_removed`.
+        notes: What was changed: `clipped_end`, `merged`, `strangers_removed`, `words_left_out`.
     """
 
     segments: list[Segment]
@@ -79,8 +80,8 @@ def from_given(
       that is shorter than `merge_gap`, nobody else speaks in it, and both are no longer than `max_duration` together:
       diarization cuts turns. Their texts are joined. Longer segments stay apart, as the sentences they often are.
     * One longer than `max_duration` is split, as in `detect`, with the pauses between the parts left out. Parts keep
-      the speaker but have no text, since it is unknown which words fall into which part (`e2v_port.speech.align.align`
-      maps the parts back to the text).
+      the speaker, and their words where those have times. Otherwise they have no text, since it is unknown which words
+      fall into which part, and a note says so (`e2v_port.speech.align.align` maps the parts back to the text).
 
     Segments of different speakers may overlap, as diarization finds them; a model then hears both. Where that is at
     least a tenth of a segment, its quality is at most `low_confidence` and it has the doubt `overlap`. Times are
@@ -142,9 +143,20 @@ def from_given(
         )
         for turn in strangers
     ]
+    wordless: list[float] = []
     for turn in merged:
         channel = turn.heard
-        segments += _segments(turn, spans[channel], crowded[channel], waveforms[channel], settings)
+        parts = _segments(turn, spans[channel], crowded[channel], waveforms[channel], settings)
+        segments += parts
+        if turn.source.text and not any(part.text for part in parts):
+            wordless.append(turn.start / SAMPLING_RATE)
+    if wordless:
+        long = (
+            f"{len(wordless)} given segment{'s' if len(wordless) > 1 else ''} longer than {settings.max_duration:g} s"
+        )
+        first = ", ".join(f"{start:.2f} s" for start in wordless[:3]) + (", ..." if len(wordless) > 3 else "")
+        why = "split, and without their times it is unknown where each belongs"
+        notes.append(Note("words_left_out", f"the words of {long} were left out, from {first}: it was {why}"))
     return Given(sorted(segments, key=lambda segment: (segment.start, segment.end)), notes)
 
 
@@ -161,11 +173,14 @@ def _segments(
     spoken[0] = (start, spoken[0][1])
     spoken[-1] = (spoken[-1][0], end)
     parts = split_long(spoken, waveform, settings)
-    text = turn.source.text if len(parts) == 1 else None
     made = []
-    for part in parts:
+    for part, (text, words) in zip(parts, _worded(turn.source, parts), strict=True):
         segment = replace(
-            to_segment(part, spans, settings), speaker=turn.source.speaker, text=text, channel=turn.source.channel
+            to_segment(part, spans, settings),
+            speaker=turn.source.speaker,
+            text=text,
+            channel=turn.source.channel,
+            words=words,
         )
         shared = sum(min(part[1], b) - max(part[0], a) for a, b in spans_between(crowded, *part))
         if shared and shared >= _OVERLAP * (part[1] - part[0]):
@@ -173,6 +188,19 @@ def _segments(
             segment = replace(segment, quality=quality, doubts=("overlap",))
         made.append(segment)
     return made
+
+
+def _worded(source: GivenSegment, parts: Sequence[Span]) -> list[tuple[str | None, tuple[TimedWord, ...] | None]]:
+    """Returns text and words of each part of a given segment; a word belongs to the part that holds most of it."""
+    if len(parts) == 1:
+        return [(source.text, source.words)]
+    if not source.words:
+        return [(None, None)] * len(parts)
+    own: list[list[TimedWord]] = [[] for _ in parts]
+    for word in source.words:
+        start, end = to_samples(word.start), to_samples(word.end)
+        own[max(range(len(parts)), key=lambda i: min(end, parts[i][1]) - max(start, parts[i][0]))].append(word)
+    return [("".join(word.text for word in words).strip() or None, tuple(words) or None) for words in own]
 
 
 def _checked(given: Iterable[GivenSegment], samples: int, apart: bool) -> tuple[list[_Turn], list[Note]]:
@@ -258,7 +286,7 @@ def _without(turns: list[_Turn], barred: Sequence[tuple[int, int, int | None]]) 
         parts += [(start, turn.end)] if start < turn.end or turn.start == turn.end else []
         removed += turn.end - turn.start - sum(end - start for start, end in parts)
         # Which words fall into which part is unknown.
-        source = turn.source if len(parts) <= 1 else replace(turn.source, text=None)
+        source = turn.source if len(parts) <= 1 else replace(turn.source, text=None, words=None)
         left += [_Turn(*part, source, turn.heard) for part in parts]
         hidden += [] if parts else [turn]
     return left, hidden, removed
@@ -311,5 +339,7 @@ def _merged(turns: list[_Turn], everybody: Sequence[_Turn], settings: SegmentSet
 
 def _joined(one: _Turn, other: _Turn) -> _Turn:
     texts = [text for text in (one.source.text, other.source.text) if text]
-    source = replace(one.source, text=" ".join(texts) or None)
+    known = [source.words or () for source in (one.source, other.source) if source.text]
+    words = [word._replace(text=f"{word.text.rstrip()} ") if word is own[-1] else word for own in known for word in own]
+    source = replace(one.source, text=" ".join(texts) or None, words=tuple(words) if known and all(known) else None)
     return _Turn(one.start, other.end, source, one.heard, one.joined + other.joined)

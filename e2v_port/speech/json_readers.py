@@ -84,7 +84,22 @@ def _plain(name: str, rows: Any) -> Iterator[Row]:
     """Yields objects of `start` and `end`; an end that is null is that of the clip, one that is missing an error."""
     for place, row in _objects(name, rows):
         end = UNTIL_THE_END if row.get("end", ...) is None else row.get("end")
-        yield Row(place, row.get("start"), end, row.get("speaker"), row.get("text"), row.get("channel"))
+        words = _words_within(row)
+        yield Row(place, row.get("start"), end, row.get("speaker"), row.get("text"), row.get("channel"), words)
+
+
+def _words_within(row: _Object) -> list[tuple[Any, ...]] | None:
+    """Returns start, end, text and probability of each word that a segment lists; some have no times in whisperX's."""
+    words = row.get("words")
+    if not isinstance(words, list):
+        return None
+    found = []
+    for word in words:
+        if isinstance(word, dict):
+            text = word.get("punctuated_word", word.get("word", word.get("text")))
+            sure = word.get("probability", word.get("score", word.get("confidence")))
+            found.append((word.get("start"), word.get("end"), text, sure))
+    return found
 
 
 def _milliseconds(place: str, key: str, value: Any) -> Any:
@@ -94,10 +109,16 @@ def _milliseconds(place: str, key: str, value: Any) -> Any:
     return value / 1000 if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1e15 else value
 
 
+def _shorter(value: Any) -> Any:
+    """Returns the seconds of a word's time in milliseconds; None for anything but a number."""
+    return value / 1000 if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1e15 else None
+
+
 def _in_milliseconds(name: str, rows: Any, speaker: str = "speaker") -> Iterator[Row]:
     for place, row in _objects(name, rows):
         start, end = (_milliseconds(place, key, row.get(key)) for key in ("start", "end"))
-        yield Row(place, start, end, row.get(speaker), row.get("text"), row.get("channel"))
+        words = [(_shorter(first), _shorter(last), *about) for first, last, *about in _words_within(row) or ()]
+        yield Row(place, start, end, row.get(speaker), row.get("text"), row.get("channel"), words)
 
 
 def _whisper_cpp(data: _Object) -> Iterator[Row]:
@@ -139,7 +160,8 @@ def _deepgram(data: _Object) -> Iterator[Row]:
     if results.get("utterances") is not None:
         for place, row in _objects("utterance", results["utterances"]):
             channel = _channel(row.get("channel"), several)
-            yield Row(place, row.get("start"), row.get("end"), row.get("speaker"), row.get("transcript"), channel)
+            spoken = (row.get("speaker"), row.get("transcript"), channel, _words_within(row))
+            yield Row(place, row.get("start"), row.get("end"), *spoken)
         return
     for number, (_, row) in enumerate(_objects("channel", channels)):
         channel = _channel(number, several)

@@ -26,6 +26,7 @@ class Row(NamedTuple):
         speaker: Speaker, or None.
         text: Words, or None.
         channel: Channel from 1, or None.
+        words: Start, end, text and probability of words of the text, of any type, or None.
     """
 
     place: str
@@ -34,6 +35,7 @@ class Row(NamedTuple):
     speaker: Any = None
     text: Any = None
     channel: Any = None
+    words: Any = None
 
 
 RTTM_OTHERS = {"SEGMENT", "NOSCORE", "NO_RT_METADATA", "LEXEME", "NON-LEX", "NON-SPEECH", "FILLER", "EDIT"}
@@ -92,11 +94,15 @@ def phrases(words: Iterable[Row]) -> Iterator[Row]:
             close = word.start >= phrase.start and word.start - phrase.end < _PHRASE_PAUSE
             if same and close and word.end - phrase.start <= _PHRASE and not phrase.text[-1].endswith(_ENDS):
                 phrase.text.append(word.text.strip())
+                phrase.words.append((word.start, word.end, word.text.strip(), None))
                 phrase = phrase._replace(end=max(phrase.end, word.end))
                 continue
         if phrase:
             yield phrase._replace(text=" ".join(phrase.text))
-        phrase = word._replace(text=[word.text.strip()]) if timed and isinstance(word.text, str) else None
+        phrase = None
+        if timed and isinstance(word.text, str):
+            said = word.text.strip()
+            phrase = word._replace(text=[said], words=[(word.start, word.end, said, None)])
         if not phrase:
             yield word  # to be refused later
     if phrase:

@@ -3,7 +3,7 @@
 import math
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from e2v_port.audio import MIN_SAMPLES, SAMPLING_RATE
 from e2v_port.errors import SegmentError, check_numbers, quoted
@@ -15,6 +15,7 @@ __all__ = [
     "Segment",
     "SegmentSettings",
     "Span",
+    "TimedWord",
     "spans_between",
     "to_samples",
     "to_segment",
@@ -81,6 +82,22 @@ DEFAULTS = SegmentSettings()
 _LATEST = 1e6  # seconds, 11 days: such times are in milliseconds, in samples or since 1970
 
 
+class TimedWord(NamedTuple):
+    """A word of a given segment.
+
+    Attributes:
+        start: Start in seconds, from the start of the clip.
+        end: End in seconds.
+        text: The word, with what follows it up to the next one: a space, or words without times.
+        probability: Probability that its recognizer gives it, 0 to 1; None if unknown.
+    """
+
+    start: float
+    end: float
+    text: str
+    probability: float | None = None
+
+
 @dataclass(frozen=True)
 class GivenSegment:
     """A segment supplied by the caller: from a diarization, subtitles or a transcript.
@@ -94,6 +111,8 @@ class GivenSegment:
         enrolled: Whether the speaker may be listened to. The time of others is not judged and cut out of everybody's
             segments.
         place: Place that it was read from, such as `line 7`, for error messages.
+        words: The text word by word, if their times are known: joined, they are the text. Where a segment is split,
+            each part gets its own.
 
     Raises:
         SegmentError: The times are no numbers, negative, reversed or not finite; the speaker or text is no string; or
@@ -107,6 +126,7 @@ class GivenSegment:
     channel: int | None = None
     enrolled: bool = True
     place: str = field(default="", compare=False, repr=False)
+    words: tuple[TimedWord, ...] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Raises SegmentError for values that make no sense, and makes floats of the times."""
@@ -150,9 +170,10 @@ class Segment:
             * `no_speech`: supplied by the caller, but silero hears no speech in it;
             * `not_enrolled`: from a speaker whom the service may not listen to, not examined.
         speaker: Speaker, if the segment was supplied with one.
-        text: Transcript, if the segment was supplied with one and not split.
+        text: Transcript, if the segment was supplied with one; of a part of a split one, if its words have times.
         channel: Channel of the clip, from 1; None for the channels mixed.
         doubts: What in its sound makes a judgement less certain, such as `overlap`: notes of the judgement.
+        words: The text word by word, if the segment was supplied with the times of its words.
     """
 
     start: float
@@ -162,6 +183,7 @@ class Segment:
     text: str | None = None
     channel: int | None = None
     doubts: tuple[str, ...] = ()
+    words: tuple[TimedWord, ...] | None = None
 
     @property
     def duration(self) -> float:

@@ -6,12 +6,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from e2v_port.errors import SegmentError, cut
 from e2v_port.files import printable
+from e2v_port.lines import shared
 from e2v_port.speech.json_readers import read_json
 from e2v_port.speech.readers import RTTM_OTHERS, TEXTS, UNTIL_THE_END, Row, kaldi, shortened
-from e2v_port.speech.segment import GivenSegment
+from e2v_port.speech.segment import GivenSegment, TimedWord
 
 __all__ = ["FORMATS", "parse_segments", "read_segments"]
 
@@ -154,9 +156,31 @@ def _are_times(texts: list[str]) -> bool:
         return False
 
 
+def _timed(text: str | None, words: Any, start: float, end: float) -> tuple[TimedWord, ...] | None:
+    """Returns the words of a text that have times, within those of its segment; None where most of it has none.
+
+    Words without times, or with times that are none, belong to the word before.
+    """
+    found = []
+    for word in words or ():
+        times = word[:2]
+        known = all(
+            isinstance(time, int | float) and not isinstance(time, bool) and math.isfinite(time) for time in times
+        )
+        if known and isinstance(word[2], str) and word[2].strip() and start <= end:
+            first, last = (min(max(float(time), start), end) for time in times)
+            sure = float(word[3]) if isinstance(word[3], int | float) and 0 <= word[3] <= 1 else None
+            found.append(TimedWord(first, max(first, last), word[2].strip(), sure))
+    parts = shared(text or "", [word.text for word in found])
+    letters = len("".join((text or "").split()))
+    if sum(len("".join(word.text.split())) for word in found) * 2 < letters:
+        return None
+    return tuple(word._replace(text=part) for word, part in zip(found, parts, strict=True)) if parts else None
+
+
 def _given(row: Row) -> GivenSegment:
     """Checks the values of one row, which may be of any type."""
-    place, start, end, speaker, text, channel = row
+    place, start, end, speaker, text, channel, timed = row
     if end is UNTIL_THE_END:
         end = math.inf
     for key, value in ("start", start), ("end", end):
@@ -176,6 +200,13 @@ def _given(row: Row) -> GivenSegment:
     try:
         if not math.isfinite(end) and row.end is not UNTIL_THE_END:
             raise SegmentError(f"from {float(start)} to {end} s is not finite: give times in seconds")
-        return GivenSegment(float(start), float(end), *words, channel, place=place)
+        return GivenSegment(
+            float(start),
+            float(end),
+            *words,
+            channel,
+            place=place,
+            words=_timed(words[1], timed, float(start), float(end)),
+        )
     except (SegmentError, OverflowError) as error:
         raise SegmentError(f"{place}: {error}") from error

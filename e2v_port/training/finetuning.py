@@ -165,7 +165,8 @@ class _Run:
     ) -> None:
         self._config, self._objective, self._parts, self._banks = start.config, objective, clips.parts, clips.banks
         self._seed, self._batch, self._device = clips.task.seed, schedule.batch, device
-        runtime: Any = seam.runtime("torch_runtime")(start.folder / "model.safetensors", start.config, str(device))
+        load: Any = seam.runtime("torch_runtime")
+        runtime = load(start.folder / "model.safetensors", start.config, str(device), packed=False)
         self._network = runtime.model  # frozen; the head inside it is not used
         stacks = ((stack, len(getattr(self._network, stack))) for stack in self._network.stacks)
         names = [f"{stack}.{i}." for stack, blocks in stacks for i in range(blocks)][-schedule.blocks :]

@@ -25,13 +25,13 @@ class Word:
         start: Start in seconds, from the start of the clip.
         end: End in seconds.
         text: The word with its punctuation.
-        probability: Probability that the recognizer gives it, 0 to 1.
+        probability: Probability that the recognizer gives it, 0 to 1; None for a given word without one.
     """
 
     start: float
     end: float
     text: str
-    probability: float
+    probability: float | None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the `word` object of the JSON dialect."""

@@ -26,7 +26,7 @@ def exact(loaded, clips):
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_sixteen_bits_change_no_answer(runtime, dtype, loaded, clips, exact):
     # MLX multiplies 16-bit matrices on a CPU one number at a time, and so does torch on older CPUs: there, a few clips.
-    slow = {"mlx": 40, "cpu": 1 if onednn.available() else 8}
+    slow = {"mlx": 40, "cpu": 1 if onednn.available("bfloat16") else 8}
     few = slice(None, None, slow.get(runtime, 1))
     found = loaded("base", runtime, dtype).predict(clips[few])
     scores = np.array([[*prediction.scores.values()] for prediction in exact[few]])
@@ -42,7 +42,7 @@ def test_sixteen_bits_change_no_answer(runtime, dtype, loaded, clips, exact):
 def test_a_batch_cast_at_load_changes_no_answer(folders, clips, exact, speech_folder):
     """The way of `--dtype`: in bfloat16, alone and among clips of other lengths."""
     model = e2v_port.load(folders("base")[1], runtime="cpu", dtype="bfloat16")
-    few = slice(None, None, 9 if onednn.available() else 20)
+    few = slice(None, None, 9 if onednn.available("bfloat16") else 20)
     long = speech_folder / "librivox_idle_hour_john_clare.flac"
     scores = np.array([[*prediction.scores.values()] for prediction in exact[few]])
     for found in (model.predict([long, *clips[few]])[1:], [model.predict(clip) for clip in clips[few]]):
