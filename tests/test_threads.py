@@ -1,11 +1,14 @@
-"""Limits on torch's threads hold for one thread and leave all others alone."""
+"""Limits on torch's threads hold for one thread and leave all others alone; threads end without harm."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+import toys
 
 from e2v_port.host import limited
 
@@ -76,3 +79,24 @@ def test_many_threads_at_once(usual: int) -> None:
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(limit, range(1, 9))) == [(number, usual) for number in range(1, 9)]
     assert (torch.get_num_threads(), in_new_thread(torch.get_num_threads)) == (usual, usual)
+
+
+@toys.needs_mlx
+def test_a_thread_that_computed_with_mlx_ends_in_peace() -> None:
+    """Unless streams are cleared, MLX 0.32 aborts more than a quarter of such programs."""
+    script = """if True:
+        import threading
+        import numpy as np
+        import e2v_port
+
+        def work():
+            tone = np.sin(np.arange(16_000) / 9).astype(np.float32)
+            e2v_port.load("bundled-tiny", runtime="mlx").embed(tone, 16_000)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    """
+    for _ in range(8):
+        done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
