@@ -401,8 +401,9 @@ class _Worker:
             read = reading.read(sounds, segments, reader)
             found = [worded(each, read.words[i]) if i in read.words else each for i, each in enumerate(found)]
             notes, transcript = [*notes, *read.notes], read.transcript
-        about = ("", sounds.duration, tuple(found), None, reason, (), settings, {}, (*sounds.notes, *notes))
-        return Analysis(*about, transcript=transcript, turns=spoken(found, settings.fusion))
+        told = (*sounds.notes, *notes)
+        turns = spoken(found, settings.fusion)
+        return Analysis("", sounds.duration, tuple(found), None, reason, (), settings, {}, told, transcript, turns)
 
     def _check_sum(self, given: Sequence[GivenSegment], duration: float) -> None:
         """Raises RequestRefused for more audio than a request may have judged; segments may overlap."""

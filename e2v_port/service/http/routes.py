@@ -178,8 +178,8 @@ async def analyze(
         if speaker is not None and channel == "each":
             raise RequestRefused("speaker and channel=each contradict each other: each channel is a speaker")
         complete = time.perf_counter()
-        fields = {"granularity": granularity, "format": form, "speaker": speaker, "segments": upload.segments}
-        fields |= {"channel": channel, "words": words, "language": language}
+        fields: dict[str, Any] = {"granularity": granularity, "format": form, "speaker": speaker}
+        fields |= {"segments": upload.segments, "channel": channel, "words": words, "language": language}
         clip_name = name or upload.name or "clip"
         result, _ = await service.ask(request, "analyze", upload.audio, name=clip_name, **fields)
     analysis = result["analysis"] if service.enabled else answers.unjudged(result["analysis"])
