@@ -34,7 +34,10 @@ __all__ = [
     "Segment",
     "ServedModel",
     "Shade",
+    "Transcript",
+    "Turn",
     "UsedModel",
+    "Word",
 ]
 
 Audio: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
@@ -117,6 +120,73 @@ class Emotion:
 
 
 @dataclass(frozen=True)
+class Word:
+    """A word that was read in a clip.
+
+    Attributes:
+        start: Start in seconds, from the start of the clip.
+        end: End in seconds.
+        text: The word with its punctuation.
+        probability: Probability that the recognizer gives it, 0 to 1.
+    """
+
+    start: float
+    end: float
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """How the words of a clip were read, as `e2v_port.transcribe.words.Transcript`."""
+
+    model: str
+    language: str | None
+    language_probability: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """Segments of one speaker in a row that sound alike.
+
+    Attributes:
+        start: Start in seconds, from the start of the clip.
+        end: End in seconds.
+        speaker: Name of the speaker, if known.
+        channel: Channel of the clip, from 1; None for the channels mixed.
+        text: Words spoken, if given or read.
+        segments: Numbers of its segments in `Answer.segments`.
+        overlap: Whether somebody else speaks during the turn.
+        seconds_judged: Length of the segments that were judged.
+        emotion: The label with most support; None if nothing was judged.
+        confidence: Mean probability of that label, 0 to 1.
+        unclear: Whether the label is in doubt: then it is no answer.
+        shade: The finer emotion that the label means here.
+        octant: Name of the octant of the mean of measured dimensions.
+        avd_scores: Mean `arousal`, `dominance` and `valence`.
+        avd_from: Source of `avd_scores`.
+        wording: Valence of the words beside that of the voice, as docs/wording.md describes it; None without words.
+    """
+
+    start: float
+    end: float
+    speaker: str | None
+    channel: int | None
+    text: str | None
+    segments: tuple[int, ...]
+    overlap: bool
+    seconds_judged: float
+    emotion: str | None
+    confidence: float | None
+    unclear: bool | None
+    shade: Shade | None
+    octant: str | None
+    avd_scores: Mapping[str, float] | None
+    avd_from: str | None
+    wording: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
 class Segment:
     """A segment of a clip.
 
@@ -125,10 +195,11 @@ class Segment:
         end: End in seconds.
         quality: How far the estimate can be trusted, as in `e2v_port.speech.segment.Segment`; None without the service.
         speaker: Name of the speaker, if given.
-        text: Words spoken, if given.
+        text: Words spoken, if given or read.
         emotion: The estimate; None if the segment was not judged: too short, no speech, speaker not enrolled, analysis
             switched off, or no service.
         channel: Channel of the clip in which it was judged, from 1; None for the channels mixed.
+        words: The words of `text` with their times; None unless they were read.
     """
 
     start: float
@@ -138,6 +209,7 @@ class Segment:
     text: str | None
     emotion: Emotion | None
     channel: int | None = None
+    words: tuple[Word, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -206,6 +278,8 @@ class Answer:
         settings: All thresholds of the analysis.
         timings: Seconds spent, by stage.
         history: `off`, `stored`, or the reason why the answer was not stored.
+        turns: The segments joined to turns of speakers; None unless a segment has a speaker or words.
+        transcript: How the words were read; None unless they were.
     """
 
     segments: tuple[Segment, ...]
@@ -223,6 +297,8 @@ class Answer:
     settings: Mapping[str, Any] | None = None
     timings: Mapping[str, float] | None = None
     history: str | None = None
+    turns: tuple[Turn, ...] | None = None
+    transcript: Transcript | None = None
 
 
 @dataclass(frozen=True)
@@ -295,6 +371,8 @@ class Client:
         *,
         speaker: str | None = None,
         channel: int | str = "mix",
+        words: bool = False,
+        language: str | None = None,
         name: str | None = None,
         recorded_at: datetime | None = None,
     ) -> Answer:
@@ -311,6 +389,9 @@ class Client:
                 with the changes of emotion inside them.
             speaker: Name of the speaker of the whole clip.
             channel: `mix`, `left`, `right`, a number from 1, or `each` channel as one speaker.
+            words: Whether to read the words as well; the service must be started with `--words`. Reading takes longer
+                than judging: raise the `timeout` for clips beyond half a minute.
+            language: Code of the language of the words, such as `en`; None to detect it.
             name: Name of the clip in the answer; by default the last part of its path.
             recorded_at: Time at which the clip begins, with a time zone, for the service's history; by default now.
 
@@ -325,6 +406,8 @@ class Client:
         data, own_name = _read(audio)
         body, kind = (data, "application/octet-stream") if given is None else _form(data, json.dumps(_sent(given)))
         query = {"granularity": granularity, "speaker": speaker, "channel": str(channel), "name": name or own_name}
+        if words or language is not None:
+            query |= {"words": str(bool(words)).lower(), "language": language}
         if recorded_at is not None:
             if not isinstance(recorded_at, datetime) or recorded_at.tzinfo is None:
                 raise ValueError("recorded_at: pass a datetime with a time zone, as datetime.now(UTC)")
@@ -563,7 +646,7 @@ def _form(audio: bytes, segments: str) -> tuple[bytes, str]:
 def _made(kind: type[_T], found: Mapping[str, Any]) -> _T:
     """Makes a dataclass from the fields it knows: a newer service may send more."""
     values = {field.name: found[field.name] for field in fields(kind) if field.name in found}  # type: ignore[arg-type]
-    lists = {"notes", "labels", "sources", "limited_to"}
+    lists = {"notes", "labels", "sources", "limited_to", "segments"}
     return kind(
         **{name: tuple(value) if name in lists and value is not None else value for name, value in values.items()}
     )
@@ -572,8 +655,17 @@ def _made(kind: type[_T], found: Mapping[str, Any]) -> _T:
 def _emotion(found: Mapping[str, Any] | None) -> Emotion | None:
     if found is None:
         return None
-    shade = found.get("shade")
-    return _made(Emotion, {**found, "shade": None if shade is None else _made(Shade, shade)})
+    return _made(Emotion, {**found, "shade": _shade(found.get("shade"))})
+
+
+def _shade(found: Mapping[str, Any] | None) -> Shade | None:
+    return None if found is None else _made(Shade, found)
+
+
+def _segment(found: Mapping[str, Any]) -> Segment:
+    words = found.get("words")
+    read = None if words is None else tuple(_made(Word, word) for word in words)
+    return _made(Segment, {**found, "emotion": _emotion(found["emotion"]), "words": read})
 
 
 def _embedding(found: Mapping[str, Any]) -> Embedding:
@@ -582,12 +674,16 @@ def _embedding(found: Mapping[str, Any]) -> Embedding:
 
 def _answer(found: Mapping[str, Any]) -> Answer:
     marks = found["boundaries"]
-    parts = {
-        "segments": tuple(_made(Segment, {**item, "emotion": _emotion(item["emotion"])}) for item in found["segments"]),
+    parts: dict[str, Any] = {
+        "segments": tuple(_segment(item) for item in found["segments"]),
         "boundaries": None if marks is None else tuple(_made(Boundary, mark) for mark in marks),
         "notes": tuple(_made(Note, note) for note in found["notes"]),
         "models": tuple(_made(UsedModel, model) for model in found["models"]),
     }
+    if found.get("turns") is not None:
+        parts["turns"] = tuple(_made(Turn, {**turn, "shade": _shade(turn.get("shade"))}) for turn in found["turns"])
+    if found.get("transcript") is not None:
+        parts["transcript"] = _made(Transcript, found["transcript"])
     return _made(Answer, {**found, **parts})
 
 

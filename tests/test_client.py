@@ -403,4 +403,4 @@ def test_an_answer_of_a_newer_service_is_understood() -> None:
     with listening(says(200, body)) as url:
         answer = Client(url, strict=True).analyze(CLIP)
     unset = {field.name for field in fields(answer) if getattr(answer, field.name) is None}
-    assert unset == {"unavailable", "reason", "boundaries"}
+    assert unset == {"unavailable", "reason", "boundaries", "turns", "transcript"}

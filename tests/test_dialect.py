@@ -254,6 +254,8 @@ def test_the_classes_of_the_client(service: Served) -> None:
     answer = clients.Client(service.url, timeout=60).analyze(CLIP, granularity="frame")
     held = asdict(answer)
     assert held.pop("unavailable") is None
+    assert (held.pop("turns"), held.pop("transcript")) == (None, None), "there are no words"
+    assert [segment.pop("words") for segment in held["segments"]] == [None] * len(answer.segments)
     check(held, "answer")
     sent = service.analyze(CLIP, granularity="frame")
     assert {*held} == {*sent}

@@ -11,9 +11,9 @@ import soundfile
 import soxr
 
 import e2v_port
-from e2v_port.analysis import results
 from e2v_port.analysis.judge import Judge
 from e2v_port.analysis.judged import JudgedSegment
+from e2v_port.analysis.judged import placed as with_judgement
 from e2v_port.audio import SAMPLING_RATE, load_audio
 from e2v_port.errors import AudioError
 from e2v_port.live.detector import EmotionDetector
@@ -40,7 +40,7 @@ def judge(model: Any) -> Judging:
         result = models.one(waveform)
         if steady:
             result = models.with_prediction(result, steady(result.prediction))
-        return results.placed(segment, result.judgement, result.prediction)
+        return with_judgement(segment, result.judgement, result.prediction)
 
     return judged
 

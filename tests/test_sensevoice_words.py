@@ -20,6 +20,7 @@ from e2v_port.parity import references
 from e2v_port.parity.sensevoice import FunASR
 from e2v_port.transcribe.load import load
 from e2v_port.transcribe.sensevoice import SensevoiceReader, Token, aligned, joined
+from e2v_port.transcribe.words import takes
 
 SAID = Path(__file__).parents[1] / "benchmarks" / "speech" / "calm.flac"
 BPE = "chn_jpn_yue_eng_ko_spectok.bpe.model"
@@ -92,6 +93,13 @@ def funasr_scores(checkpoint: Path, waveform: Waveform, language: str) -> tuple[
         features, lengths = reference.frontend(torch.from_numpy(waveform)[None], [len(waveform)])
         states = torch.cat([model.embed(torch.tensor([rows])), features], 1)
         return model, model.ctc.log_softmax(model.encoder(states, lengths + 4)[0])[0, 4:]
+
+
+def test_the_language_is_part_of_the_loaded_network(folder: Path, reader: SensevoiceReader, speech: Waveform) -> None:
+    with pytest.raises(E2VError, match=r"language 'en': .* was loaded to detect the language: leave the language out"):
+        reader.read(speech, [], language="en")
+    korean = load(folder, language="ko")
+    assert [takes(korean, language) for language in ("ko", "en")] == [True, False]
 
 
 @pytest.mark.skipif(not references.installed("sensevoice"), reason="FunASR is not installed")

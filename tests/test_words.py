@@ -161,6 +161,16 @@ def test_the_language_is_detected(recordings: Path, whisper_base: Path) -> None:
         assert found.language_probability > 0.5
 
 
+def test_the_language_of_one_clip_can_be_named(recordings: Path, whisper_base: Path) -> None:
+    """The reader stays as it was loaded."""
+    reader = Transcriber(whisper_base)
+    clip = load_audio(recordings / "jfk.flac")
+    words, transcript = reader.read(clip, [(0.0, 11.0)], language="en")
+    assert "".join(word.text for word in words).strip() == JFK
+    assert (transcript.language, transcript.language_probability) == ("en", None)
+    assert reader.read(clip, [(0.0, 11.0)])[1].language_probability is not None
+
+
 def test_each_channel_has_its_own_words(recordings: Path, reader: Transcriber) -> None:
     one = load_audio(recordings / "jfk.flac")
     other = load_audio(recordings / "librivox_idle_hour_john_clare.flac")
@@ -226,6 +236,9 @@ def test_a_folder_that_is_no_whisper_is_refused(whisper_base: Path, tmp_path: Pa
         Transcriber(broken)
     with pytest.raises(E2VError, match="language 'klingon' is unknown"):
         Transcriber(whisper_base, language="klingon")
+    reader = Transcriber(whisper_base)
+    with pytest.raises(E2VError, match="language 'klingon' is unknown"):
+        reader.read(np.zeros(0, np.float32), [], language="klingon")
 
 
 def test_the_command_prints_the_text(recordings: Path, whisper_base: Path) -> None:

@@ -18,7 +18,7 @@ from e2v_port.errors import CheckpointError, E2VError, ModelNotFound, RuntimeUna
 from e2v_port.transcribe import load as loading
 from e2v_port.transcribe.whisper import Transcriber
 from e2v_port.transcribe.whisper_mlx import NAMES, MlxTranscriber
-from e2v_port.transcribe.words import Transcript
+from e2v_port.transcribe.words import Transcript, takes
 
 pytest.importorskip(
     "mlx_whisper", reason='mlx-whisper is not installed: pip install "e2v-port[words]" on Apple silicon'
@@ -130,6 +130,7 @@ def test_nothing_between_passages_is_read(recordings: Path, folder: Path) -> Non
     assert reader.read(clip, []) == ((), transcript)
     with pytest.raises(E2VError, match=r"language 'de' is unknown to .*: use en"):
         MlxTranscriber(folder, language="de")
+    assert (takes(reader, "en"), takes(reader, "de")) == (True, False), "the language of one clip alone"
 
 
 def cached(cache: Path, repository: str) -> Path:

@@ -12,6 +12,7 @@ from e2v_port.analysis import events as sound_events
 from e2v_port.analysis.events import Event, EventDetector
 from e2v_port.analysis.judge import CATEGORICAL, Judge, JudgedWaveform
 from e2v_port.analysis.judged import JudgedSegment, placed
+from e2v_port.analysis.reading import opened, read
 from e2v_port.analysis.results import Analysis, AnalysisSettings, UsedModel, unjudged
 from e2v_port.analysis.sounds import Request, Sounds
 from e2v_port.analysis.turns import spoken
@@ -35,9 +36,8 @@ from e2v_port.speakers.diarize import Speakers
 from e2v_port.speakers.known import KnownVoices
 from e2v_port.speech.segment import GivenSegment, Segment, SegmentSettings
 from e2v_port.speech.transcripts import read_segments
-from e2v_port.transcribe import load as readers
 from e2v_port.transcribe.valence import Scorer, TextValence
-from e2v_port.transcribe.words import WINDOW, Reader, Transcript, Word, doubts, passages, shared_out
+from e2v_port.transcribe.words import Reader, Transcript, Word
 
 __all__ = ["Options", "analyze", "each"]
 
@@ -270,11 +270,7 @@ def _reader(
         return None
     if any(segment.text is not None for segment in given or ()):
         raise SegmentError("the given segments have their words: do not read them again, or leave their texts out")
-    if isinstance(words, str | Path):
-        return readers.load(words, language=language, offline=offline)
-    if language is not None:
-        raise ValueError("a loaded recognizer has its language: leave language= out")
-    return words
+    return opened(words, language, offline)
 
 
 def _naming(
@@ -458,7 +454,9 @@ class _Analyzer:
         work.languages = dict.fromkeys(sounds.by_channel, self.saying.language)
         if self.saying.reader:
             started = time.perf_counter()
-            self._read_words(work, self.saying.reader)
+            found = read(sounds, work.segments, self.saying.reader)
+            work.words, work.transcript, work.languages = found.words, found.transcript, found.languages
+            work.notes = (*work.notes, *found.notes)
             timings["words"] = time.perf_counter() - started
             self._check_time(name, sum(timings.values()), "once its words were read")
         timings |= dict.fromkeys([*self.models, "fusion"], 0.0)
@@ -492,21 +490,6 @@ class _Analyzer:
         work.events = tuple(sorted(found, key=lambda event: (event.start, event.end)))
         work.segments = sound_events.doubted(work.segments, found, detector.settings)
         work.notes = (*work.notes, *sound_events.remarks(work.segments))
-
-    def _read_words(self, work: _Work, reader: Reader) -> None:
-        """Reads the words of each channel by itself, so that nobody's words end up in another's segments."""
-        languages = []
-        for channel, sound in work.sounds.by_channel.items():
-            numbers = [i for i, segment in enumerate(work.segments) if segment.channel == channel]
-            segments = [work.segments[i] for i in numbers]
-            words, transcript = reader.read(sound.waveform, passages(segments, WINDOW))
-            if words and transcript.language:
-                languages.append(transcript.language)
-            work.languages[channel] = transcript.certain_language
-            if work.transcript is None or work.transcript.language is None:
-                work.transcript = transcript
-            work.words |= {numbers[i]: own for i, own in shared_out(words, segments).items()}
-        work.notes = (*work.notes, *doubts(work.words, work.segments, languages))
 
     def _finished(self, window: list[_Work | AudioError]) -> list[Analysis | AudioError]:
         self._run([work for work in window if isinstance(work, _Work)])

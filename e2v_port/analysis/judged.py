@@ -1,7 +1,7 @@
 """Segments with their judgements, as Python and as JSON."""
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from e2v_port.emotions.estimates import Dimensions, Prediction
 from e2v_port.emotions.judgement import Judgement, Shade
@@ -12,9 +12,10 @@ from e2v_port.transcribe.words import Word
 if TYPE_CHECKING:
     from e2v_port.prosody.measure import Prosody
 
-__all__ = ["JudgedSegment", "graded", "placed", "unjudged_words"]
+__all__ = ["JudgedSegment", "graded", "placed", "unjudged_words", "worded"]
 
 _UNJUDGED = {"too_short": "too short to judge", "no_speech": "no speech", "not_enrolled": "not enrolled"}
+_Judged = TypeVar("_Judged", bound="JudgedSegment")
 
 
 @dataclass(frozen=True)
@@ -128,12 +129,25 @@ def placed(
     """
     if judgement and segment.doubts:
         judgement = replace(judgement, notes=(*judgement.notes, *segment.doubts))
-    text = segment.text if words is None else "".join(word.text for word in words).strip() or None
-    about = (segment.start, segment.end, graded(segment.quality, judgement), segment.speaker, text)
-    if words is None and segment.words:
-        words = tuple(Word(*word) for word in segment.words)
-    bare = None if words is None else tuple(replace(word, text=word.text.strip()) for word in words)
-    return JudgedSegment(*about, judgement, prediction, channel=segment.channel, words=bare)
+    about = (segment.start, segment.end, graded(segment.quality, judgement), segment.speaker, segment.text)
+    given = tuple(_bare(Word(*word)) for word in segment.words) if segment.words else None
+    judged = JudgedSegment(*about, judgement, prediction, channel=segment.channel, words=given)
+    return judged if words is None else worded(judged, words)
+
+
+def worded(segment: _Judged, words: tuple[Word, ...]) -> _Judged:
+    """Returns a segment with the words that were read in it, as a recognizer writes them: some with a space in front.
+
+    Args:
+        segment: The segment.
+        words: Its words, with times from the start of the clip.
+    """
+    text = "".join(word.text for word in words).strip() or None
+    return replace(segment, text=text, words=tuple(map(_bare, words)))
+
+
+def _bare(word: Word) -> Word:
+    return replace(word, text=word.text.strip())
 
 
 def graded(quality: Quality, judgement: Judgement | None) -> Quality:

@@ -34,6 +34,10 @@ LabelModel = Annotated[
     typer.Option("--model", "-m", metavar="MODEL", help="Model that gives labels, named as for `e2v analyze`."),
 ]
 Runtime = Annotated[str | None, typer.Option("--runtime", "-r", metavar="NAME", help=RUNTIMES)]
+Words = Annotated[
+    str | None,
+    typer.Option(metavar="MODEL", help="Read words where a request asks for them, with a Whisper model or its folder."),
+]
 Token = Annotated[
     str | None,
     typer.Option(
@@ -94,6 +98,7 @@ def serve(
     runtime: Runtime = None,
     dtype: DtypeName = None,
     labels: LabelNames = None,
+    words: Words = None,
     token: Token = None,
     insecure: Insecure = None,
     speakers: Speakers = None,

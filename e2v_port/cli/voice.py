@@ -74,6 +74,18 @@ SpeakAs = Annotated[
         "emotions.",
     ),
 ]
+WordsModel = Annotated[
+    str | None,
+    typer.Option(
+        "--words",
+        metavar="MODEL",
+        help="Also read the words of finished segments, with a Whisper model: tiny.en, base, ..., or its folder.",
+    ),
+]
+WordsLanguage = Annotated[
+    str | None,
+    typer.Option("--language", metavar="CODE", help="Language of the words, such as en; detected by default."),
+]
 Reply = Annotated[Path | None, typer.Option(metavar="FILE", help="Recorded speech to answer the voice with.")]
 ReplyFile = Annotated[
     Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the --reply in that tone, as .wav or .flac.")
@@ -100,6 +112,8 @@ def listen(
     channel: ChannelName = "mix",
     fast: Fast = False,
     as_json: JsonLines = False,
+    words: WordsModel = None,
+    language: WordsLanguage = None,
     speak_as: SpeakAs = None,
     reply: Reply = None,
     out: ReplyFile = None,
@@ -117,6 +131,8 @@ def listen(
         fail(f"--channel {channel}: needs a file; a microphone and stdin have one channel")
     if profile:
         model, dimensional, dtype, *_ = completed(profile, model=model, dimensional=dimensional, dtype=dtype)
+    if language is not None and words is None:
+        fail("--language belongs to --words: name a Whisper model with --words as well")
     settings = segment_settings(speech_threshold, max_gain)
     answer = _voice(reply) if reply else None  # read first, so that a bad file is reported before anyone speaks
 
@@ -134,6 +150,8 @@ def listen(
             baseline=baseline,
             settings=settings,
             enrolled=known,
+            words=words,
+            language=language,
             offline=offline,
         )
         _follow(detector, sound, as_json, stack)
@@ -190,6 +208,9 @@ def _follow(detector: "EmotionDetector", sound: "sources.Source", as_json: bool,
         finish(1 + len(detector.history()), failed=1)
     if sound.gaps:
         print(f"note: {sources.lost(sound)}", file=sys.stderr)
+    for note in listener.notes:
+        if note.kind in {"words_late", "words_failed"}:
+            print(f"note: {note.text}", file=sys.stderr)
 
 
 def _judges(detector: "EmotionDetector") -> str:

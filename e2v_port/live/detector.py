@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from e2v_port.analysis.judged import JudgedSegment
+from e2v_port.analysis import reading
+from e2v_port.analysis.judged import JudgedSegment, worded
 from e2v_port.analysis.results import AnalysisSettings, UsedModel, unjudged
 from e2v_port.analysis.sounds import Request
+from e2v_port.analysis.turns import spoken
 from e2v_port.analysis.voices import Baselines, Voices, read_baselines
 from e2v_port.audio import SAMPLING_RATE, Clip, LiveAudio, Note, Waveform, clip_name, load_audio
 from e2v_port.emotions.adaptation import Offset
@@ -25,6 +28,7 @@ from e2v_port.live.listener import Listener
 from e2v_port.live.memory import Memory
 from e2v_port.live.recognition import Recognition
 from e2v_port.live.results import VoiceAnalysis, VoiceSegment
+from e2v_port.live.words import LiveWords
 from e2v_port.llm import describe
 from e2v_port.models.model import Model
 from e2v_port.prosody.baseline import Baseline
@@ -32,8 +36,11 @@ from e2v_port.prosody.measure import measure
 from e2v_port.speakers.known import KnownVoices
 from e2v_port.speech import detect, silero
 from e2v_port.speech.segment import Segment, SegmentSettings
+from e2v_port.transcribe.words import Reader
 
 __all__ = ["EmotionDetector"]
+
+_QUOTED = 280  # characters of the latest words in a description: within the 300 that `describe.said` quotes
 
 
 class EmotionDetector:
@@ -71,6 +78,9 @@ class EmotionDetector:
         live: How speech is judged before it has ended.
         enrolled: Enrolled voices. Each segment then has the name that its voice says, whatever `speaker` is given
             elsewhere; with `KnownVoices.only`, nobody else is judged: see docs/enrolment.md.
+        words: Recognizer that reads what is said in segments that have ended, as for `e2v_port.analyze`. In a stream
+            each of them comes twice: as soon as it is judged, and with its words, see `VoiceSegment.reading`.
+        language: Code of the language that is spoken; None to detect it in each clip or stream.
         offline: Whether to never open a connection.
 
     Attributes:
@@ -102,6 +112,8 @@ class EmotionDetector:
         fusion: FusionSettings | None = None,
         live: LiveSettings | None = None,
         enrolled: KnownVoices | None = None,
+        words: str | Path | Reader | None = None,
+        language: str | None = None,
         offline: bool = False,
     ) -> None:
         need("settings", settings, SegmentSettings, None)
@@ -112,6 +124,8 @@ class EmotionDetector:
         self._live = live or LiveSettings()
         self._known = enrolled
         self._baselines = read_baselines(baseline)
+        self._reader = reading.opened(words, language, offline)
+        self._reading = ThreadPoolExecutor(1, "words") if self._reader else None  # one segment at a time
         self._backend = opened(
             backend,
             model,
@@ -173,7 +187,13 @@ class EmotionDetector:
             found, said = self._known.named(heard, found, self._settings.segments)
             notes = [*notes, *said]
         detected = time.perf_counter()
+        read = reading.read(sounds, found, self._reader) if self._reader else None
+        done = time.perf_counter()
         judged = self._judged([(segment, sounds.of(segment)) for segment in found])
+        if read:
+            judged = [
+                worded(segment, read.words[i]) if i in read.words else segment for i, segment in enumerate(judged)
+            ]
         # As if the last word ended now: the clip that was analyzed last is the one that was heard last, even if it ends
         # in more silence than the analysis took.
         begin = self._memory.now() - max((segment.end for segment in found), default=sounds.duration)
@@ -190,9 +210,12 @@ class EmotionDetector:
             timings={
                 "decode": decoded - started,
                 "speech": detected - decoded,
-                "judge": time.perf_counter() - detected,
+                **({"words": done - detected} if read else {}),
+                "judge": time.perf_counter() - done,
             },
-            notes=(*sounds.notes, *notes, *self._adapted_to(found)),
+            notes=(*sounds.notes, *notes, *(read.notes if read else ()), *self._adapted_to(found)),
+            transcript=read.transcript if read else None,
+            turns=spoken(segments, self._settings.fusion, languages=read.languages if read else None),
             backend=self.backend,
             fallback=self.fallback,
         )
@@ -217,7 +240,10 @@ class EmotionDetector:
         ahead = self._voices is None or not self._voices.learns
         judge = Recognition(self._judged_one, self._known, self._settings.segments) if self._known else self._judged_one
         follower = Follower(judge, self._live, self._settings.segments, speaker, ahead=ahead)
-        return Listener(audio, follower, self._memory, self._voiced)
+        words = None
+        if self._reader and self._reading:
+            words = LiveWords[VoiceSegment](self._reader, self._reading.submit)
+        return Listener(audio, follower, self._memory, self._voiced, words)
 
     def stream(
         self,
@@ -393,7 +419,8 @@ class EmotionDetector:
     def to_context(self, window: float = 30.0, *, speaker: str | None = None, long: bool = False) -> str:
         """Describes for a language model how the voice has sounded up to now: see `e2v_port.llm.describe`.
 
-        Speech that has not ended counts with its windows, see `Listener`.
+        Speech that has not ended counts with its windows, see `Listener`. Words that were read are quoted as in
+        `e2v_port.llm.describe.said`, the latest of each speaker.
 
         Args:
             window: How far to go back, in seconds.
@@ -401,9 +428,7 @@ class EmotionDetector:
             long: Whether to add, in lines of their own, how sure this is and where the voice is going.
         """
         heard = self._memory.recent(window, speaker)
-        if not long:
-            return describe.line(heard, self._settings.fusion)
-        return describe.report(heard, self._settings.fusion, self.trajectory(speaker=speaker))
+        return self._described(heard, self.trajectory(speaker=speaker) if long else None)
 
     def voice_state(self, *, window: float = 30.0, long: bool = False) -> dict[str, Any]:
         """Answers the tool that `tool_schema` declares: `voice_state(**arguments)`.
@@ -422,11 +447,29 @@ class EmotionDetector:
         course = trajectory(each for each in self.history(300.0) if heard and each.speaker == heard[-1].speaker)
         settings = self._settings.fusion
         return {
-            "context": describe.report(heard, settings, course) if long else describe.line(heard, settings),
+            "context": self._described(heard, course if long else None),
             **describe.means(heard, settings),
+            "text": " ".join(segment.text for segment in heard if segment.text) or None,
             "trend": course.trend,
             "notice": describe.NOTICE,
         }
+
+    def _described(self, heard: Sequence[VoiceSegment], course: Trajectory | None) -> str:
+        """Describes segments in one line, or with their course in several; then a line of words for each speaker."""
+        settings = self._settings.fusion
+        lines = describe.report(heard, settings, course).splitlines() if course else [describe.line(heard, settings)]
+        speakers = dict.fromkeys(segment.speaker for segment in heard)
+        told = []
+        for speaker in speakers:
+            own = [segment for segment in heard if segment.speaker == speaker]
+            if text := _latest([segment.text for segment in own if segment.text]):
+                told.append(describe.said(own, settings, text))
+        if told and len(speakers) == 1:
+            lines[:1] = told
+        else:
+            place = len(lines) - bool(course)  # the notice is the last line
+            lines[place:place] = told
+        return "\n".join(lines)
 
     def _adapted_to(self, segments: Sequence[Segment]) -> list[Note]:
         speakers = dict.fromkeys(segment.speaker for segment in segments)
@@ -459,6 +502,16 @@ class EmotionDetector:
             backend=self.backend,
             fallback=self.fallback,
         )
+
+
+def _latest(texts: Sequence[str]) -> str:
+    """Returns the last texts that fit into a quotation, at least one."""
+    kept: list[str] = []
+    for text in reversed(texts):
+        if kept and len(text) + sum(len(each) + 1 for each in kept) > _QUOTED:
+            return " ".join(["...", *reversed(kept)])
+        kept.append(text)
+    return " ".join(reversed(kept))
 
 
 def _streamed(listener: Listener, chunks: Iterable[NDArray[Any]]) -> Iterator[VoiceSegment]:

@@ -73,10 +73,12 @@ class Followed(NamedTuple):
     Attributes:
         segment: The segment.
         final: True for a segment that has ended, False for a window of ongoing speech.
+        waveform: [samples], float32, 16 kHz, of a segment that has ended; None for a window.
     """
 
     segment: JudgedSegment
     final: bool
+    waveform: Waveform | None = None
 
 
 class Follower:
@@ -144,7 +146,10 @@ class Follower:
     def _ended(self, segments: list[Segment]) -> list[Followed]:
         if not segments:
             return []
-        found = [Followed(self._ahead.get(segment) or self._judged(segment), True) for segment in segments]
+        found = [
+            Followed(self._ahead.get(segment) or self._judged(segment), True, self._speech.take(segment))
+            for segment in segments
+        ]
         self._ahead = {}
         return found
 

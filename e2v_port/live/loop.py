@@ -79,8 +79,9 @@ def _until_stopped(blocks: Iterator[Block]) -> Iterator[Block]:
 class JsonLines:
     """Writes each result as a JSON object on a line of its own, as soon as it is complete.
 
-    The object is that of `VoiceSegment.to_dict` with a `latency`: seconds from the end of the segment to this line;
-    null for segments that the end of the sound completes, and for a source without a pace.
+    The object is that of `VoiceSegment.to_dict` with a `latency`: seconds from the end of the segment to this line,
+    which includes the reading of its words where the line holds them; null for segments that the end of the sound
+    completes, and for a source without a pace.
 
     Args:
         out: Where to write; by default standard output.

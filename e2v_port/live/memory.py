@@ -49,6 +49,13 @@ class Memory:
             while self._segments and self._segments[0].at < self.now() - self._remembered:
                 self._segments.popleft()
 
+    def replace(self, before: VoiceSegment, segment: VoiceSegment) -> None:
+        """Puts a segment with its words in the place of the same one before they were read, if that is remembered."""
+        with self._lock:
+            for i, known in enumerate(self._segments):
+                if known is before:
+                    self._segments[i] = segment
+
     def final(self, window: float | None, speaker: str | None) -> tuple[VoiceSegment, ...]:
         """Returns final segments in order of time.
 

@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Self
+from typing import Any, Literal, Self, TypeAlias
 
 from e2v_port.analysis.judged import JudgedSegment
 from e2v_port.analysis.results import Analysis
 from e2v_port.seconds import seconds
 
-__all__ = ["VoiceAnalysis", "VoiceSegment"]
+__all__ = ["Reading", "VoiceAnalysis", "VoiceSegment"]
+
+Reading: TypeAlias = Literal["pending", "done", "late", "failed"]
+"""What becomes of the words of a segment: see `VoiceSegment.reading`."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -24,12 +27,17 @@ class VoiceSegment(JudgedSegment):
         fallback: Reason why it was not the backend that was asked for; None if it was.
         prosody: Measures of the voice; None for segments that were not judged, and for windows unless the backend
             needs them.
+        reading: What becomes of its words in a stream that is read. `pending`: the same segment comes again when its
+            words are settled. Then it is `done`: `words` holds them, and is empty if none were heard; `late`: they were
+            left out, since this machine reads more slowly than people speak; or `failed`. None for a segment that is
+            not read: a window, a speaker who is not enrolled, or a detector without words.
     """
 
     final: bool
     at: float = field(compare=False)
     backend: str
     fallback: str | None
+    reading: Reading | None = None
 
     @classmethod
     def of(cls, segment: JudgedSegment, *, final: bool, at: float, backend: str, fallback: str | None) -> Self:
@@ -64,6 +72,7 @@ class VoiceSegment(JudgedSegment):
             "fallback": self.fallback,
             "reasons": list(self.reasons),
             "prosody": self.prosody.to_dict() if self.prosody else None,
+            **({} if self.reading is None else {"reading": self.reading}),
         }
 
 

@@ -17,7 +17,7 @@ from e2v_port.files import printable
 from e2v_port.live.results import VoiceSegment
 from e2v_port.live.sources import Block, Source, lost
 
-__all__ = ["View", "row"]
+__all__ = ["View", "row", "words_row"]
 
 _REDRAWN = 0.1  # s, the shortest time between two pictures
 _QUIETEST = -60.0  # dBFS, the left end of the meter: a quiet room
@@ -53,6 +53,18 @@ def row(segment: VoiceSegment, *, ascii_only: bool = False) -> Text:
     return line.append(f"  {', '.join(notes)}" if notes else "", GREY)
 
 
+def words_row(segment: VoiceSegment) -> Text:
+    """Returns the line with the words of a segment, below its own line: the rows of others may come between.
+
+    Args:
+        segment: Segment whose words are settled.
+    """
+    line = Text(f"{segment.start:8.2f} {'':8}  ", GREY)
+    if segment.reading == "done":
+        return line.append(f'"{printable(segment.text)}"', "none") if segment.text else line.append("no words")
+    return line.append("words left out: too slow" if segment.reading == "late" else "words could not be read")
+
+
 def _emotion(name: str, segment: VoiceSegment, ascii_only: bool) -> Text:
     confidence = segment.confidence or 0.0
     shown = GREY if doubtful(segment) else colour(segment.emotion)
@@ -82,6 +94,7 @@ class View:
         self._now: VoiceSegment | None = None  # window of ongoing speech
         self._trace: deque[VoiceSegment] = deque(maxlen=_TRACE)
         self._latency: float | None = None
+        self._words_latency: float | None = None
         self._live = Live(console=console, get_renderable=self._picture, auto_refresh=False, transient=True)
 
     def __enter__(self) -> Self:
@@ -97,6 +110,10 @@ class View:
         if block:
             self._sound.append(block.samples)
         for segment in segments:
+            if segment.reading not in {None, "pending"}:  # the same segment again, with its words
+                self._print(words_row(segment))
+                self._words_latency = None if clock is None else clock - segment.end
+                continue
             if segment.final:
                 self._print(row(segment, ascii_only=self._ascii))
             elif clock is not None:
@@ -122,6 +139,8 @@ class View:
         status = [printable(self._source.name), self._by]
         if self._latency is not None:
             status.append(f"delay {self._latency:.2f} s")
+        if self._words_latency is not None:
+            status.append(f"words {self._words_latency:.2f} s")
         if self._source.gaps:
             status.append(lost(self._source))
         picture = Text(no_wrap=True, overflow="crop")

@@ -44,8 +44,9 @@ class Engine:
         """Creates the handle; `start` starts the process.
 
         Args:
-            options: Values of model, dimensional, runtime, dtype, offline, speech_threshold, max_gain, max_seconds,
-                max_audio_seconds, engine_seconds, speakers, roster, only_enrolled, speaker_model, adapt and emotion.
+            options: Values of model, dimensional, runtime, dtype, words, offline, speech_threshold, max_gain,
+                max_seconds, max_audio_seconds, engine_seconds, speakers, roster, only_enrolled, speaker_model, adapt
+                and emotion.
             report: Called after each batch of a model with its number of clips and its seconds of audio.
         """
         self.options = options | {"sign_seconds": options["engine_seconds"] / _SIGNS}

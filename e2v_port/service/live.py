@@ -1,13 +1,16 @@
 """One live stream of the service: bytes of samples in, messages with judged segments out."""
 
+from dataclasses import asdict
 from typing import Any
 
 from numpy.typing import NDArray
 
+from e2v_port.analysis.judged import JudgedSegment
 from e2v_port.audio import MAX_CHANNELS, LiveAudio, channel_number
 from e2v_port.audio.pcm import ENCODINGS, Samples
 from e2v_port.errors import AudioError
 from e2v_port.live.follower import Followed, Follower, Judging, LiveSettings
+from e2v_port.live.words import LiveWords, Update
 from e2v_port.speech.segment import DEFAULTS, SegmentSettings
 
 __all__ = ["Session"]
@@ -24,6 +27,7 @@ class Session:
     * `final`: a segment that has ended, once each and in order of time. Those too short to judge are among them and
       marked.
     * `partial`: a window of ongoing speech, steadied.
+    * `words`: a final segment again, with its words, where these are read: see `VoiceSegment.reading`.
 
     `e2v_port.live.follower.Follower` has the rules of both.
 
@@ -37,6 +41,7 @@ class Session:
         settings: Thresholds and lengths of segments.
         live: How windows are judged.
         ahead: Whether segments may be judged before they have ended, as for `Follower`.
+        words: Reads the words of segments that have ended; None to leave them out.
 
     Raises:
         ValueError: The rate, format, number of channels or name cannot be used, whatever its type: one line.
@@ -54,6 +59,7 @@ class Session:
         settings: SegmentSettings = DEFAULTS,
         live: LiveSettings | None = None,
         ahead: bool = True,
+        words: LiveWords[JudgedSegment] | None = None,
     ) -> None:
         for name, value, (low, high) in (
             ("sampling_rate", sampling_rate, _RATES),
@@ -74,6 +80,7 @@ class Session:
         self._bytes = Samples(format, channels, sampling_rate, _REMEDY)
         self._audio = LiveAudio(sampling_rate, channel, channels=channels)
         self._follower = Follower(judge, live, settings, speaker, ahead=ahead)
+        self._words = words
         self._noted: set[str] = set()
         self.samples = 0
         """Samples of the declared rate taken so far, per channel: they are judged now or by `finish`."""
@@ -85,9 +92,15 @@ class Session:
 
     def notes(self) -> list[dict[str, str]]:
         """Returns what must be known about the sound, each kind once."""
-        new = [note for note in self._audio.notes if note.kind not in self._noted]
+        notes = [*self._audio.notes, *(self._words.notes if self._words else ())]
+        new = [note for note in notes if note.kind not in self._noted]
         self._noted |= {note.kind for note in new}
         return [note._asdict() for note in new]
+
+    @property
+    def transcript(self) -> dict[str, Any] | None:
+        """How the last words were read, as in other answers of the service; None if none were."""
+        return asdict(self._words.transcript) if self._words and self._words.transcript else None
 
     def push(self, data: bytes) -> list[dict[str, Any]]:
         """Takes the next bytes, any number of them, and returns the messages that they complete.
@@ -107,20 +120,36 @@ class Session:
         Raises:
             AudioError: As for `push`, by what a short stream holds.
         """
-        rest = self._pushed(self._bytes.finish())
-        return [*rest, *_messages([*self._follower.push(self._audio.finish()), *self._follower.finish()])]
+        found = self._pushed(self._bytes.finish())
+        found += self._messages([*self._follower.push(self._audio.finish()), *self._follower.finish()])
+        return found + [_words(update) for update in (self._words.rest() if self._words else ())]
+
+    def close(self) -> None:
+        """Lets go of words that have not been read."""
+        if self._words:
+            self._words.close()
 
     def _pushed(self, block: NDArray[Any]) -> list[dict[str, Any]]:
         waveform = self._audio.push(block)
         self.samples += len(block)
-        return _messages(self._follower.push(waveform))
+        followed = self._follower.push(waveform)
+        settled = [_words(update) for update in (self._words.settled() if self._words else ())]
+        return settled + self._messages(followed)
+
+    def _messages(self, followed: list[Followed]) -> list[dict[str, Any]]:
+        """Returns the messages of what was followed; the words of segments that have ended are read from now on."""
+        messages: list[dict[str, Any]] = []
+        for segment, final, waveform in followed:
+            shown = {**segment.to_dict(), "final": final}
+            if self._words and waveform is not None and self._words.may_read(segment):
+                shown["reading"] = "pending"
+                self._words.add(segment, waveform, self.duration)
+            messages.append({"type": "final" if final else "partial", "segment": shown})
+        return messages
 
 
-def _messages(followed: list[Followed]) -> list[dict[str, Any]]:
-    return [
-        {"type": "final" if final else "partial", "segment": {**segment.to_dict(), "final": final}}
-        for segment, final in followed
-    ]
+def _words(update: Update[JudgedSegment]) -> dict[str, Any]:
+    return {"type": "words", "segment": {**update.segment.to_dict(), "final": True, "reading": update.reading}}
 
 
 def _shown(value: object) -> str:

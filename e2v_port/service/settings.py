@@ -32,6 +32,8 @@ class Settings(BaseSettings):
         dtype: Precision of the weights, as for `e2v_port.load`.
         labels: Labels that the answers of `model` are limited to, separated by commas, as for `Model.limited`; by
             default all of them.
+        words: Recognizer that reads words where a request asks for them: a Whisper model or its folder, as for
+            `e2v_port.analyze`. By default none does.
         offline: Never connect to a hub.
         token: Token that every request must carry.
         insecure: Allow another host than loopback without a token.
@@ -77,6 +79,7 @@ class Settings(BaseSettings):
     runtime: str = "auto"
     dtype: str | None = None
     labels: str | None = None
+    words: str | None = None
     offline: bool = False
     token: SecretStr | None = Field(None, min_length=1)
     insecure: bool = False

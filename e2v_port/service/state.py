@@ -9,7 +9,8 @@ from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
-from e2v_port.errors import HistoryError, ModelsUnavailable, ServiceUnavailable
+from e2v_port.errors import HistoryError, ModelsUnavailable, RequestRefused, ServiceUnavailable
+from e2v_port.service import answers
 from e2v_port.service.engine import Engine
 from e2v_port.service.history import History
 from e2v_port.service.settings import Settings
@@ -50,6 +51,7 @@ class Service:
         options |= {"speakers": settings.enrolled, "adapt": settings.adapt, "emotion": self.enabled}
         options |= {"roster": str(settings.roster) if settings.roster else None}
         options |= {"only_enrolled": settings.only_enrolled, "speaker_model": settings.speaker_model}
+        options["words"] = settings.words
         self.engine = Engine(options, self.telemetry.count_batch)
         self.running = 0
         self.held = 0
@@ -89,6 +91,11 @@ class Service:
             raise ModelsUnavailable
         if self.running >= self.settings.max_requests:
             raise ServiceUnavailable("too many requests at a time: try again in a second")
+
+    def check_words(self, words: bool) -> None:
+        """Raises RequestRefused for words that this service does not read."""
+        if words and self.settings.words is None:
+            raise RequestRefused(answers.NO_WORDS, kind="no_words")
 
     @contextmanager
     def slot(self) -> Iterator[None]:

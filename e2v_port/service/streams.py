@@ -10,6 +10,7 @@ from fastapi import WebSocket
 from starlette.websockets import WebSocketDisconnect
 
 from e2v_port.errors import RequestRefused, ServiceError, ServiceUnavailable
+from e2v_port.service import answers
 from e2v_port.service.http.gate import SUBPROTOCOL, error_body
 from e2v_port.service.state import Service
 
@@ -27,15 +28,15 @@ class StreamSocket:
         self.began = datetime.now(UTC)
         self.id: str = websocket.state.request_id
 
-    async def go(self) -> None:
-        """Serves the WebSocket until it closes."""
+    async def go(self, words: str, language: str | None) -> None:
+        """Serves the WebSocket until it closes; `words` and `language` are those of its address."""
         service, websocket = self.service, self.websocket
         await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in websocket.scope["subprotocols"] else None)
         service.streams += 1
         try:
             if service.streams > service.settings.max_streams or service.draining.is_set():
                 raise ServiceUnavailable("too many streams at a time: try again later")
-            await self._run()
+            await self._run(words, language)
         except WebSocketDisconnect:
             pass
         except ServiceError as error:
@@ -49,11 +50,16 @@ class StreamSocket:
             if self.number:
                 service.engine.send("close", stream=self.number)
 
-    async def _run(self) -> None:
+    async def _run(self, words: str, language: str | None) -> None:
         engine = self.service.engine
+        if words not in {"true", "false"}:
+            raise RequestRefused("query 'words': give true or false")
+        self.service.check_words(words == "true")
+        if language is not None and words != "true":
+            raise RequestRefused(answers.NO_TEXT)
         start = await self._start()
         self.number = self.service.next_stream()
-        await engine.call("open", stream=self.number, **start)
+        await engine.call("open", stream=self.number, words=words == "true", language=language, **start)
         about = {"emotion_enabled": self.service.enabled, "history": self.service.history is not None}
         await self._send({"type": "ready", "request_id": self.id, **about})
         while (data := await self._block()) is not None:
@@ -70,7 +76,8 @@ class StreamSocket:
         answer, _ = await engine.call("finish", stream=self.number)
         await self._give(answer["events"])
         await self._note(answer["notes"])
-        await self._send({"type": "done", "duration": answer["duration"]})
+        read = {"transcript": answer["transcript"]} if answer["transcript"] else {}
+        await self._send({"type": "done", "duration": answer["duration"], **read})
         await self.websocket.close(1001 if self.service.draining.is_set() else 1000)
 
     async def _start(self) -> dict[str, Any]:

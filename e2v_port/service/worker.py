@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from e2v_port.analysis import formats
+from e2v_port.analysis import formats, reading
 from e2v_port.analysis.analyze import each
 from e2v_port.analysis.judge import CATEGORICAL, DIMENSIONAL, Judge, JudgedWaveform
-from e2v_port.analysis.judged import JudgedSegment, placed
+from e2v_port.analysis.judged import JudgedSegment, placed, worded
 from e2v_port.analysis.results import Analysis, AnalysisSettings
 from e2v_port.analysis.sounds import Request, Sounds
+from e2v_port.analysis.turns import spoken
 from e2v_port.analysis.voices import Adapting, Voices
 from e2v_port.audio import SAMPLING_RATE, Note, Waveform
 from e2v_port.checkpoints import catalog
@@ -42,12 +43,14 @@ from e2v_port.models.load import load
 from e2v_port.models.model import Model
 from e2v_port.service import answers
 from e2v_port.service.batching import BatchedModel, Batcher, Job, Stopped
+from e2v_port.service.reading import JobReader, SharedReader
 from e2v_port.speakers.known import Heard, KnownVoices
 from e2v_port.speakers.roster import Roster
 from e2v_port.speech import silero
 from e2v_port.speech.enrolment import Enrolment
 from e2v_port.speech.segment import GivenSegment, Quality, Segment, SegmentSettings
 from e2v_port.speech.transcripts import parse_segments
+from e2v_port.transcribe.words import Reader
 
 if TYPE_CHECKING:
     from e2v_port.live.follower import Judging, Steady
@@ -62,6 +65,10 @@ STREAM_THREADS = 16
 # Seconds; two longer recordings are held at a time, since an hour takes 230 MB, and twice that while it is analyzed.
 LONG = 600
 LONG_AT_ONCE = 2
+# Requests whose words are read at a time: they have threads of their own and only wait for each other. One of them may
+# be long, as it stays in memory for minutes.
+WORDS_THREADS = 8
+LONG_WORDS_AT_ONCE = 1
 SEGMENTS, SEGMENT_BYTES = 50_000, 8_000_000  # given for one clip: five times the words of an hour, and 12 s to read
 FRAME_NUMBERS = 1 << 22  # in an embedding by frames: 80 MB as JSON
 
@@ -129,19 +136,23 @@ class _Worker:
         logger = logging.getLogger("e2v_port")
         logger.addHandler(_ToFront(self._send))
         logger.setLevel(logging.INFO)
-        self.long = threading.Semaphore(LONG_AT_ONCE)
+        self.long, self.long_words = threading.Semaphore(LONG_AT_ONCE), threading.Semaphore(LONG_WORDS_AT_ONCE)
         self.busy = 0
         self.counting = threading.Lock()
 
         model, dimensional = options["model"], options["dimensional"]
         if not model and not dimensional:
             model = catalog.BUNDLED
+        reader = reading.opened(options["words"], None, options["offline"])
+        self.reader = SharedReader(reader, self.seconds) if reader else None
         load_options = {name: options[name] for name in ("runtime", "dtype", "labels", "offline")}
         judge = Judge.load(model or None, dimensional or None, **load_options)
         warm = np.linspace(-1, 1, 2 * SAMPLING_RATE, dtype=np.float32)  # silence would be worth a note
         judge.one(warm)
         self.voices = Voices(judge, {}, learn=True) if options["adapt"] else None
         silero.speech_probabilities(warm)
+        if reader:
+            reader.read(warm, [(0.0, 2.0)])
         models = judge.models
         self.batchers = {
             kind: Batcher(model, lambda: self.busy, self._ran, self.seconds) for kind, model in models.items()
@@ -153,6 +164,7 @@ class _Worker:
         self.only = options["only_enrolled"] or options["speakers"] is not None  # with a roster
         self.pool = ThreadPoolExecutor(THREADS, "request")
         self.stream_pool = ThreadPoolExecutor(STREAM_THREADS, "stream")
+        self.words_pool = ThreadPoolExecutor(WORDS_THREADS, "request with words")
         self._switch(self.enabled)
 
     def _read_roster(self, options: dict[str, Any]) -> tuple[Roster, Batcher]:
@@ -204,11 +216,13 @@ class _Worker:
             elif op == "close":
                 if stream := self.streams.pop(message["stream"], None):
                     self._stop(stream.job)
+                    stream.session.close()
             elif op == "emotion":
                 self._switch(message["enabled"])
                 self._send({"id": number, "answer": {}})  # the number is 0 for a message without an answer
             else:
-                pool = self.stream_pool if "stream" in message else self.pool
+                pool = self.words_pool if message.get("words") else self.pool
+                pool = self.stream_pool if "stream" in message else pool
                 stream = self.streams.get(message.get("stream", 0))
                 job = stream.job if stream else Job(self.seconds)
                 with self.counting:
@@ -251,7 +265,8 @@ class _Worker:
             while True:
                 with self.counting:
                     late = [number for number, (job, _) in self.jobs.items() if job.until < time.monotonic()]
-                if late or any(batcher.stuck for batcher in self.everything):
+                stuck = any(batcher.stuck for batcher in self.everything)
+                if late or stuck or (self.reader and self.reader.stuck):
                     self._send({"stuck": late})
                     return
                 self._send({"alive": True})
@@ -306,9 +321,15 @@ class _Worker:
         job.check()
         started = time.perf_counter()
         request = Request(message["channel"], given, message["granularity"] == "clip")
-        with self._decoded(job, body, message["name"], request) as sounds:
+        language = message["language"]
+        reader = self._job_reader(job, language) if message["words"] else None
+        if language is not None and reader is None and not any(segment.text for segment in given or ()):
+            raise RequestRefused(answers.NO_TEXT)
+        long = self.long_words if reader else self.long
+        with self._decoded(job, body, message["name"], request, long) as sounds:
             timings["decode"] = time.perf_counter() - started
-            analysis = self._analyzed(job, sounds, request, message["speaker"], message["granularity"])
+            about = (message["speaker"], message["granularity"])
+            analysis = self._analyzed(job, sounds, request, *about, reader=reader, language=language)
         timings["decode"] += analysis.timings.get("decode", 0.0)  # of `analyze`: a copy
         analysis = replace(analysis, file=message["name"], timings={**analysis.timings, **timings})
         answer = analysis.to_dict()
@@ -316,12 +337,32 @@ class _Worker:
             answer["context"] = ""  # it would claim that no speech was heard
         text = None
         if message["format"] not in {"json", "jsonl"}:  # these two hold what only the front knows as well
-            silent = replace(analysis, segments=tuple(replace(s, judgement=None) for s in analysis.segments))
+            bare = tuple(replace(segment, judgement=None) for segment in analysis.segments)
+            silent = replace(analysis, segments=bare, turns=spoken(bare, analysis.settings.fusion))
             write = formats.FORMATS[message["format"]]
             text = {"judged": write([analysis]), "unjudged": write([replace(silent, boundaries=None)])}
         return {"analysis": answer, "text": text}, None
 
-    def _analyzed(self, job: Job, sounds: Sounds, request: Request, speaker: str | None, granularity: str) -> Analysis:
+    def _job_reader(self, job: Job, language: str | None) -> Reader:
+        """Returns the recognizer as a job sees it; raises RequestRefused without one, or for an unknown language."""
+        if self.reader is None:
+            raise RequestRefused(answers.NO_WORDS, kind="no_words")
+        try:
+            return JobReader(self.reader, job, language)
+        except E2VError as error:
+            raise RequestRefused(str(error)) from error
+
+    def _analyzed(
+        self,
+        job: Job,
+        sounds: Sounds,
+        request: Request,
+        speaker: str | None,
+        granularity: str,
+        *,
+        reader: Reader | None,
+        language: str | None,
+    ) -> Analysis:
         """Analyzes the speech of enrolled speakers; that of others reaches no model that judges."""
         known = self._known(job)
         if known and speaker is not None:  # what a request says counts only for voices that are not enrolled
@@ -336,7 +377,7 @@ class _Worker:
         if enrolled and not any(enrolled):
             whole = [GivenSegment(0.0, sounds.duration, channel=channel) for channel in sounds.by_channel]
             everything = request.given or [self._gated(segment, speaker) for segment in whole]
-            analysis = self._unjudged(sounds, replace(request, given=everything, whole=False), NOBODY)
+            analysis = self._unjudged(sounds, replace(request, given=everything, whole=False), NOBODY, reader=reader)
         elif self.enabled:
             model, dimensional = self._models(job)
             with suppress(Stopped):
@@ -351,16 +392,19 @@ class _Worker:
                     dimensional=dimensional,
                     adapt=self._adapting(speaker) if self.voices and request.channel != "each" else False,
                     enrolled=known,
+                    words=reader,
+                    language=None if reader else language,
                 )
                 if isinstance(result, AudioError):
                     raise result
                 analysis = result
         job.check()
         if analysis is None:
-            analysis = self._unjudged(sounds, request, answers.OFF, known)
+            analysis = self._unjudged(sounds, request, answers.OFF, known, reader)
         if request.given is None and speaker is not None:
-            named = tuple(replace(segment, speaker=segment.speaker or speaker) for segment in analysis.segments)
-            analysis = replace(analysis, segments=named)
+            named = _named(analysis.segments, speaker)
+            turns = tuple(replace(turn, parts=_named(turn.parts, speaker)) for turn in analysis.turns or ())
+            analysis = replace(analysis, segments=named, turns=turns or spoken(named, analysis.settings.fusion))
         if analysis.reason and any(segment.quality == NOT_ENROLLED for segment in analysis.segments):
             analysis = replace(analysis, reason=analysis.reason if analysis.reason == answers.OFF else NOBODY)
         return analysis
@@ -387,14 +431,28 @@ class _Worker:
         name = segment.speaker or speaker
         return replace(segment, speaker=name, enrolled=self.enrolment.admits(name))
 
-    def _unjudged(self, sounds: Sounds, request: Request, reason: str, known: KnownVoices | None = None) -> Analysis:
-        """Returns an analysis without judgements; nobody's voice is compared for it."""
+    def _unjudged(
+        self,
+        sounds: Sounds,
+        request: Request,
+        reason: str,
+        known: KnownVoices | None = None,
+        reader: Reader | None = None,
+    ) -> Analysis:
+        """Returns an analysis without judgements; nobody's voice is compared for it, but the words are read."""
         segments, notes = request.segments(sounds, self.segments)
         if known:
             segments = [known.settle(segment, NOBODY_HEARD) for segment in segments]
         settings = AnalysisSettings("none", self.segments, FusionSettings(), None)
-        found = tuple(map(placed, segments))
-        return Analysis("", sounds.duration, found, None, reason, (), settings, {}, (*sounds.notes, *notes))
+        found = [*map(placed, segments)]
+        transcript = None
+        if reader:
+            read = reading.read(sounds, segments, reader)
+            found = [worded(each, read.words[i]) if i in read.words else each for i, each in enumerate(found)]
+            notes, transcript = [*notes, *read.notes], read.transcript
+        told = (*sounds.notes, *notes)
+        turns = spoken(found, settings.fusion)
+        return Analysis("", sounds.duration, tuple(found), None, reason, (), settings, {}, told, transcript, turns)
 
     def _check_sum(self, given: Sequence[GivenSegment], duration: float) -> None:
         """Raises RequestRefused for more audio than a request may have judged; segments may overlap."""
@@ -412,7 +470,7 @@ class _Worker:
         kind = next(iter(self.batchers))
         model = BatchedModel(self.batchers[kind], job)
         architecture = model.config.architecture
-        with self._decoded(job, body, message["name"], Request(message["channel"])) as sounds:
+        with self._decoded(job, body, message["name"], Request(message["channel"]), self.long) as sounds:
             [sound] = sounds.by_channel.values()
             waveform, samples = sound.waveform, sounds.samples
             numbers = architecture.frames(samples) * architecture.frame_dim
@@ -441,6 +499,7 @@ class _Worker:
         return answer, json.dumps(embedding).encode()
 
     def _open(self, job: Job, message: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes | None]:
+        from e2v_port.live.words import LiveWords
         from e2v_port.service.live import Session
 
         def judge(segment: Segment, waveform: Waveform, steady: "Steady | None") -> JudgedSegment:
@@ -448,9 +507,15 @@ class _Worker:
 
         judging = self._recognized(job, judge)
         names = ("sampling_rate", "format", "channels", "speaker", "channel")
+        words = None
+        if message["words"]:
+            language = message["language"]
+            self._job_reader(job, language)  # refuses what cannot be read
+            assert self.reader is not None
+            words = LiveWords[JudgedSegment](self.reader.reader, self.reader.submit, language, job.waiting)
         try:
             declared = {name: message[name] for name in names}
-            session = Session(judging, **declared, settings=self.segments, ahead=self.voices is None)
+            session = Session(judging, **declared, settings=self.segments, ahead=self.voices is None, words=words)
         except ValueError as error:
             raise RequestRefused(str(error), kind="stream") from error
         self.streams[message["stream"]] = _Stream(session, job)
@@ -479,7 +544,9 @@ class _Worker:
 
     def _finish(self, job: Job, message: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes | None]:
         session = self._stream(message).session
-        return {"events": session.finish(), "duration": session.duration, "notes": session.notes()}, None
+        events = session.finish()
+        about = {"duration": session.duration, "notes": session.notes(), "transcript": session.transcript}
+        return {"events": events, **about}, None
 
     def _stream(self, message: dict[str, Any]) -> _Stream:
         stream = self.streams.get(message["stream"])
@@ -507,7 +574,9 @@ class _Worker:
         return models.get(CATEGORICAL), models.get(DIMENSIONAL)
 
     @contextmanager
-    def _decoded(self, job: Job, body: bytes, name: str, request: Request) -> Iterator[Sounds]:
+    def _decoded(
+        self, job: Job, body: bytes, name: str, request: Request, long: threading.Semaphore
+    ) -> Iterator[Sounds]:
         """Decodes a clip up to the longest allowed length; a long one waits until few others are in memory.
 
         Channels that are judged apart count together.
@@ -525,7 +594,7 @@ class _Worker:
                 if seconds >= LONG and not waited:
                     waited = True
                     with job.waiting():
-                        held.enter_context(self.long)
+                        held.enter_context(long)
 
             yield request.load(_Body(body, name), check=check)
 
@@ -543,6 +612,11 @@ class _Worker:
             "embed_dim": model.embed_dim,
             "hop_seconds": config.architecture.hop / SAMPLING_RATE,
         }
+
+
+def _named(segments: Sequence[JudgedSegment], speaker: str) -> tuple[JudgedSegment, ...]:
+    """Returns segments as those of a speaker, unless their voice has a name."""
+    return tuple(replace(segment, speaker=segment.speaker or speaker) for segment in segments)
 
 
 def _parsed(data: bytes) -> list[GivenSegment]:

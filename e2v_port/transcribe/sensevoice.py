@@ -105,8 +105,17 @@ class SensevoiceReader:
                 "convert the checkpoint again"
             )
 
-    def read(self, waveform: Waveform, passages: Sequence[tuple[float, float]]) -> tuple[tuple[Word, ...], Transcript]:
-        """Reads the words in passages of a clip; see `e2v_port.transcribe.words.Reader`."""
+    def read(
+        self, waveform: Waveform, passages: Sequence[tuple[float, float]], *, language: str | None = None
+    ) -> tuple[tuple[Word, ...], Transcript]:
+        """Reads the words in passages of a clip; see `e2v_port.transcribe.words.Reader`.
+
+        Raises:
+            E2VError: Another language is asked for than the one it was loaded for, which is part of its network.
+        """
+        if language not in {None, self._language}:
+            loaded = f"for {self._language}" if self._language else "to detect the language"
+            raise E2VError(f"language {quoted(language)}: {self.name} was loaded {loaded}: leave the language out")
         parts = [waveform[round(start * SAMPLING_RATE) : round(end * SAMPLING_RATE)] for start, end in passages]
         words: list[Word] = []
         heard: dict[str, float] = {}  # seconds by language, weighted by probability
@@ -121,8 +130,8 @@ class SensevoiceReader:
                 heard[name] = heard.get(name, 0.0) + duration * share
         if self._language or not heard:
             return tuple(words), Transcript(self.name, self._language, None)
-        language = max(heard, key=heard.__getitem__)
-        return tuple(words), Transcript(self.name, language, heard[language] / sum(heard.values()))
+        best = max(heard, key=heard.__getitem__)
+        return tuple(words), Transcript(self.name, best, heard[best] / sum(heard.values()))
 
     def tokens(self, frames: Scores) -> list[Token]:
         """Reads the tokens in the frames of a passage, [frames, width]."""

@@ -53,27 +53,37 @@ class Transcriber:
             self._whisper: Any = WhisperModel(str(folder), device=device, compute_type=numbers, local_files_only=True)
         except Exception as error:  # CTranslate2's and the tokenizer's errors have no common class
             raise CheckpointError(f"{folder} cannot be loaded as a Whisper model ({cut(str(error), 200)})") from error
+        self._language = self._known(language)
+
+    def _known(self, language: str | None) -> str | None:
         known = self._whisper.supported_languages
         if language is not None and language not in known:
             raise E2VError(f"language {quoted(language)} is unknown to {self.name}: use {', '.join(sorted(known))}")
-        self._language = language
+        return language
 
-    def read(self, waveform: Waveform, passages: Sequence[tuple[float, float]]) -> tuple[tuple[Word, ...], Transcript]:
+    def read(
+        self, waveform: Waveform, passages: Sequence[tuple[float, float]], *, language: str | None = None
+    ) -> tuple[tuple[Word, ...], Transcript]:
         """Reads the words in passages of a clip.
 
         Args:
             waveform: [samples], float32, 16 kHz, of the whole clip.
             passages: Start and end of each part to read, in seconds, in order and apart.
+            language: Code of the language in this clip; None for that of this reader, or else to detect it.
 
         Returns:
             All words in order, with times from the start of the clip, their texts as Whisper writes them: with a space
             in front where one belongs. And how they were read.
+
+        Raises:
+            E2VError: The model does not know the language.
         """
+        language = self._known(language) or self._language
         if not passages:
-            return (), Transcript(self.name, self._language, None)
+            return (), Transcript(self.name, language, None)
         segments, info = self._whisper.transcribe(
             waveform,
-            language=self._language,
+            language=language,
             temperature=0.0,
             condition_on_previous_text=False,
             word_timestamps=True,
@@ -86,7 +96,7 @@ class Transcriber:
             for segment in segments
             for word in segment.words or ()
         ]
-        detected = None if self._language else float(info.language_probability)
+        detected = None if language else float(info.language_probability)
         return in_sound(words, waveform), Transcript(self.name, info.language, detected)
 
 

@@ -63,10 +63,14 @@ class MlxTranscriber:
             raise CheckpointError(
                 f"{self._folder} cannot be loaded as a Whisper model of MLX ({cut(str(error), 200)})"
             ) from error
-        known = [*LANGUAGES][: whisper.num_languages] if whisper.is_multilingual else ["en"]
+        self._languages = [*LANGUAGES][: whisper.num_languages] if whisper.is_multilingual else ["en"]
+        self._language = self._known(language)
+
+    def _known(self, language: str | None) -> str | None:
+        known = self._languages
         if language is not None and language not in known:
             raise E2VError(f"language {quoted(language)} is unknown to {self.name}: use {', '.join(sorted(known))}")
-        self._language = language
+        return language
 
     def _whisper(self) -> Any:
         import mlx.core as mx
@@ -74,14 +78,17 @@ class MlxTranscriber:
 
         return ModelHolder.get_model(str(self._folder), mx.float16 if self._half else mx.float32)
 
-    def read(self, waveform: Waveform, passages: Sequence[tuple[float, float]]) -> tuple[tuple[Word, ...], Transcript]:
+    def read(
+        self, waveform: Waveform, passages: Sequence[tuple[float, float]], *, language: str | None = None
+    ) -> tuple[tuple[Word, ...], Transcript]:
         """Reads the words in passages of a clip; see `e2v_port.transcribe.words.Reader`."""
+        language = self._known(language) or self._language
         if not passages:
-            return (), Transcript(self.name, self._language, None)
+            return (), Transcript(self.name, language, None)
         words: list[Word] = []
         with _ONE_AT_A_TIME:
             parts = [waveform[round(start * SAMPLING_RATE) : round(end * SAMPLING_RATE)] for start, end in passages]
-            language, detected = (self._language, None) if self._language else self._detected(parts[0])
+            language, detected = (language, None) if language else self._detected(parts[0])
             for part, (start, end) in zip(parts, passages, strict=True):
                 words += self._passage(part, start, end, language)
         return in_sound(words, waveform), Transcript(self.name, language, detected)

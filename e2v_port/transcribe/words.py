@@ -4,11 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 from e2v_port.audio import Note, Waveform
+from e2v_port.errors import E2VError
 from e2v_port.seconds import seconds
 from e2v_port.speech.segment import Segment
 
-__all__ = ["WINDOW", "Reader", "Transcript", "Word", "doubts", "passages", "shared_out"]
+__all__ = ["HEARD", "WINDOW", "Reader", "Transcript", "Word", "doubts", "passages", "shared_out", "takes"]
 
 WINDOW = 30.0  # seconds that Whisper reads at once, and the longest clips that SenseVoice was trained on
 HEARD = {"normal", "low_confidence", "too_short"}  # qualities of segments whose words may be read
@@ -68,17 +71,32 @@ class Reader(Protocol):
     def name(self) -> str:
         """Name or folder of the model."""
 
-    def read(self, waveform: Waveform, passages: Sequence[tuple[float, float]]) -> tuple[tuple[Word, ...], Transcript]:
-        """Reads the words in passages of a clip, and nothing outside of them.
+    def read(
+        self, waveform: Waveform, passages: Sequence[tuple[float, float]], *, language: str | None = None
+    ) -> tuple[tuple[Word, ...], Transcript]:
+        """Reads the words in passages of a clip, and nothing outside of them. Safe to call from several threads.
 
         Args:
             waveform: [samples], float32, 16 kHz, of the whole clip.
             passages: Start and end of each part to read, in seconds, in order and apart.
+            language: Code of the language in this clip; None for the reader's own, or else to detect it.
 
         Returns:
             All words in order, with times from the start of the clip and within it, their texts with a space in front
             where one belongs. And how they were read.
+
+        Raises:
+            E2VError: The model does not know the language, even if there are no passages.
         """
+
+
+def takes(reader: Reader, language: str) -> bool:
+    """Returns whether a reader can be told that a clip is in a language."""
+    try:
+        reader.read(np.empty(0, np.float32), (), language=language)
+    except E2VError:
+        return False
+    return True
 
 
 def passages(segments: Sequence[Segment], longest: float) -> list[tuple[float, float]]:

@@ -57,6 +57,9 @@ To: TypeAlias = Annotated[AwareDatetime | None, Query(alias="to", description="E
 Speaker: TypeAlias = Annotated[str | None, Query(description="Name of one speaker.")]
 _CHANNEL = "mix|left|right|[1-9][0-9]?"
 ClipSpeaker: TypeAlias = Annotated[str | None, Query(max_length=200, description="Speaker of the whole clip.")]
+Language: TypeAlias = Annotated[
+    str | None, Query(max_length=20, description="Language of the words, such as `en`; by default it is detected.")
+]
 
 
 class _Application(FastAPI):
@@ -91,7 +94,7 @@ def routes(app: FastAPI) -> Routes:
         if isinstance(route, Mount):
             found |= dict.fromkeys((f"GET {route.path}/*", f"HEAD {route.path}/*"), frozenset())
         elif isinstance(route, APIWebSocketRoute):
-            found[f"WS {route.path}"] = frozenset()
+            found[f"WS {route.path}"] = frozenset(field.alias for field in route.dependant.query_params)
         elif isinstance(route, Route):
             names = [field.alias for field in route.dependant.query_params] if isinstance(route, APIRoute) else []
             found |= dict.fromkeys((f"{method} {route.path}" for method in route.methods or ()), frozenset(names))
@@ -156,6 +159,10 @@ async def analyze(
             description="Channel to judge: `mix`, `left`, `right`, a number from 1, or `each` channel as one speaker.",
         ),
     ] = "mix",
+    words: Annotated[
+        bool, Query(description="Also read the words of each segment; the service must be started with `--words`.")
+    ] = False,
+    language: Language = None,
     name: Annotated[str | None, Query(max_length=255, description="Name of the clip in the response.")] = None,
 ) -> Response:
     """Returns the emotion in a voice, when it occurs, and the confidence: the result of `e2v_port.analyze`.
@@ -164,14 +171,15 @@ async def analyze(
     diarization, subtitles or a transcript.
     """
     started = time.perf_counter()
+    service.check_words(words)
     async with received(service, request) as upload:
         if upload.segments is not None and granularity == "clip":
             raise RequestRefused("segments and granularity=clip contradict each other: leave one out")
         if speaker is not None and channel == "each":
             raise RequestRefused("speaker and channel=each contradict each other: each channel is a speaker")
         complete = time.perf_counter()
-        fields = {"granularity": granularity, "format": form, "speaker": speaker, "segments": upload.segments}
-        fields["channel"] = channel
+        fields: dict[str, Any] = {"granularity": granularity, "format": form, "speaker": speaker}
+        fields |= {"segments": upload.segments, "channel": channel, "words": words, "language": language}
         clip_name = name or upload.name or "clip"
         result, _ = await service.ask(request, "analyze", upload.audio, name=clip_name, **fields)
     analysis = result["analysis"] if service.enabled else answers.unjudged(result["analysis"])
@@ -335,8 +343,8 @@ async def _page() -> Response:
 
 
 @router.websocket("/v1/stream")
-async def _stream(websocket: WebSocket) -> None:
-    await StreamSocket(websocket.app.state.service, websocket).go()
+async def _stream(websocket: WebSocket, words: str = "false", language: Language = None) -> None:
+    await StreamSocket(websocket.app.state.service, websocket).go(words, language)
 
 
 def _id(request: Request) -> str:
