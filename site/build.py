@@ -143,7 +143,7 @@ def _judge(place: Path, model: str | Path, dtype: str) -> None:
     used = UsedModel("categorical", config.source.repository, dtype, "onnxruntime-web", config.licence)
     settings = {
         "schema_version": SCHEMA_VERSION,
-        "settings": asdict(AnalysisSettings("speech", SegmentSettings(), FusionSettings(), None)),
+        "settings": AnalysisSettings("speech", SegmentSettings(), FusionSettings(), None).to_dict(),
         "model": asdict(used),
         "labels": labels,
         "label_set": label_set_of(labels),
