@@ -28,9 +28,9 @@ from rich.console import Console
 from rich.text import Text
 
 import e2v_port
-from e2v_port.analysis.formats import FORMATS
+from e2v_port.analysis.output.formats import FORMATS
+from e2v_port.analysis.output.terminal import transcript
 from e2v_port.analysis.results import Analysis
-from e2v_port.analysis.terminal import transcript
 from e2v_port.audio import SAMPLING_RATE, Waveform
 from e2v_port.files import replacing
 from e2v_port.transcribe.whisper import Transcriber

@@ -25,8 +25,8 @@ from rich.console import Console
 from rich.text import Text
 
 import e2v_port
-from e2v_port.analysis.plots import plot
-from e2v_port.analysis.terminal import table
+from e2v_port.analysis.output.plots import plot
+from e2v_port.analysis.output.terminal import table
 from e2v_port.audio import load_audio
 from e2v_port.files import replacing
 

@@ -14,7 +14,8 @@ import soundfile
 import toys
 
 import e2v_port
-from e2v_port.analysis import analyze, plots, terminal
+from e2v_port.analysis import analyze
+from e2v_port.analysis.output import plots, terminal
 from e2v_port.analysis.results import Analysis
 from e2v_port.audio import SAMPLING_RATE, load_audio
 from e2v_port.checkpoints import catalog

@@ -29,7 +29,7 @@ from safetensors.numpy import load_file, save_file
 
 import e2v_port
 from e2v_port import cli, npz
-from e2v_port.analysis import formats
+from e2v_port.analysis.output import formats
 from e2v_port.architectures.config import ModelConfig
 from e2v_port.checkpoints import catalog
 from e2v_port.cli import messages

@@ -26,8 +26,8 @@ from websockets.sync.client import connect
 
 import e2v_port
 from e2v_port import client as clients
-from e2v_port.analysis import formats, plots, terminal
 from e2v_port.analysis.judged import JudgedSegment
+from e2v_port.analysis.output import formats, plots, terminal
 from e2v_port.analysis.results import Analysis, AnalysisSettings
 from e2v_port.analysis.schema import SCHEMA_VERSION, about, definition, schema
 from e2v_port.audio import SAMPLING_RATE, load_audio

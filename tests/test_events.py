@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 import e2v_port
 from e2v_port.analysis.events import Event, EventDetector, EventSettings, doubted, remarks
-from e2v_port.analysis.formats import to_textgrid
+from e2v_port.analysis.output.formats import to_textgrid
+from e2v_port.analysis.output.terminal import table
 from e2v_port.analysis.schema import schema
-from e2v_port.analysis.terminal import table
 from e2v_port.architectures.config import ModelConfig
 from e2v_port.audio import SAMPLING_RATE, Waveform, load_audio
 from e2v_port.cli import app

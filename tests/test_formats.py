@@ -12,10 +12,10 @@ import srt
 import webvtt
 from praatio import textgrid
 
-from e2v_port.analysis.formats import FORMATS, ONE_CLIP
 from e2v_port.analysis.judged import JudgedSegment
+from e2v_port.analysis.output.formats import FORMATS, ONE_CLIP
+from e2v_port.analysis.output.terminal import colour, table
 from e2v_port.analysis.results import Analysis, AnalysisSettings, UsedModel
-from e2v_port.analysis.terminal import colour, table
 from e2v_port.emotions import taxonomy
 from e2v_port.emotions.changes import Boundary
 from e2v_port.emotions.estimates import DIMENSIONS, Dimensions, Prediction

@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import e2v_port
-from e2v_port.analysis.formats import to_csv
+from e2v_port.analysis.output.formats import to_csv
+from e2v_port.analysis.output.terminal import table
 from e2v_port.analysis.results import Analysis, AnalysisSettings
 from e2v_port.analysis.schema import definition
-from e2v_port.analysis.terminal import table
 from e2v_port.audio import SAMPLING_RATE, load_audio
 from e2v_port.emotions.estimates import Dimensions, Prediction
 from e2v_port.emotions.fusion import FusionSettings, fuse

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 import e2v_port
 from e2v_port.analysis.judge import Judge
+from e2v_port.analysis.output.terminal import table
 from e2v_port.analysis.schema import schema
-from e2v_port.analysis.terminal import table
 from e2v_port.analysis.voices import Voices
 from e2v_port.audio import load_audio
 from e2v_port.cli import app

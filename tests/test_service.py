@@ -26,7 +26,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 import e2v_port
-from e2v_port.analysis import formats
+from e2v_port.analysis.output import formats
 from e2v_port.audio import load_audio
 from e2v_port.speech.segment import GivenSegment
 

@@ -28,11 +28,11 @@ from rich.cells import cell_len
 from test_formats import AWKWARD, SETTINGS, SPOKEN, analysis, segment
 
 import e2v_port
-from e2v_port.analysis.formats import FORMATS
+from e2v_port.analysis.output.formats import FORMATS
+from e2v_port.analysis.output.terminal import GREY, colour, transcript
+from e2v_port.analysis.output.transcript import voices
 from e2v_port.analysis.results import Analysis
 from e2v_port.analysis.schema import definition
-from e2v_port.analysis.terminal import GREY, colour, transcript
-from e2v_port.analysis.transcript import voices
 from e2v_port.analysis.turns import spoken
 from e2v_port.audio import SAMPLING_RATE, Note, load_audio
 from e2v_port.emotions.changes import Boundary

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import e2v_port
-from e2v_port.analysis.formats import to_srt, to_textgrid
+from e2v_port.analysis.output.formats import to_srt, to_textgrid
 from e2v_port.analysis.results import Analysis
 from e2v_port.analysis.schema import schema
 from e2v_port.audio import SAMPLING_RATE, load_audio

@@ -317,7 +317,7 @@ def _check_format(form: str | None, out: Path | None, as_json: bool, files: list
     if out:
         need_place("--out", out)
     if form:
-        from e2v_port.analysis import formats
+        from e2v_port.analysis.output import formats
 
         if form not in formats.FORMATS:
             fail(f"unknown format {form}: use {', '.join(formats.FORMATS)}")
@@ -339,7 +339,7 @@ def _check_indicators(whole: bool, form: str | None, files: list[str]) -> None:
 
 
 def _check_prosody(form: str | None, scores_only: bool) -> None:
-    from e2v_port.analysis.formats import SEGMENTS_IN_FULL
+    from e2v_port.analysis.output.formats import SEGMENTS_IN_FULL
 
     if form and form not in SEGMENTS_IN_FULL:
         fail(f"--format {form} has no room for --prosody: use {', '.join(sorted(SEGMENTS_IN_FULL))}")
@@ -350,7 +350,7 @@ def _check_prosody(form: str | None, scores_only: bool) -> None:
 def _check_plot(plot: Path | None, files: list[str]) -> None:
     if not plot:
         return
-    from e2v_port.analysis import plots
+    from e2v_port.analysis.output import plots
 
     if len(files) > 1:
         fail(f"--plot {plot} shows one file, not {len(files)}: analyze them one at a time")
@@ -432,7 +432,7 @@ def _print_timeline(analysis: "Analysis", end: str) -> None:
     """Prints a table, or a transcript where there are turns; in color on a terminal, and wrapped to its width."""
     from rich.console import Console
 
-    from e2v_port.analysis.terminal import table, transcript
+    from e2v_port.analysis.output.terminal import table, transcript
 
     console = Console(highlight=False, soft_wrap=True)
     ascii_only = console.options.ascii_only
@@ -446,7 +446,7 @@ def _print_timeline(analysis: "Analysis", end: str) -> None:
 
 
 def _print_format(analyses: "list[Analysis]", form: str, out: Path | None) -> None:
-    from e2v_port.analysis.formats import FORMATS
+    from e2v_port.analysis.output.formats import FORMATS
 
     text = FORMATS[form](analyses)
     if out is None:
@@ -457,7 +457,7 @@ def _print_format(analyses: "list[Analysis]", form: str, out: Path | None) -> No
 
 
 def _draw(analysis: "Analysis", waveform: "Waveform", path: Path) -> None:
-    from e2v_port.analysis.plots import plot
+    from e2v_port.analysis.output.plots import plot
 
     with replacing(path) as partial:
         plot(analysis, waveform, partial)

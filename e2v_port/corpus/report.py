@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from e2v_port import pages
-from e2v_port.analysis import plots
-from e2v_port.analysis.terminal import GREY, colour
+from e2v_port.analysis.output import plots
+from e2v_port.analysis.output.terminal import GREY, colour
 from e2v_port.corpus.folder import checksums
 from e2v_port.corpus.job import digest
 from e2v_port.emotions.estimates import Prediction

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from e2v_port.analysis.plots import check
-from e2v_port.analysis.terminal import GREY
+from e2v_port.analysis.output.plots import check
+from e2v_port.analysis.output.terminal import GREY
 from e2v_port.evaluation.report import seen_lines
 from e2v_port.evaluation.results import Evaluation, Figures, Risk
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from e2v_port.analysis.terminal import GREY, bar, colour, doubtful, number, reasons
+from e2v_port.analysis.output.terminal import GREY, bar, colour, doubtful, number, reasons
 from e2v_port.audio import Waveform
 from e2v_port.emotions.judgement import MEASURED
 from e2v_port.files import printable

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from e2v_port.analysis import formats, reading
+from e2v_port.analysis import reading
 from e2v_port.analysis.analyze import each
 from e2v_port.analysis.judge import CATEGORICAL, DIMENSIONAL, Judge, JudgedWaveform
 from e2v_port.analysis.judged import JudgedSegment, placed, worded
+from e2v_port.analysis.output import formats
 from e2v_port.analysis.results import Analysis, AnalysisSettings
 from e2v_port.analysis.sounds import Request, Sounds
 from e2v_port.analysis.turns import spoken

@@ -8,9 +8,9 @@ from pathlib import PurePath
 from typing import Any, TypeVar
 
 from e2v_port.analysis.judged import JudgedSegment, unjudged_words
+from e2v_port.analysis.output.subtitles import Cue, cues
+from e2v_port.analysis.output.transcript import to_markdown, to_turns
 from e2v_port.analysis.results import Analysis
-from e2v_port.analysis.subtitles import Cue, cues
-from e2v_port.analysis.transcript import to_markdown, to_turns
 from e2v_port.analysis.turns import Turn
 from e2v_port.cells import cell
 from e2v_port.emotions.changes import Boundary

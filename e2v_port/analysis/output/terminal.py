@@ -8,8 +8,8 @@ from rich.text import Text
 
 from e2v_port.analysis.events import OVER_SPEECH
 from e2v_port.analysis.judged import JudgedSegment, unjudged_words
+from e2v_port.analysis.output.transcript import missing_words, reader, voices
 from e2v_port.analysis.results import Analysis
-from e2v_port.analysis.transcript import missing_words, reader, voices
 from e2v_port.analysis.turns import Turn
 from e2v_port.emotions import taxonomy
 from e2v_port.emotions.indicators import Indicator, Indicators

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from e2v_port.analysis.judged import JudgedSegment
+from e2v_port.analysis.output.terminal import GREY, colour, doubtful
 from e2v_port.analysis.results import Analysis
-from e2v_port.analysis.terminal import GREY, colour, doubtful
 from e2v_port.audio import SAMPLING_RATE, Waveform
 from e2v_port.emotions.judgement import MEASURED
 from e2v_port.errors import E2VError
