@@ -111,7 +111,7 @@ def test_an_option_wins_over_the_profile() -> None:
     assert completed("accurate", dimensional="none")[1] is None
     analysis = e2v_port.analyze(CLIP, profile="balanced", model="bundled-tiny", words="none", runtime="numpy")
     assert [model.name for model in analysis.models] == ["bundled-tiny"]
-    assert analysis.output.transcript is None
+    assert analysis.transcript is None
     with pytest.raises(ValueError, match="one of fast, balanced, accurate, research, not 'slow'"):
         e2v_port.analyze(CLIP, profile="slow")
 

@@ -268,14 +268,14 @@ def dialogue(
     from e2v_port.evaluation.datasets import SPLITS
     from e2v_port.evaluation.readers import read
     from e2v_port.models.load import load
-    from e2v_port.transcribe.whisper import Transcriber
+    from e2v_port.transcribe.load import load as load_reader
 
     corpora = [read(spec) for spec in corpus]
     encoders = None
     if semantic:
         names = [semantic, emotion, *([] if speaker == "none" else [speaker])]
         encoders = features.Encoders(*(load(name, runtime=runtime, offline=offline) for name in names))
-    reader = Transcriber(words, offline=offline) if words else None
+    reader = load_reader(words, offline=offline) if words else None
     unknown = sum(clip.text is None for each in corpora for clip in each.utterances) if reader else 0
     with progress_bar(unknown, "reading") as advance:
         dialogues = prepare(

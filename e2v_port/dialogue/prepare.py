@@ -19,7 +19,7 @@ from e2v_port.evaluation.datasets import SPLITS, Corpus, Utterance
 from e2v_port.evaluation.sounds import without_copies
 from e2v_port.evaluation.splits import split
 from e2v_port.files import replacing
-from e2v_port.transcribe.whisper import WINDOW, Transcriber
+from e2v_port.transcribe.words import WINDOW, Reader
 
 __all__ = ["Dialogues", "Remark", "balanced", "prepare", "write"]
 
@@ -78,7 +78,7 @@ def prepare(
     *,
     dev: Collection[str] = (),
     test: Collection[str] = (),
-    reader: Transcriber | None = None,
+    reader: Reader | None = None,
     balance: bool = True,
     step: Callable[[], None] = lambda: None,
 ) -> Dialogues:
@@ -178,7 +178,7 @@ def _check_speakers(parts: Mapping[str, Sequence[Utterance]]) -> None:
 
 
 def _with_words(
-    part: str, clips: Iterable[Utterance], reader: Transcriber | None, notes: list[str], step: Callable[[], None]
+    part: str, clips: Iterable[Utterance], reader: Reader | None, notes: list[str], step: Callable[[], None]
 ) -> list[Utterance]:
     """Returns the clips whose words are known, or can be read."""
     found, silent, unreadable = [], 0, 0
@@ -204,7 +204,7 @@ def _with_words(
     return found
 
 
-def _read(file: Path, reader: Transcriber) -> str | None:
+def _read(file: Path, reader: Reader) -> str | None:
     waveform = load_audio(file)
     length = len(waveform) / SAMPLING_RATE
     passages = [(start, min(start + WINDOW, length)) for start in _starts(length)]

@@ -81,7 +81,7 @@ def _largest(sounds: dict[str, float]) -> list[str]:
 
 def reader(analysis: Analysis) -> str | None:
     """Returns in words which recognizer read the words of a clip; None if none did."""
-    transcript = analysis.output.transcript
+    transcript = analysis.transcript
     if transcript is None:
         return None
     if transcript.language is None:
