@@ -72,9 +72,14 @@ EXTRAS_docs := docs
 EXTRAS_site := onnx
 EXTRAS_lint := mlx-cpu,serve,lint
 
+# References of the speaker encoders. What they ask for besides cannot be installed everywhere: a compiler, a torchaudio
+# that needs CUDA.
+ALONE_test := Resemblyzer==0.1.4 speechbrain==1.1.2
+
 $(VENV)/ready-%: $(VENV)/made pyproject.toml constraints.txt
 	@echo "installing e2v-port[$(EXTRAS_$*)] into $(VENV): minutes the first time, torch is large"
 	@$(BIN)/python -m pip install -qq -e '.[$(EXTRAS_$*)]'
+	@[ -z '$(ALONE_$*)' ] || $(BIN)/python -m pip install -qq --no-deps $(ALONE_$*)
 	@touch $@
 
 $(VENV)/made:
