@@ -121,4 +121,4 @@ def content(answer: dict[str, Any]) -> dict[str, Any]:
 
 def expected_content(analysis: Any) -> dict[str, Any]:
     """Returns what the service must report about a clip, given the analysis by the library."""
-    return content(analysis.to_dict() | {"context": analysis.to_context(), "emotion_enabled": True})
+    return content(analysis.to_dict() | {"emotion_enabled": True})

@@ -37,6 +37,8 @@ __all__ = ["UPLOADS", "application", "routes"]
 UPLOADS = frozenset({"/v1/analyze", "/v1/embed"})  # paths that accept audio
 _MEDIA_TYPES = {
     "csv": "text/csv; charset=utf-8",
+    "turns": "text/csv; charset=utf-8",
+    "md": "text/markdown; charset=utf-8",
     "vtt": "text/vtt; charset=utf-8",
     "jsonl": "application/x-ndjson",
 }
@@ -51,7 +53,7 @@ _TAXONOMY = {
     for name in ("emotions", "compounds", "labels")
 }
 
-Format: TypeAlias = Literal["json", "csv", "vtt", "srt", "textgrid", "audacity", "rttm", "jsonl"]
+Format: TypeAlias = Literal["json", "csv", "turns", "md", "vtt", "srt", "textgrid", "audacity", "rttm", "jsonl"]
 From: TypeAlias = Annotated[AwareDatetime | None, Query(alias="from", description="Start of the period.")]
 To: TypeAlias = Annotated[AwareDatetime | None, Query(alias="to", description="End of the period, not included.")]
 Speaker: TypeAlias = Annotated[str | None, Query(description="Name of one speaker.")]
