@@ -171,10 +171,10 @@ def put_in_place(name: str, folder: Path, measured: Mapping[str, Any]) -> None:
 
 
 def manifest() -> str:
-    """Returns manifest.json with the rows of the models in weights/; their training data is described there by hand."""
+    """Returns manifest.json with the rows of the models trained here; their data is described there by hand."""
     known = json.loads(MANIFEST.read_text("utf-8"))
     data = {row["id"]: row.get("data", "") for row in known["models"]}
-    others = [row for row in known["models"] if row["modelscope"] or row["huggingface"]]
+    others = [row for row in known["models"] if row["id"] not in bundled()]
     rows = [_row(name, data.get(name, "")) for name in bundled()]
     return json.dumps({"models": [*rows, *others]}, indent=2, ensure_ascii=False) + "\n"
 

@@ -14,3 +14,10 @@ def stand_in() -> None:
         module.__dict__["__version__"] = "2.8.0"
         module.__dict__["list_audio_backends"] = lambda: ["soundfile"]
         sys.modules["torchaudio"] = module
+
+
+def forget_lazy() -> None:
+    """Forgets what speechbrain would import on the first look: hypothesis, for one, looks at every module."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("speechbrain") and type(module).__name__ in {"LazyModule", "DeprecatedModuleRedirect"}:
+            del sys.modules[name]

@@ -48,7 +48,7 @@ def test_every_curl_example_works(url: str, folder: Path) -> None:
     """They run in order: some switch emotion analysis off and on again."""
     assert len(CURL) > 15
     answers = {}
-    for line in CURL:
+    for line in (line for line in CURL if "words=true" not in line):  # see test_service_words.py
         asked = line.replace("http://127.0.0.1:9101", url).replace("curl -s", "curl -sS --fail-with-body", 1)
         done = subprocess.run(asked, shell=True, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
         assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"

@@ -162,7 +162,7 @@ def test_partial_messages_are_windows_of_a_follower(speech_folder: Path, judge: 
     assert [event["type"] for event in events] == ["final" if each.final else "partial" for each in expected]
     assert [event["type"] for event in events].count("partial") > 8
     for event, each in zip(events, expected, strict=True):
-        assert_equal(event["segment"], JudgedSegment.to_dict(each))
+        assert_equal(event["segment"], JudgedSegment.to_dict(replace(each, prosody=None, reasons=())))
 
 
 @pytest.mark.parametrize(

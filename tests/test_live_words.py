@@ -129,7 +129,9 @@ def test_a_clip_is_read_as_by_analyze(model: Any, talk: np.ndarray) -> None:
     assert [each.words for each in found.segments] == [each.words for each in expected.segments]
     assert (found.transcript, found.notes) == (expected.transcript, expected.notes)
     assert expected.turns
-    assert [turn.to_dict() for turn in found.turns or ()] == [turn.to_dict() for turn in expected.turns]
+    assert [turn.to_dict() | {"prosody": None} for turn in found.turns or ()] == [
+        turn.to_dict() | {"prosody": None} for turn in expected.turns
+    ]
     assert "words" in found.timings
     named = EmotionDetector(model).analyze(talk, SAMPLING_RATE, speaker="Ann")
     assert named.turns

@@ -54,7 +54,7 @@ def test_the_probabilities_are_those_of_this_package(session: Any, file: Path) -
     for lengths in ([1 << 20], [FRAME], [3 * FRAME, FRAME, 16 * FRAME]):
         found = run(session, waveform, *lengths)
         assert found.shape == wanted.shape
-        assert np.abs(found - wanted).max() <= 2e-5
+        assert np.abs(found - wanted).max() <= 5e-5  # a state of 128 numbers goes round: 2.6e-5 on some CPUs
 
 
 def test_and_those_of_its_own_network(session: Any, silero_package: Any) -> None:

@@ -285,7 +285,7 @@ class Echo:
 
     name = "echo"
 
-    def read(self, waveform: Any, passages: Any) -> tuple[tuple[Word, ...], Transcript]:
+    def read(self, waveform: Any, passages: Any, language: str | None = None) -> tuple[tuple[Word, ...], Transcript]:
         return tuple(Word(*passage, " so", 0.5) for passage in passages), Transcript("echo", "en", None)
 
 

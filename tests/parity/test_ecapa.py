@@ -10,7 +10,7 @@ import pytest
 import torch
 import toys
 from numpy.typing import NDArray
-from speechbrain_standin import stand_in
+from speechbrain_standin import forget_lazy, stand_in
 
 import e2v_port
 from e2v_port.audio import SAMPLING_RATE, load_audio
@@ -62,9 +62,15 @@ def load(made):
 
 
 @pytest.fixture(scope="module")
-def reference(made):
+def speechbrain():
+    """Lets speechbrain be imported, and leaves nothing of it that is imported on the first look."""
     stand_in()
+    yield
+    forget_lazy()
 
+
+@pytest.fixture(scope="module")
+def reference(made, speechbrain: None):
     @lru_cache
     def stages(name: str, clip: str) -> dict[str, NDArray[np.float32]]:
         return references.reference("ecapa")(local(made(name)[0])).stages(clips(name)[clip])
@@ -93,8 +99,7 @@ def test_embeddings_of_two_clips_differ_far_more_than_the_runtimes_do(reference)
 
 
 @needs_speechbrain
-def test_verify_compares_with_speechbrain(made) -> None:
-    stand_in()
+def test_verify_compares_with_speechbrain(made, speechbrain: None) -> None:
     source, folder = made("narrow")
     rows, _ = verify.verify([e2v_port.load(folder, runtime="cpu")], checkpoint=source)
     assert [row[0].name for row in rows][-1] == "pooled"
