@@ -185,8 +185,9 @@ class Analyzer:
         """Finds the sounds besides speech in each channel, but not in the time of speakers who are not enrolled."""
         found: list[Event] = []
         for channel, sound in work.sounds.by_channel.items():
-            strangers = (each for each in work.segments if each.channel == channel and each.quality == "not_enrolled")
-            barred = [(each.start, each.end) for each in strangers]
+            strangers = (each for each in work.segments if each.quality == "not_enrolled")
+            heard = (each for each in strangers if channel == each.channel or None in {channel, each.channel})
+            barred = [(each.start, each.end) for each in heard]
             found += detector.find(sound.waveform, barred=barred, channel=channel)
         work.events = tuple(sorted(found, key=lambda event: (event.start, event.end)))
         work.segments = sound_events.doubted(work.segments, found, detector.settings)

@@ -72,7 +72,10 @@ def read(sounds: Sounds, segments: Sequence[Segment], reader: Reader, language: 
     for channel, sound in sounds.by_channel.items():
         numbers = [i for i, segment in enumerate(segments) if segment.channel == channel]
         own = [segments[i] for i in numbers]
-        words, transcripts[channel] = reader.read(sound.waveform, passages(own, WINDOW), language=language)
+        # The mix holds every channel, and so the strangers of each.
+        others = [each for each in segments if each.quality == "not_enrolled" and None in {channel, each.channel}]
+        parts = passages([*own, *others], WINDOW)
+        words, transcripts[channel] = reader.read(sound.waveform, parts, language=language)
         if words and (heard := transcripts[channel].language):
             languages.append(heard)
         found |= {numbers[i]: part for i, part in shared_out(words, own).items()}

@@ -61,7 +61,8 @@ class Transcript:
     @property
     def certain_language(self) -> str | None:
         """The language; None where it was detected with a probability of less than one half."""
-        return self.language if (self.language_probability or 1.0) >= 0.5 else None
+        certain = self.language_probability is None or self.language_probability >= 0.5
+        return self.language if certain else None
 
 
 class Reader(Protocol):
@@ -106,7 +107,7 @@ def passages(segments: Sequence[Segment], longest: float) -> list[tuple[float, f
     of a speaker who is not enrolled is cut out of the segments, each is read by itself.
 
     Args:
-        segments: Segments of one channel, by their start.
+        segments: Segments of one channel, by their start; where strangers of other channels are heard in it, these too.
         longest: Length of the window in seconds. A longer segment is a passage of its own.
 
     Returns:
