@@ -213,6 +213,25 @@ def test_channels_in_two_languages_are_said(recordings: Path, whisper_base: Path
     assert any(note.kind == "languages" and "en, de" in note.text for note in result.notes)
 
 
+def test_noise_and_music_have_no_words(recordings: Path, reader: Transcriber) -> None:
+    """Whisper has words for either."""
+    noise = np.random.default_rng(0).normal(0, 0.1, 3 * SAMPLING_RATE).astype(np.float32)
+    music = load_audio(recordings / "brahms_hungarian_dance5.flac")[: 10 * SAMPLING_RATE]
+    for sound in (noise, music):
+        found = e2v_port.analyze(sound, sampling_rate=SAMPLING_RATE, whole=True, words=reader, model="bundled-tiny")
+        assert [segment.text for segment in found.segments] == [None]
+        assert [note.text for note in found.notes if note.kind == "no_words"] == [
+            "no words were read, as no speech was found"
+        ]
+
+
+def test_a_phrase_repeated_endlessly_is_no_transcript(whisper_tiny_en: Path) -> None:
+    """Of three seconds of this noise it makes nearly 200 words."""
+    noise = np.random.default_rng(0).normal(0, 0.1, 3 * SAMPLING_RATE).astype(np.float32)
+    words, _ = Transcriber(whisper_tiny_en).read(noise, [(0.0, 3.0)])
+    assert len(words) < 10
+
+
 def test_silence_has_no_words(reader: Transcriber) -> None:
     noise = np.random.default_rng(0).normal(0, 0.01, 5 * SAMPLING_RATE).astype(np.float32)
     found = e2v_port.analyze(noise, sampling_rate=SAMPLING_RATE, words=reader)

@@ -11,9 +11,12 @@ from e2v_port.errors import E2VError
 from e2v_port.seconds import seconds
 from e2v_port.speech.segment import Segment
 
-__all__ = ["HEARD", "WINDOW", "Reader", "Transcript", "Word", "doubts", "passages", "shared_out", "takes"]
+__all__ = ["HEARD", "LOOPED", "WINDOW", "Reader", "Transcript", "Word", "doubts", "passages", "shared_out", "takes"]
 
 WINDOW = 30.0  # seconds that Whisper reads at once, and the longest clips that SenseVoice was trained on
+LOOPED = (
+    2.4  # compression ratio above which Whisper repeats itself (Radford et al. 2022, 4.5): noise or tones, no words
+)
 HEARD = {"normal", "low_confidence", "too_short"}  # qualities of segments whose words may be read
 
 
