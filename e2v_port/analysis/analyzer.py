@@ -171,7 +171,8 @@ class Analyzer:
         """Returns segments as they may be read: recognizers invent words for clips without speech."""
         if not self.request.whole:
             return segments
-        own, found = self.settings.segments, []
+        own = self.settings.segments
+        found: list[Segment] = []
         for segment in segments:
             waveform = sounds.of(segment)
             spans = speech_spans(speech_probabilities(waveform, own.max_gain), waveform, own)

@@ -116,11 +116,11 @@ class OutputCache:
         path = self._path(key)
         optional = {"logits": output.logits, "frame_logits": output.frame_logits}
         arrays: dict[str, Any] = {name: array for name, array in optional.items() if array is not None}
+        about: dict[str, Any] = {"key": np.array(key), "duration": duration, "optional": np.array([*arrays], np.str_)}
         try:
             path.parent.mkdir(exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".partial-", delete=False) as partial:
                 try:
-                    about = {"key": np.array(key), "duration": duration, "optional": np.array([*arrays], np.str_)}
                     np.savez(partial, embedding=output.embedding, **about, **arrays)
                     partial.close()
                     os.replace(partial.name, path)
