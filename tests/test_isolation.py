@@ -170,6 +170,8 @@ def test_errors_of_options_come_before_any_clip() -> None:
         each(CLIPS, retries=-1, **FAST)
     with pytest.raises(ValueError, match="timeout must be"):
         each(CLIPS, timeout=-1, **FAST)
+    with pytest.raises(E2VError, match=r"^\[Errno 20\] Not a directory: .*calm.flac/cache'"):
+        each(CLIPS, cache=SPEECH / "calm.flac" / "cache", **FAST)
     with (SPEECH / "calm.flac").open("rb") as file, pytest.raises(TypeError, match="a clip cannot be sent"):
         next(each([file], **FAST))
     assert workers() == []

@@ -172,6 +172,21 @@ def test_speech_over_which_a_stranger_speaks_is_not_judged(roster: Roster, encod
     assert [segment.quality for segment in found] == ["normal"] * 2
 
 
+@pytest.mark.parametrize(("anns", "strangers"), [(None, 1), (1, None)])
+def test_the_mix_holds_the_strangers_of_every_channel(
+    anns: int | None, strangers: int | None, roster: Roster, encoder: Model
+) -> None:
+    waveform = {None: said(ANN, 2), 1: said(ANN, 2)}
+    end = len(waveform[None]) / SAMPLING_RATE
+    given = [Segment(0.0, end, "normal", channel=anns), Segment(0.1, 0.9, "normal", channel=strangers)]
+    waveform[strangers] = pause(end)  # too little is heard of whoever that is
+    found, _ = KnownVoices(encoder, roster, only=True).named(waveform, given)
+    assert [segment.quality for segment in found] == ["not_enrolled"] * 2
+    apart = [replace(segment, channel=number) for number, segment in enumerate(given, 1)]
+    found, _ = KnownVoices(encoder, roster, only=True).named({1: said(ANN, 2), 2: pause(end)}, apart)
+    assert [segment.quality for segment in found] == ["normal", "not_enrolled"]
+
+
 def test_an_analysis_judges_the_enrolled_alone(roster: Roster, encoder: Model, meeting: Waveform) -> None:
     options: dict[str, Any] = {"sampling_rate": SAMPLING_RATE, "model": "bundled-tiny-nc", "runtime": "cpu"}
     [everybody] = each([meeting], **options)

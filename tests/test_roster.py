@@ -162,6 +162,14 @@ def test_a_name_in_several_lines_is_stored_on_one() -> None:
     assert roster.names == ("Ann Lee",)
 
 
+def test_a_name_in_several_lines_is_read_on_one(tmp_path: Path) -> None:
+    path = tmp_path / "voices.json"
+    values = two().to_dict()
+    values["voices"][0]["name"] = " A\nlice "
+    path.write_text(json.dumps(values), "utf-8")
+    assert Roster.load(path).names == ("A lice", "Bob")
+
+
 def test_deleting() -> None:
     roster = two()
     assert roster.delete("ANN").name == "Ann"

@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import e2v_port
+from e2v_port.analysis.analyze import each
 from e2v_port.analysis.schema import definition
 from e2v_port.analysis.turns import Turn
 from e2v_port.audio import SAMPLING_RATE
@@ -79,6 +81,27 @@ def test_both_parts_are_shown_and_their_mean_lies_between(text: float, voice: fl
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="must"):
         WordingSettings(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "voice"), [(1.1, 0.5), (-0.1, 0.5), (math.nan, 0.5), (0.5, math.nan), (0.5, math.inf)]
+)
+def test_valences_out_of_range_are_refused(text: float, voice: float) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        weigh(text, voice, "model")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"text_valence": "vader"}, "text_valence must be a function of a text, not 'vader'"),
+        ({"words": 5}, "words must be the name or folder of a recognizer, or a loaded one, not 5"),
+        ({"enrolled": "Ann"}, "enrolled must be KnownVoices or None, not 'Ann'"),
+    ],
+)
+def test_options_of_another_type_are_refused_before_any_clip(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        each([], **options)
 
 
 def test_the_valence_of_english_is_that_of_vader() -> None:

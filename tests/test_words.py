@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from difflib import SequenceMatcher
 from itertools import pairwise
 from pathlib import Path
@@ -18,9 +19,11 @@ from hypothesis import strategies as st
 
 import e2v_port
 from e2v_port.analysis.output.formats import to_srt, to_textgrid
+from e2v_port.analysis.reading import read
 from e2v_port.analysis.results import Analysis
 from e2v_port.analysis.schema import schema
-from e2v_port.audio import SAMPLING_RATE, load_audio
+from e2v_port.analysis.sounds import Sounds
+from e2v_port.audio import SAMPLING_RATE, Sound, load_audio
 from e2v_port.errors import CheckpointError, E2VError, ModelNotFound, SegmentError
 from e2v_port.speech.segment import GivenSegment, Segment
 from e2v_port.transcribe.load import load
@@ -71,6 +74,21 @@ def test_a_stranger_is_not_read() -> None:
     assert passages([*known, *silence], 30) == [(0, 7)]
     assert passages([known[0], *stranger, known[1]], 30) == [(0, 2), (5, 7)]
     assert shared_out([Word(3, 4, " secret", 1.0)], stranger) == {}
+
+
+@pytest.mark.parametrize(("own", "strangers"), [(None, 1), (1, None)])
+def test_a_stranger_of_another_channel_is_not_read_in_the_mix(own: int | None, strangers: int | None) -> None:
+    quiet = Sound(np.zeros(8 * SAMPLING_RATE, np.float32), (), 2)
+    known = [replace(each, channel=own) for each in segments((0, 2), (5, 7))]
+    [stranger] = [replace(each, channel=strangers) for each in segments((2.5, 4.5), quality="not_enrolled")]
+    found = read(Sounds("a call", {None: quiet, 1: quiet}), [known[0], stranger, known[1]], Echo())
+    said = [(word.start, word.end) for words in found.words.values() for word in words]
+    assert said == [(0, 2), (5, 7)]
+
+
+def test_a_language_of_no_probability_is_not_certain() -> None:
+    certain = {share: Transcript("m", "cy", share).certain_language for share in (None, 0.5, 0.49, 0.0)}
+    assert certain == {None: "cy", 0.5: "cy", 0.49: None, 0.0: None}
 
 
 def test_speech_without_words_and_several_languages_are_said() -> None:
@@ -195,6 +213,25 @@ def test_channels_in_two_languages_are_said(recordings: Path, whisper_base: Path
     assert any(note.kind == "languages" and "en, de" in note.text for note in result.notes)
 
 
+def test_noise_and_music_have_no_words(recordings: Path, reader: Transcriber) -> None:
+    """Whisper has words for either."""
+    noise = np.random.default_rng(0).normal(0, 0.1, 3 * SAMPLING_RATE).astype(np.float32)
+    music = load_audio(recordings / "brahms_hungarian_dance5.flac")[: 10 * SAMPLING_RATE]
+    for sound in (noise, music):
+        found = e2v_port.analyze(sound, sampling_rate=SAMPLING_RATE, whole=True, words=reader, model="bundled-tiny")
+        assert [segment.text for segment in found.segments] == [None]
+        assert [note.text for note in found.notes if note.kind == "no_words"] == [
+            "no words were read, as no speech was found"
+        ]
+
+
+def test_a_phrase_repeated_endlessly_is_no_transcript(whisper_tiny_en: Path) -> None:
+    """Of three seconds of this noise it makes nearly 200 words."""
+    noise = np.random.default_rng(0).normal(0, 0.1, 3 * SAMPLING_RATE).astype(np.float32)
+    words, _ = Transcriber(whisper_tiny_en).read(noise, [(0.0, 3.0)])
+    assert len(words) < 10
+
+
 def test_silence_has_no_words(reader: Transcriber) -> None:
     noise = np.random.default_rng(0).normal(0, 0.01, 5 * SAMPLING_RATE).astype(np.float32)
     found = e2v_port.analyze(noise, sampling_rate=SAMPLING_RATE, words=reader)
@@ -285,8 +322,8 @@ class Echo:
 
     name = "echo"
 
-    def read(self, waveform: Any, passages: Any, language: str | None = None) -> tuple[tuple[Word, ...], Transcript]:
-        return tuple(Word(*passage, " so", 0.5) for passage in passages), Transcript("echo", "en", None)
+    def read(self, waveform: Any, passages: Any, *, language: str | None = None) -> tuple[tuple[Word, ...], Transcript]:
+        return tuple(Word(*passage, " so", 0.5) for passage in passages), Transcript("echo", language or "en", None)
 
 
 def test_nothing_is_decoded_or_segmented_twice(

@@ -201,6 +201,7 @@ def each(
     need("settings", settings, SegmentSettings, None)
     need("fusion", fusion, FusionSettings, None)
     need("boundaries", boundaries, BoundarySettings, None)
+    need("enrolled", enrolled, KnownVoices, None)
     if profile is not None:
         model, dimensional, dtype, words, timeout = completed(
             profile, model=model, dimensional=dimensional, dtype=dtype, words=words, timeout=timeout

@@ -28,7 +28,9 @@ from e2v_port.prosody.judge import judge as judge_prosody
 from e2v_port.prosody.measure import MIN_SECONDS, Prosody, measure
 from e2v_port.speakers.diarize import Speakers
 from e2v_port.speakers.known import KnownVoices
+from e2v_port.speech.detect import speech_spans
 from e2v_port.speech.segment import Segment
+from e2v_port.speech.silero import speech_probabilities
 from e2v_port.transcribe.valence import TextValence
 from e2v_port.transcribe.words import Reader, Transcript, Word
 
@@ -155,13 +157,27 @@ class Analyzer:
         work.languages = dict.fromkeys(sounds.by_channel, self.saying.language)
         if self.saying.reader:
             started = time.perf_counter()
-            found = read(sounds, work.segments, self.saying.reader)
+            found = read(sounds, self._spoken(sounds, work.segments), self.saying.reader)
             work.words, work.transcript, work.languages = found.words, found.transcript, found.languages
             work.notes = (*work.notes, *found.notes)
+            if self.request.whole and not found.words:
+                work.notes = (*work.notes, Note("no_words", "no words were read, as no speech was found"))
             timings["words"] = time.perf_counter() - started
             self._check_time(name, sum(timings.values()), "once its words were read")
         timings |= dict.fromkeys([*self.models, "fusion"], 0.0)
         return work
+
+    def _spoken(self, sounds: Sounds, segments: list[Segment]) -> list[Segment]:
+        """Returns segments as they may be read: recognizers invent words for clips without speech."""
+        if not self.request.whole:
+            return segments
+        own = self.settings.segments
+        found: list[Segment] = []
+        for segment in segments:
+            waveform = sounds.of(segment)
+            spans = speech_spans(speech_probabilities(waveform, own.max_gain), waveform, own)
+            found.append(segment if spans else replace(segment, quality="no_speech"))
+        return found
 
     def _check_time(self, name: str, spent: float, when: str) -> None:
         """Raises AudioError for a clip on which more than the timeout was spent."""
@@ -185,8 +201,9 @@ class Analyzer:
         """Finds the sounds besides speech in each channel, but not in the time of speakers who are not enrolled."""
         found: list[Event] = []
         for channel, sound in work.sounds.by_channel.items():
-            strangers = (each for each in work.segments if each.channel == channel and each.quality == "not_enrolled")
-            barred = [(each.start, each.end) for each in strangers]
+            strangers = (each for each in work.segments if each.quality == "not_enrolled")
+            heard = (each for each in strangers if channel == each.channel or None in {channel, each.channel})
+            barred = [(each.start, each.end) for each in heard]
             found += detector.find(sound.waveform, barred=barred, channel=channel)
         work.events = tuple(sorted(found, key=lambda event: (event.start, event.end)))
         work.segments = sound_events.doubted(work.segments, found, detector.settings)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from e2v_port.analysis.sounds import Sounds
 from e2v_port.audio import Note
+from e2v_port.errors import quoted
 from e2v_port.speech.segment import Segment
 from e2v_port.transcribe import load as readers
 from e2v_port.transcribe.words import WINDOW, Reader, Transcript, Word, doubts, passages, shared_out
@@ -44,6 +45,7 @@ def opened(words: str | Path | Reader | None, language: str | None, offline: boo
 
     Raises:
         ValueError: A language without words, or for a loaded recognizer.
+        TypeError: It is no recognizer.
         E2VError: See `e2v_port.transcribe.load`.
     """
     if words is None:
@@ -54,6 +56,8 @@ def opened(words: str | Path | Reader | None, language: str | None, offline: boo
         return readers.load(words, language=language, offline=offline)
     if language is not None:
         raise ValueError("a loaded recognizer has its language: leave language= out")
+    if not hasattr(words, "read"):
+        raise TypeError(f"words must be the name or folder of a recognizer, or a loaded one, not {quoted(words)}")
     return words
 
 
@@ -72,7 +76,10 @@ def read(sounds: Sounds, segments: Sequence[Segment], reader: Reader, language: 
     for channel, sound in sounds.by_channel.items():
         numbers = [i for i, segment in enumerate(segments) if segment.channel == channel]
         own = [segments[i] for i in numbers]
-        words, transcripts[channel] = reader.read(sound.waveform, passages(own, WINDOW), language=language)
+        # The mix holds every channel, and so the strangers of each.
+        others = [each for each in segments if each.quality == "not_enrolled" and None in {channel, each.channel}]
+        parts = passages([*own, *others], WINDOW)
+        words, transcripts[channel] = reader.read(sound.waveform, parts, language=language)
         if words and (heard := transcripts[channel].language):
             languages.append(heard)
         found |= {numbers[i]: part for i, part in shared_out(words, own).items()}

@@ -96,10 +96,14 @@ def weigh(
         reason: Why the words have no valence.
         scorer: Name of what scored the words.
         settings: Weights and thresholds.
+
+    Raises:
+        ValueError: A valence is not finite, or that of the words not from 0 to 1.
     """
     if text is None or voice is None:
         return Wording(text, voice, voice_from, None, None, reason or "the voice was not judged", scorer)
-    number("text", text)
+    number("text", text, 0, 1)
+    number("voice", voice)
     total = settings.text + settings.voice
     valence = (settings.text * text + settings.voice * voice) / total
     if doubtful:

@@ -14,7 +14,7 @@ from e2v_port.analysis.analyze import Options
 from e2v_port.analysis.results import Analysis
 from e2v_port.audio import Clip
 from e2v_port.audio.clip import check_clips, clip_name
-from e2v_port.errors import AudioError, E2VError, number
+from e2v_port.errors import AudioError, E2VError, cut, number
 from e2v_port.files import printable
 from e2v_port.models.profiles import completed
 
@@ -136,7 +136,8 @@ class _Worker:
         finally:
             if timer:
                 timer.cancel()
-        if kind == "last":
+                timer.join()
+        if kind == "last" or overdue.is_set():  # by a moment: the result is whole, but the process is gone
             self.end()
         found: Analysis | AudioError = result
         return found
@@ -154,6 +155,8 @@ class _Worker:
             if kind == "log":
                 name, level, text = content
                 logging.getLogger(name).log(level, "%s", text)
+            elif kind == "error" and isinstance(content, OSError):  # it says what is wrong; the pipes are fine
+                raise E2VError(f"{cut(str(content))}: name another folder or file") from content
             elif kind == "error":
                 raise content
             else:

@@ -187,8 +187,9 @@ _ROUNDING = 0.02  # s; given segments overlap by as much where nobody speaks at 
 
 
 def _overlap(one: Segment, other: Segment) -> bool:
+    """Returns whether both are heard at the same time: the mix holds every channel."""
     together = min(one.end, other.end) - max(one.start, other.start)
-    return one.channel == other.channel and together > _ROUNDING
+    return (one.channel == other.channel or None in {one.channel, other.channel}) and together > _ROUNDING
 
 
 LEAST_HEARD = 0.75

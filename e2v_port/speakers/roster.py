@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -405,7 +405,7 @@ class Roster:
         if name in self:
             raise RosterError(f"{quoted(name)} is in the roster twice: delete one")
         self._check_size(voice, self._voices.values())
-        self._voices[as_read(name)] = voice
+        self._voices[as_read(name)] = replace(voice, name=name)
 
     @staticmethod
     def _check_size(voice: Voice, others: Iterable[Voice]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, TypeAlias
 
-from e2v_port.errors import number
+from e2v_port.errors import number, quoted
 
 __all__ = ["Scorer", "TextValence"]
 
@@ -23,9 +23,14 @@ class TextValence:
 
     Args:
         scorer: A function of a text; it is responsible for its languages. None for VADER.
+
+    Raises:
+        TypeError: The scorer is no function.
     """
 
     def __init__(self, scorer: Scorer | None = None) -> None:
+        if scorer is not None and not callable(scorer):
+            raise TypeError(f"text_valence must be a function of a text, not {quoted(scorer)}")
         self._scorer = scorer
         self.name = "VADER" if scorer is None else str(getattr(scorer, "__name__", type(scorer).__name__))
 

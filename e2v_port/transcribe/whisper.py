@@ -8,7 +8,7 @@ from e2v_port.audio import SAMPLING_RATE, Waveform
 from e2v_port.checkpoints.hubs import offline_by_environment
 from e2v_port.errors import CheckpointError, DownloadError, E2VError, ModelNotFound, RuntimeUnavailable, cut, quoted
 from e2v_port.transcribe.timing import in_sound
-from e2v_port.transcribe.words import Transcript, Word
+from e2v_port.transcribe.words import LOOPED, Transcript, Word
 
 __all__ = ["Transcriber"]
 
@@ -94,6 +94,7 @@ class Transcriber:
         words = [
             Word(min(float(word.start), last), min(float(word.end), last), word.word, float(word.probability))
             for segment in segments
+            if segment.compression_ratio <= LOOPED
             for word in segment.words or ()
         ]
         detected = None if language else float(info.language_probability)

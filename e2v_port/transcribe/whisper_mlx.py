@@ -13,7 +13,7 @@ from e2v_port.audio import SAMPLING_RATE, Waveform
 from e2v_port.checkpoints.hubs import offline_by_environment
 from e2v_port.errors import CheckpointError, DownloadError, E2VError, ModelNotFound, RuntimeUnavailable, cut, quoted
 from e2v_port.transcribe.timing import in_sound
-from e2v_port.transcribe.words import Transcript, Word
+from e2v_port.transcribe.words import LOOPED, Transcript, Word
 
 __all__ = ["NAMES", "MlxTranscriber", "is_mlx", "preferred"]
 
@@ -128,6 +128,7 @@ class MlxTranscriber:
                 float(word["probability"]),
             )
             for segment in found["segments"]
+            if segment["compression_ratio"] <= LOOPED
             for word in segment["words"]
         ]
 

@@ -11,9 +11,12 @@ from e2v_port.errors import E2VError
 from e2v_port.seconds import seconds
 from e2v_port.speech.segment import Segment
 
-__all__ = ["HEARD", "WINDOW", "Reader", "Transcript", "Word", "doubts", "passages", "shared_out", "takes"]
+__all__ = ["HEARD", "LOOPED", "WINDOW", "Reader", "Transcript", "Word", "doubts", "passages", "shared_out", "takes"]
 
 WINDOW = 30.0  # seconds that Whisper reads at once, and the longest clips that SenseVoice was trained on
+LOOPED = (
+    2.4  # compression ratio above which Whisper repeats itself (Radford et al. 2022, 4.5): noise or tones, no words
+)
 HEARD = {"normal", "low_confidence", "too_short"}  # qualities of segments whose words may be read
 
 
@@ -61,7 +64,8 @@ class Transcript:
     @property
     def certain_language(self) -> str | None:
         """The language; None where it was detected with a probability of less than one half."""
-        return self.language if (self.language_probability or 1.0) >= 0.5 else None
+        certain = self.language_probability is None or self.language_probability >= 0.5
+        return self.language if certain else None
 
 
 class Reader(Protocol):
@@ -106,7 +110,7 @@ def passages(segments: Sequence[Segment], longest: float) -> list[tuple[float, f
     of a speaker who is not enrolled is cut out of the segments, each is read by itself.
 
     Args:
-        segments: Segments of one channel, by their start.
+        segments: Segments of one channel, by their start; where strangers of other channels are heard in it, these too.
         longest: Length of the window in seconds. A longer segment is a passage of its own.
 
     Returns:
