@@ -326,6 +326,19 @@ class Echo:
         return tuple(Word(*passage, " so", 0.5) for passage in passages), Transcript("echo", language or "en", None)
 
 
+class Broken(Echo):
+    """A recognizer whose GPU has no memory left."""
+
+    def read(self, waveform: Any, passages: Any, *, language: str | None = None) -> tuple[tuple[Word, ...], Transcript]:
+        raise RuntimeError("CUDA failed with error\nout of memory")
+
+
+def test_a_recognizer_that_fails_is_one_line() -> None:
+    tone = np.sin(np.arange(2 * SAMPLING_RATE) / 9).astype(np.float32)
+    with pytest.raises(E2VError, match=r"^echo could not read the words \(CUDA failed with error out of memory\): use"):
+        e2v_port.analyze(tone, sampling_rate=SAMPLING_RATE, whole=True, words=Broken())
+
+
 def test_nothing_is_decoded_or_segmented_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from e2v_port.analysis.sounds import Sounds
 from e2v_port.audio import Note
-from e2v_port.errors import quoted
+from e2v_port.errors import E2VError, cut, quoted
 from e2v_port.speech.segment import Segment
 from e2v_port.transcribe import load as readers
 from e2v_port.transcribe.words import WINDOW, Reader, Transcript, Word, doubts, passages, shared_out
@@ -69,6 +69,9 @@ def read(sounds: Sounds, segments: Sequence[Segment], reader: Reader, language: 
         segments: All segments of the clip, in order of time; strangers among them are not read.
         reader: The recognizer.
         language: Code of the language; None for the reader's own, or else to detect it on each channel.
+
+    Raises:
+        E2VError: What runs the recognizer failed.
     """
     found: dict[int, tuple[Word, ...]] = {}
     transcripts: dict[int | None, Transcript] = {}
@@ -79,7 +82,11 @@ def read(sounds: Sounds, segments: Sequence[Segment], reader: Reader, language: 
         # The mix holds every channel, and so the strangers of each.
         others = [each for each in segments if each.quality == "not_enrolled" and None in {channel, each.channel}]
         parts = passages([*own, *others], WINDOW)
-        words, transcripts[channel] = reader.read(sound.waveform, parts, language=language)
+        try:
+            words, transcripts[channel] = reader.read(sound.waveform, parts, language=language)
+        except RuntimeError as error:  # of CTranslate2 and MLX, such as a GPU without memory
+            why = cut(" ".join(str(error).split()), 200)
+            raise E2VError(f"{reader.name} could not read the words ({why}): use a smaller model, or none") from error
         if words and (heard := transcripts[channel].language):
             languages.append(heard)
         found |= {numbers[i]: part for i, part in shared_out(words, own).items()}
