@@ -140,9 +140,8 @@ def to_textgrid(analyses: Sequence[Analysis]) -> str:
         for kind, column in texts.items():
             if kind == "emotion" or any(column):
                 tiers[kind + name] = [(*span, text) for span, text in zip(spans, column, strict=True)]
-        words = [word for segment in segments for word in segment.words or ()]
-        if words:
-            tiers["words" + name] = [(word.start, word.end, word.text) for word in words]
+        if words := _timed(segments):
+            tiers["words" + name] = words
         if analysis.boundaries is not None:
             parts = [part for segment in segments for part in changes.get(id(segment), ())]
             tiers["boundaries" + name] = [(part.start, part.end, part.label) for part in parts]
@@ -198,6 +197,32 @@ def _changes(analysis: Analysis) -> dict[int, list[Boundary]]:
             start = left[-1].end
             found.setdefault(id(segment), []).append(left.pop())
     return found
+
+
+def _timed(segments: Sequence[JudgedSegment]) -> list[tuple[float, float, str]]:
+    """Returns the intervals of the words of one voice.
+
+    A tier of Praat has neither intervals without length, as recognizers time some words, nor any that overlap. A word
+    without time of its own stands beside its neighbor in the segment; alone, it has the time of the segment.
+    """
+    rows: list[tuple[float, float, str]] = []
+    at = 0.0
+    for segment in segments:
+        own: list[tuple[float, float, str]] = []
+        early: list[str] = []
+        for word in segment.words or ():
+            if word.end > max(word.start, at):
+                own.append((max(word.start, at), word.end, " ".join([*early, word.text])))
+                early, at = [], word.end
+            elif own:
+                own[-1] = (*own[-1][:2], f"{own[-1][2]} {word.text}")
+            else:
+                early.append(word.text)
+        if early and segment.end > max(segment.start, at):
+            own.append((max(segment.start, at), segment.end, " ".join(early)))
+            at = segment.end
+        rows += own
+    return rows
 
 
 def _dimensions(segments: Sequence[JudgedSegment], prefix: str, *, measured: bool) -> dict[str, list[str]]:
@@ -330,6 +355,6 @@ FORMATS: dict[str, Callable[[Sequence[Analysis]], str]] = {
     "rttm": to_rttm,
 }
 
-SEGMENTS_IN_FULL = {"json", "jsonl", "csv"}  # formats that hold the measures of a voice; JSON holds indicators as well
+SEGMENTS_IN_FULL = {"json", "jsonl", "csv", "turns"}  # formats with the measures of a voice; JSON has indicators, too
 
 ONE_CLIP = {"vtt", "srt", "textgrid", "audacity"}  # formats that cannot hold the name of a clip
