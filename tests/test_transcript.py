@@ -514,9 +514,9 @@ def test_what_must_be_known_of_the_clip_follows_the_turns() -> None:
     found = replace(CALL, boundaries=parts, notes=(Note("cut_off", "only half was read"),), reason="a reason")
     lines = transcript(found, width=80).plain.split("\n")
     assert lines[1] == "a reason"
-    assert [line.split()[:4] for line in lines[-3:-1]] == [
-        ["0.00", "2.00", "neutral", "0.900"],
-        ["2.00", "5.00", "sad", "0.600"],
+    assert [line.split()[:5] for line in lines[-3:-1]] == [
+        ["0.00", "2.00", "ann", "neutral", "0.900"],
+        ["2.00", "5.00", "ann", "sad", "0.600"],
     ]
     assert lines[-1] == "note: only half was read"
 

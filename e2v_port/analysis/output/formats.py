@@ -22,6 +22,7 @@ __all__ = [
     "FORMATS",
     "ONE_CLIP",
     "SEGMENTS_IN_FULL",
+    "changes_within",
     "label",
     "to_audacity",
     "to_csv",
@@ -125,7 +126,7 @@ def to_textgrid(analyses: Sequence[Analysis]) -> str:
     """
     analysis = _one(analyses, "textgrid")
     tiers: dict[str, list[tuple[float, float, str]]] = {}
-    changes = _changes(analysis)
+    changes = changes_within(analysis)
     for name, segments in _voices(analysis.segments):
         spans = [(segment.start, segment.end) for segment in segments]
         texts = {
@@ -187,7 +188,7 @@ def _voices(segments: Sequence[_Spoken]) -> Iterator[tuple[str, list[_Spoken]]]:
             yield f"{name} {number}" if number > 1 else name, layer
 
 
-def _changes(analysis: Analysis) -> dict[int, list[Boundary]]:
+def changes_within(analysis: Analysis) -> dict[int, list[Boundary]]:
     """Returns the boundaries within each segment, by its identity: they are listed segment by segment."""
     left = list(analysis.boundaries or ())[::-1]
     found: dict[int, list[Boundary]] = {}
@@ -254,7 +255,7 @@ def to_rttm(analyses: Sequence[Analysis]) -> str:
     ends: dict[tuple[str, int, str], float] = {}
     for analysis in analyses:
         file = "_".join(PurePath(analysis.file).stem.split()) or "clip"
-        changes = _changes(analysis)
+        changes = changes_within(analysis)
         for segment in analysis.segments:
             channel = segment.channel or 1
             for start, end, label, confidence in _turns(segment, changes.get(id(segment))):

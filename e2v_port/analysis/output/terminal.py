@@ -8,6 +8,7 @@ from rich.text import Text
 
 from e2v_port.analysis.events import OVER_SPEECH
 from e2v_port.analysis.judged import JudgedSegment, unjudged_words
+from e2v_port.analysis.output.formats import changes_within
 from e2v_port.analysis.output.transcript import missing_words, reader, voices
 from e2v_port.analysis.results import Analysis
 from e2v_port.analysis.turns import Turn
@@ -158,15 +159,19 @@ def _wrapped(texts: Iterable[Text], width: int | None) -> Iterator[Text]:
 
 def _append_rest(text: Text, analysis: Analysis, ascii_only: bool, legend: str = "") -> None:
     """Appends what follows segments and turns: the changes within them, other sounds, the legend, and notes."""
+    within = changes_within(analysis)
     parts = [
         {
             "start": f"{part.start:.2f}",
             "end": f"{part.end:.2f}",
+            "speaker": _name(segment.speaker),
+            "channel": "" if segment.channel is None else str(segment.channel),
             "inside": part.label,
             "mean": f"{part.probability:.3f}",
             "": bar(part.probability, ascii_only),
         }
-        for part in analysis.boundaries or ()
+        for segment in analysis.segments
+        for part in within.get(id(segment), ())
     ]
     _append(text, [(part, colour(part["inside"])) for part in parts])
     heard = [
