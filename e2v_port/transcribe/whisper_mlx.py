@@ -171,7 +171,7 @@ def _folder(model: str | Path, *, offline: bool) -> Path:
                 f"{name} is not on this machine and this run is offline: pass the folder of a Whisper model"
             ) from error
     try:
-        with asking(CLIENTS["huggingface"]):
+        with asking(CLIENTS["huggingface"](repository, None)):
             return Path(snapshot_download(repository))
     except NotDelivered as error:
         raise DownloadError(
