@@ -607,7 +607,7 @@ def test_what_cannot_be_shown_is_refused_in_one_line(options: list[str], error: 
 
 def test_formats_without_room_for_measures_are_refused() -> None:
     assert run("none.wav", "--prosody", "-f", "srt").stderr == (
-        "error: --format srt has no room for --prosody: use csv, json, jsonl\n"
+        "error: --format srt has no room for --prosody: use csv, json, jsonl, turns\n"
     )
     assert run("none.wav", "--prosody", "--whole").stderr == (
         "error: --whole prints scores alone: add --json to --prosody, or --format csv or json\n"

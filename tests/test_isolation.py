@@ -199,6 +199,12 @@ def test_a_time_limit_between_steps_stops_a_long_clip_alone(long: str) -> None:
         assert all(a.emotion == b.emotion and a.confidence == pytest.approx(b.confidence, abs=2e-5) for a, b in pairs)
 
 
+def test_a_clip_stopped_while_it_is_decoded_is_named_once(long: str) -> None:
+    [found] = each_here([long], timeout=1e-6, **FAST)
+    assert str(found).startswith(f"{long}: over the time limit of 1e-06 s: stopped after ")
+    assert str(found).endswith(" s, while it was decoded")
+
+
 def test_the_models_stop_a_long_clip_in_its_middle(long: str) -> None:
     """Not once all of it is judged: that takes as long as without a limit."""
     model = e2v_port.load("bundled", runtime="numpy")

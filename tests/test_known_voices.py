@@ -109,6 +109,19 @@ def test_speech_in_which_somebody_else_speaks_has_no_name(roster: Roster, encode
     assert known.whose(mixed).name is None
 
 
+def test_a_whole_clip_of_two_people_has_no_name(roster: Roster, encoder: Model) -> None:
+    known = KnownVoices(encoder, roster, only=True)
+    mixed = np.concatenate([said(ANN, 4), pause(), said("calm", 2)])
+    spoken = np.concatenate(stretches(mixed))
+    embedding, *own = encoder.embed([spoken, *pieces(spoken)], SAMPLING_RATE)
+    assert roster.identify(embedding, len(spoken) / SAMPLING_RATE, own)[0] == "Ann", "all of it sounds like Ann"
+    assert known.whose(mixed).name is None
+    [segment] = e2v_port.analyze(mixed, sampling_rate=SAMPLING_RATE, whole=True, enrolled=known).segments
+    assert (segment.speaker, segment.quality) == (None, "not_enrolled")
+    [segment] = e2v_port.analyze(said(ANN, 6), sampling_rate=SAMPLING_RATE, whole=True, enrolled=known).segments
+    assert (segment.speaker, segment.quality) == ("Ann", "normal")
+
+
 def test_pieces_are_equal_and_none_is_short() -> None:
     second = np.zeros(SAMPLING_RATE, np.float32)
     for seconds, count in (1, 0), (3.9, 0), (4, 2), (5.9, 2), (11, 5):

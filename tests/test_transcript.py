@@ -12,6 +12,7 @@ from dataclasses import replace
 from html import unescape
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import jsonschema
 import numpy as np
@@ -38,6 +39,7 @@ from e2v_port.audio import SAMPLING_RATE, Note, load_audio
 from e2v_port.emotions.changes import Boundary
 from e2v_port.lines import one_line, shortened
 from e2v_port.llm.describe import NOTICE
+from e2v_port.prosody.measure import measure
 from e2v_port.speech.transcripts import read_segments
 from e2v_port.transcribe.words import Transcript, Word
 
@@ -222,6 +224,13 @@ def test_a_transcript_says_who_said_what_how_and_when() -> None:
     assert "\n\n**bob** 0:21 to 0:24 · not enrolled\n" in text
     assert " ".join(text.rpartition("\n---\n\n")[2].split()) == NOTICE
     assert FORMATS["md"]([CALL, SPOKEN]).count(NOTICE[:40]) == 1
+
+
+def test_numbers_are_no_lists_and_stay_as_they_are() -> None:
+    for text in ("1.00 or 2.5, and no more.", "1. one", "2) two", "3."):
+        shown = FORMATS["md"]([with_turns(analysis(segment(0.0, 4.0, speaker="ann", text=text)))])
+        assert not [token for token in MARKDOWN.parse(shown) if token.type == "ordered_list_open"]
+        assert ("\\" in shown) == (text[:4] != "1.00")
 
 
 def test_a_transcript_without_words_or_speech() -> None:
@@ -416,6 +425,29 @@ def test_tiers_of_turns(tmp_path: Path) -> None:
     assert [entry.label for entry in grid.getTier("words (bob)").entries] == LONG.split()
 
 
+@patient
+@given(st.lists(st.lists(st.tuples(st.integers(-1, 9), st.integers(0, 3)), min_size=1, max_size=6), max_size=4))
+def test_no_word_is_missing_in_a_tier(times: list[list[tuple[int, int]]]) -> None:
+    parts = []
+    for i, spans in enumerate(times):
+        starts = sorted(10.0 * i + start for start, _ in spans)
+        words = tuple(
+            Word(max(start, 0.0), max(start, 0.0) + length, f"w{i}.{k}", 0.9)
+            for k, (start, (_, length)) in enumerate(zip(starts, spans, strict=True))
+        )
+        text = " ".join(word.text for word in words)
+        parts.append(replace(segment(10.0 * i, 10.0 * i + 9.5, speaker="ann", text=text), words=words))
+    found = with_turns(analysis(*parts, duration=60.0))
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "call.TextGrid")
+        path.write_text(FORMATS["textgrid"]([found]), "utf-8")
+        grid = textgrid.openTextgrid(str(path), False)
+    if parts:
+        tier = grid.getTier("words (ann)")
+        assert " ".join(entry.label for entry in tier.entries) == " ".join(part.text or "" for part in parts)
+        assert all(one.end <= two.start for one, two in pairwise(tier.entries))
+
+
 # ---- the screen
 
 
@@ -458,14 +490,33 @@ def test_what_the_screen_shows() -> None:
     assert f"\n  | {LONG}\n" in plain, "not wrapped where there is no width"
 
 
+def test_the_screen_shows_what_was_measured() -> None:
+    voice = measure(0.3 * np.sin(2 * np.pi * 200 * np.arange(2 * SAMPLING_RATE) / SAMPLING_RATE).astype(np.float32))
+    heard = replace(segment(0.0, 4.0, "fearful", speaker="ann", text="Oh."), prosody=voice, reasons=("elevated pitch",))
+    calm = segment(4.0, 8.0, "fearful", speaker="ann", text="I see.")
+    lines = transcript(with_turns(analysis(heard)), width=130).plain.split("\n")
+    assert voice.pitch_mean is not None
+    assert lines[2].startswith("  arousal 0.70, dominance 0.30, valence 0.25; shade ")
+    assert f"; {voice.pitch_mean:.0f} Hz; " in lines[2]
+    assert lines[2].endswith("; elevated pitch")
+    assert lines[3] == "  ▎ Oh."
+    both = transcript(with_turns(analysis(heard, calm))).plain
+    assert "elevated pitch" in both, "it holds for half of the turn"
+    assert "elevated pitch" not in transcript(with_turns(analysis(heard, replace(calm, end=8.5)))).plain
+    narrow = transcript(with_turns(analysis(heard)), width=40).plain.split("\n")
+    assert max(map(len, narrow[2:])) <= 40
+    assert "Hz" not in transcript(CALL).plain
+    assert "arousal" not in transcript(CALL).plain
+
+
 def test_what_must_be_known_of_the_clip_follows_the_turns() -> None:
     parts = (Boundary(0.0, 2.0, "neutral", 0.9), Boundary(2.0, 5.0, "sad", 0.6))
     found = replace(CALL, boundaries=parts, notes=(Note("cut_off", "only half was read"),), reason="a reason")
     lines = transcript(found, width=80).plain.split("\n")
     assert lines[1] == "a reason"
-    assert [line.split()[:4] for line in lines[-3:-1]] == [
-        ["0.00", "2.00", "neutral", "0.900"],
-        ["2.00", "5.00", "sad", "0.600"],
+    assert [line.split()[:5] for line in lines[-3:-1]] == [
+        ["0.00", "2.00", "ann", "neutral", "0.900"],
+        ["2.00", "5.00", "ann", "sad", "0.600"],
     ]
     assert lines[-1] == "note: only half was read"
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -405,3 +406,21 @@ def test_words_without_a_model_are_those_of_base(tmp_path: Path) -> None:
         assert done.stderr == (
             "error: base is not on this machine and this run is offline: pass the folder of a Whisper model\n"
         )
+
+
+def test_a_model_that_cannot_be_downloaded_is_one_plain_line(tmp_path: Path) -> None:
+    clip = tmp_path / "call.wav"
+    clip.write_bytes(b"no audio")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]  # closed again when the program runs: nobody answers there
+    done = subprocess.run(
+        [sys.executable, "-m", "e2v_port", "analyze", clip, "--words", "base"],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_CACHE": str(tmp_path / "empty"), "HF_ENDPOINT": f"http://127.0.0.1:{port}"},
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: base could not be downloaded (Connection refused): download it by hand and pass its folder\n"
+    )

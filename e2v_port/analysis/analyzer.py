@@ -135,7 +135,7 @@ class Analyzer:
         name = printable(clip.name if isinstance(clip, Sounds) else clip_name(clip))
 
         def decoding(_: float) -> None:
-            self._check_time(name, time.perf_counter() - started, "while it was decoded")
+            self._check_time(None, time.perf_counter() - started, "while it was decoded")
 
         sounds = clip if isinstance(clip, Sounds) else self.request.load(clip, sampling_rate, decoding)
         decoded = time.perf_counter()
@@ -179,10 +179,11 @@ class Analyzer:
             found.append(segment if spans else replace(segment, quality="no_speech"))
         return found
 
-    def _check_time(self, name: str, spent: float, when: str) -> None:
-        """Raises AudioError for a clip on which more than the timeout was spent."""
+    def _check_time(self, name: str | None, spent: float, when: str) -> None:
+        """Raises AudioError for a clip on which more than the timeout was spent; its name is None where it is added."""
         if self.timeout is not None and spent > self.timeout:
-            raise AudioError(f"{name}: over the time limit of {self.timeout:g} s: stopped after {spent:.1f} s, {when}")
+            which = f"{name}: " if name else ""
+            raise AudioError(f"{which}over the time limit of {self.timeout:g} s: stopped after {spent:.1f} s, {when}")
 
     def _named(self, sounds: Sounds, segments: list[Segment]) -> tuple[list[Segment], list[Note]]:
         """Names the speakers by their voices, and then those who are enrolled by their names."""

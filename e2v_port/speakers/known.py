@@ -67,20 +67,30 @@ class KnownVoices:
 
     def whose_each(self, waveforms: Sequence[Waveform], settings: SegmentSettings = DEFAULTS) -> list[Heard]:
         """Returns whose voice each of several stretches of speech is, as `whose` does."""
-        return [
-            _NOBODY if speech is None else Heard(*self.roster.identify(speech.embedding, speech.seconds, speech.pieces))
-            for speech in self._speech(waveforms, settings)
-        ]
+        return [_NOBODY if speech is None else self._identified(speech) for speech in self._speech(waveforms, settings)]
+
+    def _identified(self, speech: "_Speech") -> Heard:
+        """Returns whose voice speech is; nobody's where a long part of it is clearly of another voice."""
+        name, similarity = self.roster.identify(speech.embedding, speech.seconds, speech.pieces)
+        if name and any(self.roster.foreign(name, part, seconds) for part, seconds in speech.parts):
+            return Heard(None, similarity)
+        return Heard(name, similarity)
 
     def _speech(self, waveforms: Sequence[Waveform], settings: SegmentSettings) -> list["_Speech | None"]:
         """Returns the speech in each waveform; None where there is too little to compare."""
-        spoken = [np.concatenate([_NOTHING, *stretches(waveform, settings)]) for waveform in waveforms]
+        apart = [stretches(waveform, settings) for waveform in waveforms]
+        spoken = [np.concatenate([_NOTHING, *parts]) for parts in apart]
         sounds = {i: [sound, *pieces(sound)] for i, sound in enumerate(spoken) if len(sound) >= _LEAST_SAMPLES}
-        embeddings = iter(self.encoder.embed([part for parts in sounds.values() for part in parts], SAMPLING_RATE))
+        # Several people may speak in what is longer than a segment, and all of it together sounds a little like each.
+        long = {i for i in sounds if len(spoken[i]) > settings.max_duration * SAMPLING_RATE}
+        turns = {i: [part for part in apart[i] if len(part) >= 2 * PIECE * SAMPLING_RATE] for i in long}
+        heard = [part for i, parts in sounds.items() for part in (*parts, *turns.get(i, ()))]
+        embeddings = iter(self.encoder.embed(heard, SAMPLING_RATE))
         found: list[_Speech | None] = [None] * len(waveforms)
         for i, parts in sounds.items():
             whole, *own = [next(embeddings) for _ in parts]
-            found[i] = _Speech(whole, len(spoken[i]) / SAMPLING_RATE, own)
+            others = [(next(embeddings), len(part) / SAMPLING_RATE) for part in turns.get(i, ())]
+            found[i] = _Speech(whole, len(spoken[i]) / SAMPLING_RATE, own, others)
         return found
 
     def settle(self, segment: Segment, heard: Heard) -> Segment:
@@ -154,8 +164,7 @@ class KnownVoices:
     def _settled(self, segment: Segment, speech: "_Speech | None", names: Mapping[str, tuple[str, bool]]) -> Segment:
         """Returns a segment with the name of its voice, if it is that of the speaker it was given to."""
         if segment.speaker is None or segment.speaker not in names:
-            heard = speech and self.roster.identify(speech.embedding, speech.seconds, speech.pieces)
-            return self.settle(segment, Heard(*heard) if heard else _NOBODY)
+            return self.settle(segment, self._identified(speech) if speech else _NOBODY)
         name, enrolled = names[segment.speaker]
         parts = [] if speech is None else [*([speech.embedding] if speech.seconds >= PIECE else []), *speech.pieces]
         if enrolled and not any(self.roster.foreign(name, part) for part in parts):
@@ -174,11 +183,19 @@ class KnownVoices:
 
 
 class _Speech(NamedTuple):
-    """The embedding of speech without pauses, its length in seconds, and the embeddings of its pieces."""
+    """Speech without pauses.
+
+    Attributes:
+        embedding: Embedding of all of it.
+        seconds: Its length.
+        pieces: Embeddings of its pieces.
+        parts: Of speech longer than a segment: embedding and seconds of each part that would be one.
+    """
 
     embedding: NDArray[np.float32]
     seconds: float
     pieces: list[NDArray[np.float32]]
+    parts: list[tuple[NDArray[np.float32], float]]
 
 
 _LISTENED = {"normal", "low_confidence", "too_short"}  # qualities of segments whose voice is compared

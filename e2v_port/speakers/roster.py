@@ -316,14 +316,16 @@ class Roster:
         certain = certain and not any(self.foreign(name, piece) for piece in pieces)
         return (name if certain else None), best
 
-    def foreign(self, name: str, piece: Vector) -> bool:
+    def foreign(self, name: str, piece: Vector, seconds: float = PIECE) -> bool:
         """Returns whether `PIECE` seconds of speech or more are clearly of another voice than the one of a name.
 
         Args:
             name: Name of an enrolled voice.
             piece: Embedding of the speech, [dim].
+            seconds: Length of the speech; from twice `PIECE` on, half the distance is clear.
         """
-        return float(self.voice(name).embedding @ mean_of([piece])) < self.needed(PIECE) - _FOREIGN
+        clear = _FOREIGN / 2 if seconds >= 2 * PIECE else _FOREIGN
+        return float(self.voice(name).embedding @ mean_of([piece])) < self.needed(seconds) - clear
 
     def check(self, encoder: Model) -> None:
         """Raises RosterError unless the voices were enrolled with this speaker encoder."""

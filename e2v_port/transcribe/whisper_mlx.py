@@ -10,6 +10,7 @@ from threading import Lock
 from typing import Any
 
 from e2v_port.audio import SAMPLING_RATE, Waveform
+from e2v_port.checkpoints.clients import CLIENTS, NotDelivered, asking
 from e2v_port.checkpoints.hubs import offline_by_environment
 from e2v_port.errors import CheckpointError, DownloadError, E2VError, ModelNotFound, RuntimeUnavailable, cut, quoted
 from e2v_port.transcribe.timing import in_sound
@@ -171,6 +172,9 @@ def _folder(model: str | Path, *, offline: bool) -> Path:
                 f"{name} is not on this machine and this run is offline: pass the folder of a Whisper model"
             ) from error
     try:
-        return Path(snapshot_download(repository))
-    except Exception as error:  # of httpx, huggingface_hub and the file system
-        raise DownloadError(f"{name} could not be downloaded ({cut(str(error), 200)})") from error
+        with asking(CLIENTS["huggingface"](repository, None)):
+            return Path(snapshot_download(repository))
+    except NotDelivered as error:
+        raise DownloadError(
+            f"{name} could not be downloaded ({error}): download it by hand and pass its folder"
+        ) from error

@@ -22,6 +22,7 @@ __all__ = [
     "FORMATS",
     "ONE_CLIP",
     "SEGMENTS_IN_FULL",
+    "changes_within",
     "label",
     "to_audacity",
     "to_csv",
@@ -125,7 +126,7 @@ def to_textgrid(analyses: Sequence[Analysis]) -> str:
     """
     analysis = _one(analyses, "textgrid")
     tiers: dict[str, list[tuple[float, float, str]]] = {}
-    changes = _changes(analysis)
+    changes = changes_within(analysis)
     for name, segments in _voices(analysis.segments):
         spans = [(segment.start, segment.end) for segment in segments]
         texts = {
@@ -140,9 +141,8 @@ def to_textgrid(analyses: Sequence[Analysis]) -> str:
         for kind, column in texts.items():
             if kind == "emotion" or any(column):
                 tiers[kind + name] = [(*span, text) for span, text in zip(spans, column, strict=True)]
-        words = [word for segment in segments for word in segment.words or ()]
-        if words:
-            tiers["words" + name] = [(word.start, word.end, word.text) for word in words]
+        if words := _timed(segments):
+            tiers["words" + name] = words
         if analysis.boundaries is not None:
             parts = [part for segment in segments for part in changes.get(id(segment), ())]
             tiers["boundaries" + name] = [(part.start, part.end, part.label) for part in parts]
@@ -188,7 +188,7 @@ def _voices(segments: Sequence[_Spoken]) -> Iterator[tuple[str, list[_Spoken]]]:
             yield f"{name} {number}" if number > 1 else name, layer
 
 
-def _changes(analysis: Analysis) -> dict[int, list[Boundary]]:
+def changes_within(analysis: Analysis) -> dict[int, list[Boundary]]:
     """Returns the boundaries within each segment, by its identity: they are listed segment by segment."""
     left = list(analysis.boundaries or ())[::-1]
     found: dict[int, list[Boundary]] = {}
@@ -198,6 +198,32 @@ def _changes(analysis: Analysis) -> dict[int, list[Boundary]]:
             start = left[-1].end
             found.setdefault(id(segment), []).append(left.pop())
     return found
+
+
+def _timed(segments: Sequence[JudgedSegment]) -> list[tuple[float, float, str]]:
+    """Returns the intervals of the words of one voice.
+
+    A tier of Praat has neither intervals without length, as recognizers time some words, nor any that overlap. A word
+    without time of its own stands beside its neighbor in the segment; alone, it has the time of the segment.
+    """
+    rows: list[tuple[float, float, str]] = []
+    at = 0.0
+    for segment in segments:
+        own: list[tuple[float, float, str]] = []
+        early: list[str] = []
+        for word in segment.words or ():
+            if word.end > max(word.start, at):
+                own.append((max(word.start, at), word.end, " ".join([*early, word.text])))
+                early, at = [], word.end
+            elif own:
+                own[-1] = (*own[-1][:2], f"{own[-1][2]} {word.text}")
+            else:
+                early.append(word.text)
+        if early and segment.end > max(segment.start, at):
+            own.append((max(segment.start, at), segment.end, " ".join(early)))
+            at = segment.end
+        rows += own
+    return rows
 
 
 def _dimensions(segments: Sequence[JudgedSegment], prefix: str, *, measured: bool) -> dict[str, list[str]]:
@@ -229,7 +255,7 @@ def to_rttm(analyses: Sequence[Analysis]) -> str:
     ends: dict[tuple[str, int, str], float] = {}
     for analysis in analyses:
         file = "_".join(PurePath(analysis.file).stem.split()) or "clip"
-        changes = _changes(analysis)
+        changes = changes_within(analysis)
         for segment in analysis.segments:
             channel = segment.channel or 1
             for start, end, label, confidence in _turns(segment, changes.get(id(segment))):
@@ -330,6 +356,6 @@ FORMATS: dict[str, Callable[[Sequence[Analysis]], str]] = {
     "rttm": to_rttm,
 }
 
-SEGMENTS_IN_FULL = {"json", "jsonl", "csv"}  # formats that hold the measures of a voice; JSON holds indicators as well
+SEGMENTS_IN_FULL = {"json", "jsonl", "csv", "turns"}  # formats with the measures of a voice; JSON has indicators, too
 
 ONE_CLIP = {"vtt", "srt", "textgrid", "audacity"}  # formats that cannot hold the name of a clip

@@ -8,11 +8,13 @@ from rich.text import Text
 
 from e2v_port.analysis.events import OVER_SPEECH
 from e2v_port.analysis.judged import JudgedSegment, unjudged_words
+from e2v_port.analysis.output.formats import changes_within
 from e2v_port.analysis.output.transcript import missing_words, reader, voices
 from e2v_port.analysis.results import Analysis
 from e2v_port.analysis.turns import Turn
 from e2v_port.emotions import taxonomy
 from e2v_port.emotions.indicators import Indicator, Indicators
+from e2v_port.emotions.judgement import MEASURED
 from e2v_port.files import printable
 from e2v_port.lines import one_line
 from e2v_port.seconds import clock
@@ -55,7 +57,7 @@ def table(analysis: Analysis, *, ascii_only: bool = False) -> Text:
 
 
 def transcript(analysis: Analysis, *, width: int | None = None, ascii_only: bool = False) -> Text:
-    """Returns a header line and the turns: when, who, how it sounds, and under that what was said.
+    """Returns a header line and the turns: when, who, how it sounds, and under that what was measured and said.
 
     A bar in the color of the emotion runs down beside the words; it is gray where the emotion is in doubt or unknown.
     After the turns, where a reader of a long call looks first, each speaker's emotions are summed up.
@@ -86,6 +88,8 @@ def transcript(analysis: Analysis, *, width: int | None = None, ascii_only: bool
             below.insert(0, Text(f"({remarks})"))
         line.rstrip()
         text.append_text(line).append("\n")
+        for part in _wrapped([Text(_measured(turn), GREY)], None if width is None else max(width - 2, _NARROWEST)):
+            text.append("  ").append_text(part).append("\n")
         gutter = f"  {'|' if ascii_only else '▎'} "
         for part in _wrapped(below, None if width is None else max(width - len(gutter), _NARROWEST)):
             text.append(gutter, style).append_text(part).append("\n")
@@ -107,6 +111,26 @@ def _turn_cells(turn: Turn, ascii_only: bool) -> dict[str, str]:
         "sounds": turn.caption,
         "bar": "" if emotion["unclear"] else bar(emotion["confidence"] or 0, ascii_only),
     }
+
+
+def _measured(turn: Turn) -> str:
+    """Returns what was measured in the voice of a turn, in words; what is unusual if it holds for half of it."""
+    emotion, prosody = turn.emotion, turn.prosody
+    found: list[str] = []
+    if emotion["avd_from"] in MEASURED:
+        found.append(", ".join(f"{name} {value:.2f}" for name, value in emotion["avd_scores"].items()))
+        shade = emotion["shade"]
+        if shade and not emotion["unclear"] and shade["name"] != emotion["emotion"].casefold():
+            found.append(f"shade {shade['name']} {shade['probability']:.2f}")
+    if prosody and prosody.pitch_mean:
+        found.append(f"{prosody.pitch_mean:.0f} Hz")
+    if prosody and prosody.rate is not None:
+        found.append(f"{prosody.rate:.1f} syllables/s")
+    lengths: dict[str, float] = {}
+    for part in turn.parts:
+        for reason in part.reasons:
+            lengths[reason] = lengths.get(reason, 0.0) + part.duration
+    return "; ".join([*found, *(reason for reason, length in lengths.items() if length >= emotion["seconds"] / 2)])
 
 
 def _turn_colour(turn: Turn) -> str:
@@ -135,15 +159,19 @@ def _wrapped(texts: Iterable[Text], width: int | None) -> Iterator[Text]:
 
 def _append_rest(text: Text, analysis: Analysis, ascii_only: bool, legend: str = "") -> None:
     """Appends what follows segments and turns: the changes within them, other sounds, the legend, and notes."""
+    within = changes_within(analysis)
     parts = [
         {
             "start": f"{part.start:.2f}",
             "end": f"{part.end:.2f}",
+            "speaker": _name(segment.speaker),
+            "channel": "" if segment.channel is None else str(segment.channel),
             "inside": part.label,
             "mean": f"{part.probability:.3f}",
             "": bar(part.probability, ascii_only),
         }
-        for part in analysis.boundaries or ()
+        for segment in analysis.segments
+        for part in within.get(id(segment), ())
     ]
     _append(text, [(part, colour(part["inside"])) for part in parts])
     heard = [

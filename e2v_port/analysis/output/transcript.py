@@ -34,7 +34,7 @@ _MARKUP = re.compile(
     r"|:(?=//)|(?<!\d):(?=[\w+-]+:)|==|(?<=www)\.",
     re.I,
 )
-_ORDINAL = re.compile(r"(\d{1,9})(?=[.)])")  # at the start of a line, that of a list
+_ORDINAL = re.compile(r"(\d{1,9})(?=[.)](?:\s|$))")  # at the start of a line, that of a list
 
 
 @dataclass(frozen=True)
