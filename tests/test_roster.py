@@ -100,7 +100,7 @@ def test_too_little_speech_is_refused_with_what_is_needed() -> None:
     with pytest.raises(RosterError, match=r"'Ann': 4\.9 s of speech are too little .* at least 5 s"):
         roster.enroll("Ann", [towards(1)], [LEAST_SECONDS - 0.1])
     assert len(roster) == 0
-    roster.enroll("Ann", [towards(1)], [LEAST_SECONDS])
+    assert [note.kind for note in roster.enroll("Ann", [towards(1)], [LEAST_SECONDS])] == ["little_speech"]
 
 
 def test_several_voices_in_the_recordings_are_noticed() -> None:

@@ -38,6 +38,7 @@ PIECE = 2.0
 # How far such a piece may fall below the similarity that a voice needs: the speech of one person varies.
 _FOREIGN = 0.12
 LEAST_SECONDS = 5.0
+ENOUGH_SECONDS = 10.0  # of speech that the figures in docs/enrolment.md are of
 """Least speech that a voice is enrolled from, in seconds. From 10 on it is told apart as well as it ever is: see
 docs/enrolment.md."""
 
@@ -214,7 +215,7 @@ class Roster:
             clips: Number of clips that held it; by default one for each embedding.
 
         Returns:
-            Notes on what looks wrong: `replaced`, `several_voices` and `enrolled_twice`.
+            Notes on what looks wrong: `little_speech`, `replaced`, `several_voices` and `enrolled_twice`.
 
         Raises:
             RosterError: The name is not allowed, the speech is too short, or the embeddings are of another size.
@@ -223,12 +224,17 @@ class Roster:
         if total < LEAST_SECONDS:
             raise RosterError(
                 f"{quoted(name)}: {total:.1f} s of speech are too little to know a voice by: give at least "
-                f"{LEAST_SECONDS:g} s, better 10"
+                f"{LEAST_SECONDS:g} s, better {ENOUGH_SECONDS:g}"
             )
         checked = _checked_name(name)
         embedding = mean_of(embeddings, seconds)
         known = self._voices.get(as_read(checked))
         notes = []
+        if total < ENOUGH_SECONDS:
+            text = (
+                f"{total:.1f} s of speech are little: from {ENOUGH_SECONDS:g} s on, the voice is recognized more often"
+            )
+            notes.append(Note("little_speech", text))
         if known:
             kept = float(known.embedding @ embedding) if known.embedding.shape == embedding.shape else 0.0
             unlike = "" if kept >= self.needed(total) else ", a voice that sounds different"
