@@ -4,6 +4,7 @@ The voices are those of the sentences that the project ships, and where they are
 """
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -145,11 +146,11 @@ def test_silence_and_too_little_speech_are_refused(encoder: Model, tmp_path: Pat
 
 def test_several_voices_and_a_second_name_are_noticed(roster: Roster, encoder: Model) -> None:
     fresh = Roster.of(encoder)
-    [note] = enroll(fresh, encoder, "Ann", [said(ANN, 3), said(STRANGER, 3)], SAMPLING_RATE)
-    assert note.kind == "several_voices"
+    notes = enroll(fresh, encoder, "Ann", [said(ANN, 3), said(STRANGER, 3)], SAMPLING_RATE)
+    assert "several_voices" in {note.kind for note in notes}
     copied = Roster.from_dict(roster.to_dict())
-    [note] = enroll(copied, encoder, "Eve", [said(ANN, 3)], SAMPLING_RATE)
-    assert note.kind == "enrolled_twice"
+    notes = enroll(copied, encoder, "Eve", [said(ANN, 3)], SAMPLING_RATE)
+    assert "enrolled_twice" in {note.kind for note in notes}
 
 
 def test_voices_of_another_encoder_are_refused(encoder: Model) -> None:
@@ -296,7 +297,8 @@ def test_enrolling_on_the_command_line(folder: Path) -> None:
     stored = folder / "data" / "voices.json"
     assert e2v("enroll", "--list") == (0, f"nobody is enrolled in {stored}\n", "")
     code, out, err = e2v("enroll", "Ann", folder / "ann.wav")
-    assert (code, err) == (0, "")
+    assert code == 0
+    assert re.fullmatch(r"note: [5-9]\.\d s of speech are little: with 10 s, .*\n", err)
     assert out.startswith("Ann: enrolled from ")
     assert stored.stat().st_size < 5000  # no audio
     code, out, _ = e2v("enroll", "--list")
@@ -433,7 +435,8 @@ def test_real_voices(recordings: Path, encoder: Model) -> None:
     sounds = {name: load_audio(recordings / name) for name in readers}
     roster = Roster.of(encoder)
     for name, sound in sounds.items():
-        assert enroll(roster, encoder, name, [sound[: -5 * SAMPLING_RATE]], SAMPLING_RATE) == []
+        notes = enroll(roster, encoder, name, [sound[: -5 * SAMPLING_RATE]], SAMPLING_RATE)
+        assert {note.kind for note in notes} <= {"little_speech"}
     known = KnownVoices(encoder, roster, only=True)
     heard = {name: known.whose(sound[-5 * SAMPLING_RATE :]).name for name, sound in sounds.items()}
     assert heard == {name: name for name in readers}
