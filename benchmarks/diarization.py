@@ -10,8 +10,8 @@ found, and pyannote.metrics' diarization error rate, without a collar and with 0
 which is not scored. Takes about 0.1 s per second of call.
 
 A second table shows what is left if the speakers of the other turns are known: each window gets the speaker whose mean
-embedding in all other turns is nearest, an advantage that no grouping of the windows has; and what is left if each
-window has its true speaker.
+embedding in all other turns is nearest, which finds nobody who has a single turn; and what is left if each window has
+its true speaker.
 """
 
 import re
