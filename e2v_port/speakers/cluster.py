@@ -17,6 +17,7 @@ from e2v_port.errors import RuntimeUnavailable
 __all__ = ["Voices", "find"]
 
 KEPT = 0.2  # share of the similarities in a row that count in full; 0.05 to 0.5 in the paper
+SHARES = (0.2, 0.1, 0.35)  # those tried for a given number of voices; the number is estimated with KEPT
 WEAK = 0.01  # what the others count, as in the paper
 ROUNDS = 3  # of moving each embedding to the voice that is most like it
 
@@ -77,9 +78,11 @@ def find(
         share = seconds.sum() / seconds[taken].sum()
         embeddings, seconds, runs = embeddings[taken], seconds[taken] * share, runs[taken]
     largest = min(count or most, len(embeddings))
-    rows = _spectral(embeddings, largest)
     if count is not None:
-        return Voices(_centers(embeddings, seconds, rows, largest), largest, largest, len(embeddings), of)
+        found = [_centers(embeddings, seconds, _spectral(embeddings, largest, kept), largest) for kept in SHARES]
+        best = max(found, key=lambda centers: _likeness(centers, embeddings, seconds))
+        return Voices(best, largest, largest, len(embeddings), of)
+    rows = _spectral(embeddings, largest, KEPT)
     tried = [_centers(embeddings, seconds, rows, number) for number in range(1, largest + 1)]
     closest = [_closest(centers, embeddings, seconds, runs, least) for centers in tried]
     strict, chosen, lax = (
@@ -89,12 +92,23 @@ def find(
     return Voices(tried[chosen], strict + 1, lax + 1, len(embeddings), of)
 
 
-def _spectral(embeddings: Vectors, largest: int) -> NDArray[np.float64]:
-    """Returns the rows of the first eigenvectors of the refined similarities, [n, largest]."""
+def _likeness(centers: Vectors, embeddings: Vectors, seconds: NDArray[np.float64]) -> float:
+    """Returns the sum over embeddings of seconds times the similarity to the nearest voice."""
+    return float(seconds @ (embeddings @ centers.T).max(1))
+
+
+def _spectral(embeddings: Vectors, largest: int, kept: float) -> NDArray[np.float64]:
+    """Returns the rows of the first eigenvectors of the refined similarities, [n, largest].
+
+    Args:
+        embeddings: Same as for `find`.
+        largest: Number of eigenvectors.
+        kept: Share of the similarities in a row that count in full.
+    """
     like = (embeddings @ embeddings.T).astype(np.float64) / 2 + 0.5
     np.fill_diagonal(like, 0)
     np.fill_diagonal(like, np.maximum(like.max(1), 1e-6))  # above 0 for a single one, too
-    strong = like >= np.quantile(like, 1 - KEPT, axis=1, keepdims=True)
+    strong = like >= np.quantile(like, 1 - kept, axis=1, keepdims=True)
     like[~strong] *= WEAK
     like = np.maximum(like, like.T)
     like = like @ like.T

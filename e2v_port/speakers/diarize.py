@@ -151,7 +151,7 @@ class Speakers:
             least = self.settings.compared
             text = f"no speech lasts for {least:g} s without a pause: too little to tell whose voice it is"
             return list(segments), [Note("speakers_unknown", text)]
-        pieces = labeled(windows, parts, embeddings @ voices.centers.T, sound)
+        pieces = labeled(windows, parts, self._similarities(embeddings, windows, voices), sound)
         found: list[Owned] = []
         for channel in dict.fromkeys(segment.channel for segment in asked.values()):
             inside = {i: segment for i, segment in asked.items() if segment.channel == channel}
@@ -178,6 +178,10 @@ class Speakers:
             inside = [(max(start + first, part.start), end + first) for start, end in spans if end + first > part.start]
             found += runs(inside or [(part.start, part.stop)], number, to_samples(self.settings.pause))
         return found
+
+    def _similarities(self, embeddings: Vectors, windows: Sequence[Window], voices: Voices) -> Vectors:
+        """Returns the similarity of each window to each voice, [windows, voices]; a benchmark puts the truth here."""
+        return embeddings @ voices.centers.T
 
     def _voices(self, embeddings: Vectors, windows: Sequence[Window]) -> Voices | None:
         """Returns the voices of a clip; None if no speech is long enough to tell one."""
