@@ -298,7 +298,7 @@ def test_enrolling_on_the_command_line(folder: Path) -> None:
     assert e2v("enroll", "--list") == (0, f"nobody is enrolled in {stored}\n", "")
     code, out, err = e2v("enroll", "Ann", folder / "ann.wav")
     assert code == 0
-    assert re.fullmatch(r"note: [5-9]\.\d s of speech are little: with 10 s, .*\n", err)
+    assert re.fullmatch(r"note: [5-9]\.\d s of speech are little: from 10 s on, .*\n", err)
     assert out.startswith("Ann: enrolled from ")
     assert stored.stat().st_size < 5000  # no audio
     code, out, _ = e2v("enroll", "--list")
