@@ -1,5 +1,8 @@
 """What a worker holds of large models: until it has run the last test of their group."""
 
+import ctypes
+import gc
+import sys
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -32,3 +35,8 @@ def let_go() -> None:
     """Drops all results that are held: several full-size models at once would take more memory than most machines."""
     for cached in HELD:
         cached.cache_clear()
+    gc.collect()
+    if sys.platform == "linux":  # glibc keeps freed weights for later: they lie among values that are still used
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim:
+            trim(0)
