@@ -125,7 +125,7 @@ def _parts(rate: Any) -> list[str]:
     return [f"{rate[part] / rate['total']:.1%}" for part in ("missed detection", "false alarm", "confusion")]
 
 
-class Told(Speakers):
+class TurnsKnown(Speakers):
     """Names speakers with knowledge of a call's turns, to tell limits of the encoder from those of the grouping.
 
     Attributes:
@@ -183,10 +183,10 @@ def main() -> None:
                     rate(truth, found, uem=whole)
                 if count is None:
                     right += len({each.speaker for each in named} - {None}) == people
-            told = Told(encoder, count=people)
-            told.turns = call.turns
-            for told.truly, rate in ((False, known), (True, true)):
-                named, _ = told.named(call.waveform, segments)
+            oracle = TurnsKnown(encoder, count=people)
+            oracle.turns = call.turns
+            for oracle.truly, rate in ((False, known), (True, true)):
+                named, _ = oracle.named(call.waveform, segments)
                 rate(truth, annotation((each.start, each.end, each.speaker or "nobody") for each in named), uem=whole)
         parts = " | ".join(_parts(bare))
         rates_shown = f"{abs(lenient):.1%} | {abs(given):.1%}"

@@ -388,8 +388,8 @@ def test_a_value_stands_beside_its_word_and_inside_its_interval(segments: list[e
     json.dumps(found.to_dict(), allow_nan=False)
     assert found == e2v_port.indicators(analysis, neutral(-10.0, 1.0))
     for each in (number for one in found.voices for number in one.indicators):
-        told = (each.value, each.interval, each.word)
-        assert (None in told) == (each.reason is not None) == all(part is None for part in told)
+        shown = (each.value, each.interval, each.word)
+        assert (None in shown) == (each.reason is not None) == all(part is None for part in shown)
         if each.value is None or each.interval is None:
             continue
         assert each.segments >= each.minimum.segments

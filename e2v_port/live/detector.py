@@ -459,16 +459,16 @@ class EmotionDetector:
         settings = self._settings.fusion
         lines = describe.report(heard, settings, course).splitlines() if course else [describe.line(heard, settings)]
         speakers = dict.fromkeys(segment.speaker for segment in heard)
-        told = []
+        quoted = []
         for speaker in speakers:
             own = [segment for segment in heard if segment.speaker == speaker]
             if text := _latest([segment.text for segment in own if segment.text]):
-                told.append(describe.said(own, settings, text))
-        if told and len(speakers) == 1:
-            lines[:1] = told
+                quoted.append(describe.said(own, settings, text))
+        if quoted and len(speakers) == 1:
+            lines[:1] = quoted
         else:
             place = len(lines) - bool(course)  # the notice is the last line
-            lines[place:place] = told
+            lines[place:place] = quoted
         return "\n".join(lines)
 
     def _adapted_to(self, segments: Sequence[Segment]) -> list[Note]:

@@ -451,9 +451,9 @@ class _Worker:
             read = reading.read(sounds, segments, reader)
             found = [worded(each, read.words[i]) if i in read.words else each for i, each in enumerate(found)]
             notes, transcript = [*notes, *read.notes], read.transcript
-        told = (*sounds.notes, *notes)
+        every = (*sounds.notes, *notes)
         turns = spoken(found, settings.fusion)
-        return Analysis("", sounds.duration, tuple(found), None, reason, (), settings, {}, told, transcript, turns)
+        return Analysis("", sounds.duration, tuple(found), None, reason, (), settings, {}, every, transcript, turns)
 
     def _check_sum(self, given: Sequence[GivenSegment], duration: float) -> None:
         """Raises RequestRefused for more audio than a request may have judged; segments may overlap."""

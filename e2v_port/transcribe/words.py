@@ -95,7 +95,7 @@ class Reader(Protocol):
 
 
 def takes(reader: Reader, language: str) -> bool:
-    """Returns whether a reader can be told that a clip is in a language."""
+    """Returns whether a reader can read a clip in a language."""
     try:
         reader.read(np.empty(0, np.float32), (), language=language)
     except E2VError:
