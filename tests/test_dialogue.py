@@ -21,6 +21,7 @@ from e2v_port.emotions import taxonomy
 from e2v_port.errors import CorpusError, E2VError
 from e2v_port.evaluation.datasets import SPLITS, Utterance
 from e2v_port.evaluation.readers import read
+from e2v_port.llm.encoders import Encoders
 from e2v_port.transcribe.words import Transcript, Word
 
 CODES = {1: "neutral", 3: "happy", 4: "sad", 5: "angry", 6: "fearful", 7: "disgusted", 8: "surprised"}
@@ -165,7 +166,7 @@ def test_what_is_written_can_be_read_back(dialogues: Dialogues, tmp_path: Path) 
 
 def test_features_are_computed_once_and_hold_no_sound(dialogues: Dialogues, tmp_path: Path) -> None:
     bundled = e2v_port.load("bundled", runtime="numpy")  # a Whisper encoder, cut
-    encoders = features.Encoders(bundled, bundled, e2v_port.load("bundled-voices", runtime="numpy"))
+    encoders = Encoders(bundled, bundled, e2v_port.load("bundled-voices", runtime="numpy"))
     some = list(dialogues.parts["test"])[:2]
     kept, failed = features.compute(some, encoders, tmp_path)
     assert failed == []
@@ -194,9 +195,9 @@ def test_models_of_another_kind_are_refused() -> None:
     tiny = e2v_port.load("bundled-tiny", runtime="numpy")
     bundled = e2v_port.load("bundled", runtime="numpy")
     with pytest.raises(E2VError, match="no Whisper encoder"):
-        features.Encoders(tiny, bundled)
+        Encoders(tiny, bundled)
     with pytest.raises(E2VError, match="no speaker encoder"):
-        features.Encoders(bundled, bundled, tiny)
+        Encoders(bundled, bundled, tiny)
 
 
 def test_the_command(ravdess: Path, tmp_path: Path) -> None:

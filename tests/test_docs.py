@@ -48,11 +48,11 @@ def tracked() -> list[str]:
 
 def reference() -> str:
     """Returns the help of the program and of every command as Markdown, at a width of 80 columns."""
-    names = [command.callback.__name__ for command in cli.app.registered_commands if command.callback]
+    commands = [name.split() for name in _commands(typer.main.get_command(cli.app))]
     script = f"""if True:
         import sys
         from e2v_port.cli import main
-        for command in {[[], *([name] for name in names)]}:
+        for command in {[[], *commands]}:
             sys.argv = ["e2v", *command, "--help"]
             print("\\f", end="")
             try:
@@ -68,7 +68,7 @@ def reference() -> str:
         env={"COLUMNS": "80", "PATH": "", "NO_COLOR": "1", "TERM": "dumb"},
     )
     parts = []
-    for name, text in zip(["", *names], done.stdout.split("\f")[1:], strict=True):
+    for name, text in zip(["", *map(" ".join, commands)], done.stdout.split("\f")[1:], strict=True):
         title = f"## e2v {name}\n\n" if name else ""
         parts.append(f"{title}```text\n$ e2v {name + ' ' if name else ''}--help\n{text.strip()}\n```\n")
     return "\n".join(parts)
@@ -257,14 +257,23 @@ def test_the_programs_of_the_documents_use_what_exists(document: str) -> None:
                 assert node.attr in e2v_port.__all__, program
 
 
+def _commands(group: Any, above: str = "") -> dict[str, Any]:
+    """Returns every command by its name, those inside groups as `group command`."""
+    found = {}
+    for name, command in group.commands.items():
+        found[f"{above}{name}"] = command
+        found |= _commands(command, f"{name} ") if hasattr(command, "commands") else {}
+    return found
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_the_commands_of_the_documents_exist(document: str) -> None:
-    group = typer.main.get_command(cli.app)
     options = {
         name: {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
-        for name, command in group.commands.items()
+        for name, command in _commands(typer.main.get_command(cli.app)).items()
     }
-    for command, line in re.findall(r"^ *(?:\$ )?e2v (\w+)( .*|)$", (ROOT / document).read_text("utf-8"), re.M):
+    text = (ROOT / document).read_text("utf-8")
+    for command, line in re.findall(r"^ *(?:\$ )?e2v ((?:dialogue )?\w+)( .*|)$", text, re.M):
         assert command in options, line
         shown = re.findall(r"(?<!\S)(--[a-z][a-z-]*|-[a-z])(?!\S)", line.split("#")[0])
         assert {*shown} <= options[command] | {"--help"}, (command, line)

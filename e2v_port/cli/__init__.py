@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from e2v_port.cli import adaptation, analysis, bench, corpus, evaluation, models, probing, service, training, voice
+from e2v_port.cli.dialogue import dialogue
 from e2v_port.cli.messages import showing_messages
 from e2v_port.cli.options import Command
 from e2v_port.cli.output import BAD_INPUT, PARTIAL_FAILURE, fail
@@ -20,7 +21,14 @@ from e2v_port.version import __version__
 __all__ = ["app", "main"]
 
 # Extras of the libraries that whole commands are built on.
-_EXTRAS = {"torch": "torch", "av": "media"}
+_EXTRAS = {
+    "torch": "torch",
+    "av": "media",
+    "transformers": "reply",
+    "peft": "dialogue",
+    "sacrebleu": "dialogue",
+    "rouge_score": "dialogue",
+}
 
 _UsageError: Any = typer.BadParameter.__base__  # of every missing, unknown or invalid option; it has no public name
 
@@ -122,6 +130,6 @@ for _command in (  # in the order of the help
     adaptation.adapt,
     adaptation.enroll,
     voice.express,
-    training.dialogue,
 ):
     app.command(cls=Command)(_command)
+app.add_typer(dialogue)

@@ -1,4 +1,4 @@
-"""e2v train, e2v means and e2v dialogue."""
+"""e2v train and e2v means."""
 
 import sys
 from dataclasses import replace
@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 import typer
 
 from e2v_port.cli.options import CORPUS_OPTION, ModelName, Offline, RuntimeName
-from e2v_port.cli.output import complain, fail, model_or_bundled, progress_bar
+from e2v_port.cli.output import fail, model_or_bundled, progress_bar
 
-__all__ = ["dialogue", "means", "train"]
+__all__ = ["means", "train"]
 
 
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Output folder for the trained model.")]
@@ -217,85 +217,3 @@ def means(
     if missing:
         say(f"note: no clips of {', '.join(missing)}: these labels do not help to know a voice")
     print(f"{out}: a copy of {named} that adapts to voices")
-
-
-Step = Annotated[
-    Literal["prepare"], typer.Argument(metavar="prepare", help="What to do: make the dialogues.", show_default=False)
-]
-DialoguesFolder = Annotated[
-    Path, typer.Option("--out", "-o", metavar="FOLDER", help="Output folder for the dialogues.")
-]
-Semantic = Annotated[
-    str | None,
-    typer.Option(
-        metavar="MODEL", help="Also compute features: converted Whisper encoder, of what is said. Default: none."
-    ),
-]
-Emotion = Annotated[str, typer.Option(metavar="MODEL", help="Model of how it is said, for the features.")]
-Speaker = Annotated[str, typer.Option(metavar="MODEL", help="Speaker encoder, for the features; none to leave it out.")]
-Words = Annotated[
-    str | None,
-    typer.Option(metavar="MODEL", help="Whisper model that reads the words of clips whose corpus does not give them."),
-]
-Unbalanced = Annotated[
-    bool,
-    typer.Option("--unbalanced", help="Keep sentences that are not said equally often in every tone of their corpus."),
-]
-
-
-def dialogue(
-    step: Step,
-    corpus: Annotated[list[str], CORPUS_OPTION],
-    out: DialoguesFolder,
-    semantic: Semantic = None,
-    emotion: Emotion = "bundled",
-    speaker: Speaker = "bundled-voices",
-    words: Words = None,
-    dev: Dev = "",
-    test: Test = "",
-    unbalanced: Unbalanced = False,
-    runtime: RuntimeName = "auto",
-    offline: Offline = False,
-) -> None:
-    """Make dialogues of corpora: remarks in different tones, with replies.
-
-    Run the same command again to resume after an interruption.
-    """
-    if out.exists() and not out.is_dir():
-        fail(f"--out {out}: is a file, not a folder")
-    from e2v_port.dialogue import features
-    from e2v_port.dialogue.prepare import prepare, write
-    from e2v_port.evaluation.datasets import SPLITS
-    from e2v_port.evaluation.readers import read
-    from e2v_port.models.load import load
-    from e2v_port.transcribe.load import load as load_reader
-
-    corpora = [read(spec) for spec in corpus]
-    encoders = None
-    if semantic:
-        names = [semantic, emotion, *([] if speaker == "none" else [speaker])]
-        encoders = features.Encoders(*(load(name, runtime=runtime, offline=offline) for name in names))
-    reader = load_reader(words, offline=offline) if words else None
-    unknown = sum(clip.text is None for each in corpora for clip in each.utterances) if reader else 0
-    with progress_bar(unknown, "reading") as advance:
-        dialogues = prepare(
-            corpora,
-            dev=[name for name in dev.split(",") if name],
-            test=[name for name in test.split(",") if name],
-            reader=reader,
-            balance=not unbalanced,
-            step=advance,
-        )
-    if encoders:
-        parts, failed = {}, []
-        with progress_bar(sum(map(len, dialogues.parts.values())), "encoding") as advance:
-            for part in SPLITS:
-                parts[part], lost = features.compute(dialogues.parts[part], encoders, out, advance)
-                failed += lost
-        for line in failed:
-            complain(line)
-        dialogues = replace(dialogues, parts=parts, notes=(*dialogues.notes, *failed))
-    write(dialogues, out)
-    for note in dialogues.notes:
-        print(f"note: {note}")
-    print(f"{', '.join(f'{len(dialogues.parts[part])} {part}' for part in SPLITS)}: {out}")

@@ -8,77 +8,23 @@ A file is an npz of float16 arrays:
 """
 
 import hashlib
-import json
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from e2v_port import npz
-from e2v_port.audio import SAMPLING_RATE, load_audio
+from e2v_port.audio import load_audio
 from e2v_port.dialogue.prepare import Remark
 from e2v_port.errors import AudioError, E2VError
-from e2v_port.models.model import Model
+from e2v_port.llm.encoders import Encoders
 
-__all__ = ["FOLDER", "Encoders", "compute", "read"]
+__all__ = ["FOLDER", "compute", "read"]
 
 FOLDER = "features"  # inside that of the dialogues
-_VERSION = 1  # of the content of the files
-_MOST = 60_000.0  # largest magnitude in float16, less a little
-
-
-@dataclass(frozen=True)
-class Encoders:
-    """The models that features are made with.
-
-    Attributes:
-        semantic: Encoder of what is said: a Whisper encoder.
-        emotion: Encoder of how it is said: any model of this package with frames.
-        speaker: Encoder of who says it; None without one.
-
-    Raises:
-        E2VError: `semantic` is no Whisper encoder, or `speaker` no speaker encoder.
-    """
-
-    semantic: Model
-    emotion: Model
-    speaker: Model | None = None
-
-    def __post_init__(self) -> None:
-        """Raises E2VError for a model of another kind than it is used as."""
-        if self.semantic.config.family != "whisper":
-            raise E2VError(f"{self.semantic.config.source.repository} is no Whisper encoder: convert one, such as base")
-        if self.speaker is not None and not self.speaker.config.architecture.speakers:
-            raise E2VError(f"{self.speaker.config.source.repository} is no speaker encoder: use bundled-voices")
-
-    def of(self, file: Path) -> dict[str, NDArray[np.float16]]:
-        """Returns the features of a clip.
-
-        Raises:
-            AudioError: The clip cannot be used.
-            E2VError: A model gives numbers that 16 bits cannot hold.
-        """
-        waveform = load_audio(file)
-        found: dict[str, NDArray[Any]] = {
-            "semantic": self.semantic.embed(waveform, SAMPLING_RATE, granularity="frame"),
-            "emotion": self.emotion.embed(waveform, SAMPLING_RATE, granularity="frame"),
-        }
-        if self.speaker is not None:
-            found["speaker"] = self.speaker.embed(waveform, SAMPLING_RATE)
-        for name, values in found.items():
-            if not np.abs(values).max() < _MOST:
-                raise E2VError(f"{file}: the {name} features do not fit into 16 bits: use another model")
-        return {name: values.astype(np.float16) for name, values in found.items()}
-
-    def key(self) -> str:
-        """Returns a hash of everything that features depend on besides the clip."""
-        models = (self.semantic, self.emotion, self.speaker)
-        about = [_VERSION, *(model and [repr(model.config), model.runtime, model.dtype] for model in models)]
-        return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
 
 def compute(
@@ -106,7 +52,7 @@ def compute(
             content = hashlib.sha256(remark.clip.file.read_bytes()).hexdigest()
             name = f"{FOLDER}/{hashlib.sha256(f'{key}/{content}'.encode()).hexdigest()[:32]}.npz"
             if not _complete(folder / name):
-                found = encoders.of(remark.clip.file)
+                found = _of(remark.clip.file, encoders)
                 with npz.writing(folder / name) as add:
                     for kind, values in found.items():
                         add(kind, values)
@@ -117,6 +63,14 @@ def compute(
             failed.append(f"left out: {error}")
         step()
     return kept, failed
+
+
+def _of(file: Path, encoders: Encoders) -> dict[str, NDArray[np.float16]]:
+    waveform = load_audio(file)
+    try:
+        return encoders.of(waveform)
+    except E2VError as error:
+        raise type(error)(f"{file}: {error}") from error
 
 
 def read(file: Path) -> dict[str, NDArray[np.float16]]:

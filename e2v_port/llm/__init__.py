@@ -1,1 +1,1 @@
-"""Words about a voice for a language model: a line, a report, a tool schema."""
+"""Language models and voices: words about a voice for any of them, and one that hears speech itself."""

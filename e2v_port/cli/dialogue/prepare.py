@@ -1,0 +1,99 @@
+"""e2v dialogue prepare."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from e2v_port.cli.options import CORPUS_OPTION, Offline, RuntimeName
+from e2v_port.cli.output import complain, fail, progress_bar
+
+__all__ = ["prepare"]
+
+DialoguesFolder = Annotated[
+    Path, typer.Option("--out", "-o", metavar="FOLDER", help="Output folder for the dialogues.")
+]
+Semantic = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL", help="Also compute features: converted Whisper encoder, of what is said. Default: none."
+    ),
+]
+Emotion = Annotated[str, typer.Option(metavar="MODEL", help="Model of how it is said, for the features.")]
+Speaker = Annotated[str, typer.Option(metavar="MODEL", help="Speaker encoder, for the features; none to leave it out.")]
+Words = Annotated[
+    str | None,
+    typer.Option(metavar="MODEL", help="Whisper model that reads the words of clips whose corpus does not give them."),
+]
+Unbalanced = Annotated[
+    bool,
+    typer.Option("--unbalanced", help="Keep sentences that are not said equally often in every tone of their corpus."),
+]
+Dev = Annotated[
+    str,
+    typer.Option(
+        metavar="SPEAKERS",
+        help="Development speakers, such as ravdess/19,ravdess/20, or a corpus. Default: the known split.",
+    ),
+]
+Test = Annotated[str, typer.Option(metavar="SPEAKERS", help="Test speakers, never trained on; written as for --dev.")]
+
+
+def prepare(
+    corpus: Annotated[list[str], CORPUS_OPTION],
+    out: DialoguesFolder,
+    semantic: Semantic = None,
+    emotion: Emotion = "bundled",
+    speaker: Speaker = "bundled-voices",
+    words: Words = None,
+    dev: Dev = "",
+    test: Test = "",
+    unbalanced: Unbalanced = False,
+    runtime: RuntimeName = "auto",
+    offline: Offline = False,
+) -> None:
+    """Make dialogues of corpora: remarks in different tones, with replies.
+
+    Run the same command again to resume after an interruption.
+    """
+    if out.exists() and not out.is_dir():
+        fail(f"--out {out}: is a file, not a folder")
+    from e2v_port.dialogue import features
+    from e2v_port.dialogue.prepare import prepare as make
+    from e2v_port.dialogue.prepare import write
+    from e2v_port.evaluation.datasets import SPLITS
+    from e2v_port.evaluation.readers import read
+    from e2v_port.llm.encoders import Encoders
+    from e2v_port.models.load import load
+    from e2v_port.transcribe.load import load as load_reader
+
+    corpora = [read(spec) for spec in corpus]
+    encoders = None
+    if semantic:
+        names = [semantic, emotion, *([] if speaker == "none" else [speaker])]
+        encoders = Encoders(*(load(name, runtime=runtime, offline=offline) for name in names))
+    reader = load_reader(words, offline=offline) if words else None
+    unknown = sum(clip.text is None for each in corpora for clip in each.utterances) if reader else 0
+    with progress_bar(unknown, "reading") as advance:
+        dialogues = make(
+            corpora,
+            dev=[name for name in dev.split(",") if name],
+            test=[name for name in test.split(",") if name],
+            reader=reader,
+            balance=not unbalanced,
+            step=advance,
+        )
+    if encoders:
+        parts, failed = {}, []
+        with progress_bar(sum(map(len, dialogues.parts.values())), "encoding") as advance:
+            for part in SPLITS:
+                parts[part], lost = features.compute(dialogues.parts[part], encoders, out, advance)
+                failed += lost
+        for line in failed:
+            complain(line)
+        dialogues = replace(dialogues, parts=parts, notes=(*dialogues.notes, *failed))
+    write(dialogues, out)
+    for note in dialogues.notes:
+        print(f"note: {note}")
+    print(f"{', '.join(f'{len(dialogues.parts[part])} {part}' for part in SPLITS)}: {out}")

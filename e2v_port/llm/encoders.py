@@ -1,0 +1,70 @@
+"""The frozen encoders of a speech language model: what is said, how, and by whom."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from e2v_port.audio import SAMPLING_RATE, Waveform
+from e2v_port.errors import E2VError
+from e2v_port.models.model import Model
+
+__all__ = ["Encoders"]
+
+_VERSION = 1  # of the content of features
+_MOST = 60_000.0  # largest magnitude in float16, less a little
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """The models that features are made with.
+
+    Attributes:
+        semantic: Encoder of what is said: a Whisper encoder.
+        emotion: Encoder of how it is said: any model of this package with frames.
+        speaker: Encoder of who says it; None without one.
+
+    Raises:
+        E2VError: `semantic` is no Whisper encoder, or `speaker` no speaker encoder.
+    """
+
+    semantic: Model
+    emotion: Model
+    speaker: Model | None = None
+
+    def __post_init__(self) -> None:
+        """Raises E2VError for a model of another kind than it is used as."""
+        if self.semantic.config.family != "whisper":
+            raise E2VError(f"{self.semantic.config.source.repository} is no Whisper encoder: convert one, such as base")
+        if self.speaker is not None and not self.speaker.config.architecture.speakers:
+            raise E2VError(f"{self.speaker.config.source.repository} is no speaker encoder: use bundled-voices")
+
+    def of(self, waveform: Waveform) -> dict[str, NDArray[np.float16]]:
+        """Returns the features of a clip: `semantic` and `emotion` [frames, width], `speaker` [width].
+
+        Args:
+            waveform: One voice at 16 kHz, mono.
+
+        Raises:
+            AudioError: The clip cannot be used.
+            E2VError: A model gives numbers that 16 bits cannot hold.
+        """
+        found: dict[str, NDArray[Any]] = {
+            "semantic": self.semantic.embed(waveform, SAMPLING_RATE, granularity="frame"),
+            "emotion": self.emotion.embed(waveform, SAMPLING_RATE, granularity="frame"),
+        }
+        if self.speaker is not None:
+            found["speaker"] = self.speaker.embed(waveform, SAMPLING_RATE)
+        for name, values in found.items():
+            if not np.abs(values).max() < _MOST:
+                raise E2VError(f"the {name} features do not fit into 16 bits: use another model")
+        return {name: values.astype(np.float16) for name, values in found.items()}
+
+    def key(self) -> str:
+        """Returns a hash of everything that features depend on besides the clip."""
+        models = (self.semantic, self.emotion, self.speaker)
+        about = [_VERSION, *(model and [repr(model.config), model.runtime, model.dtype] for model in models)]
+        return hashlib.sha256(json.dumps(about).encode()).hexdigest()
