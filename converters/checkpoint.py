@@ -9,7 +9,6 @@ another machine.
 
 import argparse
 import base64
-import hashlib
 import json
 import sys
 from collections import Counter
@@ -45,6 +44,9 @@ LEFT_OVERS = ("argparse.Namespace", "omegaconf.", "numpy.", "typing.Any", "colle
 
 DAMAGED = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)  # of any parser
 
+WRAPPERS = ("module.", "_orig_mod.")  # of torch's DistributedDataParallel and compile
+POINTER = b"version https://git-lfs"  # how the stand-in of a file begins that Git LFS has not fetched
+
 MAX_NAME = 200
 MAX_ENTRIES = 100_000  # tensors and tables; tables that share tables can expand to any number
 MAX_PIECES = 50 << 20  # bytes; the published ones have 0.4 MB
@@ -57,6 +59,9 @@ def _load(path: Path) -> Any:
     Raises:
         CheckpointError: The file would run code (the message names its globals), or is not a checkpoint.
     """
+    with path.open("rb") as file:
+        if file.read(len(POINTER)) == POINTER:
+            raise CheckpointError(f"{path} is a pointer of Git LFS, not the file itself: run `git lfs pull` there")
     if path.suffix == ".safetensors":
         try:
             return safetensors_file.read(path)
@@ -89,6 +94,14 @@ def _state(loaded: Any, path: Path) -> Mapping[str, Any]:
     if not isinstance(loaded, Mapping):
         raise CheckpointError(f"{path} holds a {type(loaded).__name__} instead of a table of tensors")
     return loaded
+
+
+def _without_wrapper(entries: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Removes what training in parallel (`module.`) and torch.compile put in front of every name."""
+    for wrapper in WRAPPERS:
+        if entries and all(name.startswith(wrapper) for name, _ in entries):
+            return _without_wrapper([(name.removeprefix(wrapper), value) for name, value in entries])
+    return entries
 
 
 def _dims(loaded: Any, path: Path) -> dict[str, int | str]:
@@ -156,7 +169,8 @@ def _read_config(path: Path | None) -> Any:
         config = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
         settings = list(islice(json.JSONEncoder(default=str).iterencode(config), MAX_SETTINGS))
     except (*DAMAGED, yaml.YAMLError) as error:
-        raise CheckpointError(f"{path} is not a readable YAML file ({_first_line(error)})") from error
+        form = "JSON" if path.suffix == ".json" else "YAML"
+        raise CheckpointError(f"{path} is not a readable {form} file ({_first_line(error)})") from error
     if not isinstance(config, dict) or len(settings) == MAX_SETTINGS:
         raise CheckpointError(f"{path} is not a table of settings")
     return config
@@ -191,11 +205,12 @@ def _settings(checkpoint: Checkpoint, inside: Mapping[str, int | str]) -> dict[s
         }
     if checkpoint.config and checkpoint.config.name == "hyperparams.yaml":
         return {"config": speechbrain.read_encoder(checkpoint.config), "tokens": [], "preprocessor": None}
-    config = _read_config(checkpoint.config)
+    config, preprocessor = _read_config(checkpoint.config), _read_config(checkpoint.preprocessor)
     return {
         "config": (config or {}) | dict(inside) if inside else config,
         "tokens": _read_tokens(checkpoint.tokens),
-        "preprocessor": _read_config(checkpoint.preprocessor),
+        # Of a processor with a tokenizer, the part for audio.
+        "preprocessor": (preprocessor or {}).get("feature_extractor", preprocessor),
     }
 
 
@@ -229,11 +244,6 @@ def _read_pieces(path: Path | None) -> str | None:
     return base64.b64encode(content).decode()
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def extract(checkpoint: Checkpoint, out: Path) -> None:
     """Writes a checkpoint's tensors, configuration, tokens and origin to one npz.
 
@@ -245,7 +255,11 @@ def extract(checkpoint: Checkpoint, out: Path) -> None:
         CheckpointError: The checkpoint would run code, is damaged, or holds anything but float tensors.
     """
     path = checkpoint.weights
-    entries, inside = _read(path)
+    entries: list[tuple[str, Any]] = []
+    for each in checkpoint.tensors:
+        found, inside = _read(each)
+        entries += found
+    entries = _without_wrapper(entries)
     if checkpoint.head_weights:
         entries = speechbrain.joined(entries, _read(checkpoint.head_weights)[0])
     tensors = dict(entries)
@@ -265,7 +279,7 @@ def extract(checkpoint: Checkpoint, out: Path) -> None:
         hub=checkpoint.hub,
         revision=checkpoint.revision,
         file=path.name,
-        sha256=_sha256(path),
+        sha256=checkpoint.sha256(),
     )
     scaling = _read_cmvn(checkpoint.cmvn)
     about = {

@@ -204,8 +204,8 @@ def _write_tensors(path: Path, config: ModelConfig, arrays: Iterator[tuple[str, 
             raise CheckpointError(f"the tensors do not fit the configuration: {'; '.join(problems)}")
         if lost:
             raise CheckpointError(
-                f"not finite as {config.dtype}: {', '.join(lost)}; the checkpoint is damaged, or its range needs "
-                f"float32 or bfloat16"
+                f"not finite as {config.dtype}: {', '.join(lost)}; the checkpoint is damaged"
+                + (", or its range needs float32 or bfloat16" if config.dtype == "float16" else "")
             )
 
 

@@ -22,7 +22,7 @@ from e2v_port.architectures.heads import Branch, Step, linear_head, width_after
 from e2v_port.architectures.shapes import Shape
 from e2v_port.architectures.whisper import WhisperConfig
 from e2v_port.emotions.estimates import DIMENSIONS
-from e2v_port.errors import CheckpointError
+from e2v_port.errors import CheckpointError, cut, quoted
 
 from .rules import Rule, keep
 
@@ -32,6 +32,10 @@ Note = Callable[[str], None]
 
 YEARS = 100  # audeering's age is a share of so many years
 DESCRIBE = "describe it in a JSON file and pass that with --head, see docs/models.md"
+NAME = (
+    'name the labels in a JSON file as {"labels": ["angry", ...]}, in the order of its rows, and pass that with --head'
+)
+LONGEST = 100  # characters of a label
 
 
 @dataclass(frozen=True)
@@ -183,7 +187,9 @@ def _sequence_classification(shapes: Mapping[str, Shape], config: Mapping[str, A
         )
     hidden, rows = shapes["projector.bias"][0], shapes["classifier.bias"][0]
     if rows > hidden:  # also keeps a damaged file from growing when its layers are folded
-        raise CheckpointError(f"{rows} labels from {hidden} features: no published classifier has more labels")
+        raise CheckpointError(
+            f"{rows} labels from {hidden} features: no published classifier has more labels: {DESCRIBE}"
+        )
     version = re.match(r"\d+", str(config.get("transformers_version", "")))
     if summed and config.get("do_stable_layer_norm") and version and int(version[0]) >= 5:
         note(
@@ -237,37 +243,66 @@ def _labels(
         known: Names of the outputs of a known model; None for others.
         note: Called with a line if the names mean nothing.
     """
-    try:
-        named = {int(index): str(name) for index, name in config.get("id2label", {}).items()}
-    except (AttributeError, TypeError, ValueError) as error:
-        raise CheckpointError(f"config.json: id2label is not a table of names by row ({error})") from error
     if given is not None and not (isinstance(given, list) and all(isinstance(name, str) for name in given)):
         raise CheckpointError(f"the description of the head is wrong: labels are {given!r}, not a list of names")
-    tokens = list(given) if given is not None else [named.get(i, f"LABEL_{i}") for i in range(rows)]
-    if len(tokens) != rows or (given is None and named and named.keys() != set(range(rows))):
-        raise CheckpointError(f"{len(given or named)} labels for {rows} rows of the head")
-    if len({*tokens}) < rows:
-        raise CheckpointError(f"labels share a name: {', '.join(tokens)}")
-    names = tokens
-    if all(re.fullmatch(r"LABEL_\d+", token) for token in tokens):
+    tokens = [*given] if given is not None else _named(rows, config, note)
+    if len(tokens) != rows:
+        raise CheckpointError(f"{len(tokens)} labels for {rows} rows of the head")
+    names = [" ".join(token.split()) for token in tokens]
+    if faulty := [name for name in names if not name or not name.isprintable() or len(name) > LONGEST]:
+        raise CheckpointError(f"{quoted(faulty[0])} is no name of a label: {NAME}")
+    if len({name.casefold() for name in names}) < rows:
+        raise CheckpointError(f"labels share a name: {', '.join(names)}: {NAME}")
+    if rows == 1:
+        raise CheckpointError(
+            f"its only output is {names[0]}, a single number, which gives no probability: describe it as one of "
+            "`others` in a JSON file and pass that with --head, see docs/models.md"
+        )
+    if all(re.fullmatch(r"(LABEL_)?\d+", token) for token in tokens):
         if known is not None and len(known) == rows:
             names = list(known)
             note(f"the checkpoint does not name its labels: they get the names on its page, {', '.join(names)}")
         else:
-            note(
-                f"the checkpoint calls its labels {tokens[0]} to {tokens[-1]}: name them in a JSON file as "
-                '{"labels": ["angry", ...]}, in the order of its rows, and pass that with --head'
-            )
-    dimensional = {name.lower() for name in names} == set(DIMENSIONS)
+            note(f"the checkpoint calls its labels {tokens[0]} to {tokens[-1]}: {NAME}")
+    measured = {name.lower() for name in names} & {*DIMENSIONS}
+    dimensional = len(measured) == rows == len(DIMENSIONS)
     if dimensional:
         names = [name.lower() for name in names]
     problem = config.get("problem_type") or "single_label_classification"
-    if not dimensional and problem != "single_label_classification":
+    if not dimensional and (measured or problem != "single_label_classification"):
         raise CheckpointError(
             f"config.json: problem_type is {problem!r} and the outputs are {', '.join(names)}; supported are labels of "
-            f"which one is true, and {', '.join(DIMENSIONS)}: if the outputs are these three, name them with --head"
+            f"which one is true, or {', '.join(DIMENSIONS)}: if the outputs are these three, name them with --head"
         )
     return tuple(Label(name, token, unused=False) for name, token in zip(names, tokens, strict=True))
+
+
+def _named(rows: int, config: Mapping[str, Any], note: Note) -> list[str]:
+    """Returns the names of the rows in config.json: those of id2label, or else of its inverse, label2id."""
+    try:
+        named = {int(index): str(name) for index, name in (config.get("id2label") or {}).items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f'config.json: id2label is not a table of names by row, such as {{"0": "angry"}}: {NAME}'
+        ) from error
+    try:
+        indexed = [(int(row), str(name)) for name, row in (config.get("label2id") or {}).items()]
+    except (AttributeError, TypeError, ValueError):
+        indexed = []  # which transformers does not use for its answers
+    inverse = dict(indexed)
+    whole = len(indexed) == rows and inverse.keys() == {*range(rows)}
+    if all(name == f"LABEL_{i}" for i, name in named.items()) and whole and inverse != named:
+        named = inverse
+        found = ", ".join(inverse[i] for i in range(rows))
+        note(f"config.json has no names in id2label: the labels are those of label2id, {cut(found, 400)}")
+    if whole and named != inverse and {*named.values()} == {*inverse.values()}:
+        raise CheckpointError(f"config.json: id2label and label2id give the same names to different rows: {NAME}")
+    if named and named.keys() != {*range(rows)}:
+        raise CheckpointError(
+            f"{len(named)} labels for {rows} rows of the head: id2label in config.json names the rows "
+            f"{cut(', '.join(map(str, sorted(named))), 80)} instead of 0 to {rows - 1}: {NAME}"
+        )
+    return [named.get(i, f"LABEL_{i}") for i in range(rows)]
 
 
 def read(path: Path) -> dict[str, Any]:

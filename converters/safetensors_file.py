@@ -41,12 +41,13 @@ def read(path: Path) -> dict[str, Tensor | NoTensor]:
     data = mapped(path)
     start = 8 + int.from_bytes(data[:8].tobytes(), "little")
     found: dict[str, Tensor | NoTensor] = {}
-    for name, entry in json.loads(data[8:start].tobytes()).items():
-        if name == "__metadata__":
-            continue
+    entries = json.loads(data[8:start].tobytes())
+    shared = entries.pop("__metadata__", {})
+    for name, entry in entries.items():
         first, end = entry["data_offsets"]
         if code := _CODES.get(entry["dtype"]):
             found[name] = contiguous(data[start + first : start + end], DTYPES[code], tuple(entry["shape"]))
         else:
             found[name] = NoTensor(f"a tensor of {entry['dtype']}")
-    return found
+    # The library stores a tensor that two layers share once, and there the name of the other by its own.
+    return found | {name: found[kept] for name, kept in shared.items() if kept in found and name not in found}

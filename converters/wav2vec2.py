@@ -58,6 +58,7 @@ def encoder_rules(prefix: str) -> tuple[Rule, ...]:
             weight_norm,
             beside=(f"{position}.parametrizations.weight.original0",),
         ),
+        Rule(f"{position}.weight", ("positions.weight",), channels_last),  # with the norm removed
         Rule(f"{position}.bias", ("positions.bias",)),
         *(
             Rule(f"{source}.{part}", (f"{target}.{part}",))
@@ -118,7 +119,11 @@ def reading(name: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise CheckpointError(f"config.json: {error}") from error
-    except (AttributeError, KeyError, TypeError) as error:
+    except KeyError as error:
+        raise CheckpointError(
+            f"config.json of a {name} model lacks {error}: transformers' save_pretrained writes it in full"
+        ) from error
+    except (AttributeError, TypeError) as error:
         raise CheckpointError(f"config.json is not the one of a {name} model ({error!r})") from error
 
 
@@ -152,7 +157,12 @@ def encoder_sizes(
             raise CheckpointError(f"config.json: {key} is {value!r}; only {wanted!r} is supported")
     if preprocessor is None:
         note("no preprocessor_config.json: the waveform norm is taken from the published models")
-    convolutions = zip(config["conv_dim"], config["conv_kernel"], config["conv_stride"], strict=True)
+    else:
+        _check_preprocessor(preprocessor)
+    columns = [config[key] for key in ("conv_dim", "conv_kernel", "conv_stride")]
+    if len({*map(len, columns)}) > 1:
+        raise ValueError("conv_dim, conv_kernel and conv_stride have different lengths")
+    convolutions = zip(*columns, strict=True)
     return {
         "conv_layers": tuple((int(dim), int(kernel), int(stride)) for dim, kernel, stride in convolutions),
         "embed_dim": int(config["hidden_size"]),
@@ -161,7 +171,6 @@ def encoder_sizes(
         "ffn_dim": int(config["intermediate_size"]),
         "conv_pos_kernel": int(config["num_conv_pos_embeddings"]),
         "conv_pos_groups": int(config["num_conv_pos_embedding_groups"]),
-        # True is transformers' default.
         "normalize": normalize(config) if preprocessor is None else preprocessor.get("do_normalize", True),
         "norm_eps": float(config["layer_norm_eps"]),
         "conv_bias": config["conv_bias"],
@@ -170,6 +179,15 @@ def encoder_sizes(
         "projection_norm": config.get("feat_proj_layer_norm", True),  # of HuBERT alone
         "waveform_eps": float(config.get("waveform_eps", 1e-7)),  # of speechbrain alone
     }
+
+
+def _check_preprocessor(preprocessor: Mapping[str, Any]) -> None:
+    """Raises CheckpointError for a preprocessor of another kind of models, or one that cannot be understood."""
+    # True is transformers' default.
+    for key, known in (("do_normalize", (True, False)), ("feature_size", (1,))):
+        if (value := preprocessor.get(key, known[0])) not in known or type(value) is not type(known[0]):
+            wanted = " or ".join(map(repr, known))
+            raise CheckpointError(f"preprocessor_config.json: {key} is {value!r}; only {wanted} is supported")
 
 
 def describe(

@@ -101,7 +101,8 @@ def sizes(shapes: Mapping[str, Shape], prefix: str, like: WavlmConfig) -> WavlmC
         depth = sum(f"{prefix}encoder.layers.{i}.layer_norm.weight" in shapes for i in range(len(shapes)))
         first, position = f"{prefix}encoder.layers.0", f"{prefix}encoder.pos_conv_embed.conv"
         ffn_dim, width = shapes[f"{first}.feed_forward.intermediate_dense.weight"]
-        directions = (f"{position}.weight_v", f"{position}.parametrizations.weight.original1")
+        names = ("weight_v", "parametrizations.weight.original1", "weight")
+        directions = [f"{position}.{name}" for name in names]
         _, share, kernel = next(shapes[name] for name in directions if name in shapes)
         return replace(
             like,

@@ -8,6 +8,7 @@ needs only numpy and safetensors, neither torch nor MLX.
 import argparse
 import base64
 import json
+import re
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -158,10 +159,17 @@ def _head(
 ) -> heads.Head:
     """Returns the head of a checkpoint of transformers; `heads.NONE` if the family's own rules know its tensors."""
     if not (issubclass(FAMILIES[family].architecture, Transformer) and "model_type" in (npz.config or {})):
+        if npz.config and "hidden_size" in npz.config and "num_hidden_layers" in npz.config:
+            raise CheckpointError('config.json has no model_type: add that of the encoder, such as "wav2vec2"')
         if described:
             raise CheckpointError("a head can be described for checkpoints of transformers only, with its config.json")
         return heads.NONE
     rest = unmatched(found.rules, npz.shapes)
+    if adapted := [name for name in rest if re.search(r"\.(lora_|modules_to_save\.|original_module\.)", name)]:
+        raise CheckpointError(
+            f"{len(adapted)} tensors of an adapter of PEFT beside the weights ({adapted[0]}, ...): merge them with "
+            "merge_and_unload(), save the model with save_pretrained(), and convert that"
+        )
     return heads.find(rest, npz.config or {}, described=described, known=model.labels if model else None, note=note)
 
 

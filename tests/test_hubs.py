@@ -709,8 +709,48 @@ def test_a_folder_without_named_files(unnamed: bytes | None, tmp_path: Path) -> 
 
 
 def test_a_folder_without_weights(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"no model\.pt, nor any other \.pt file in this folder"):
-        checkpoint.local(tmp_path)
+    def refused(message: str) -> None:
+        with pytest.raises(CheckpointError, match=message):
+            checkpoint.local(tmp_path)
+
+    refused(r"no weights in this folder .*is the download complete")
+    (tmp_path / "model.fp16.safetensors").touch()
+    refused(r"there are model\.fp16\.safetensors: if one holds the weights, pass that file")
+    (tmp_path / "model.safetensors").touch()
+    refused(r"without its config\.json: put that file next to it")
+    (tmp_path / "adapter_config.json").touch()
+    refused("an adapter of PEFT, .*merge_and_unload")
+
+
+def test_weights_in_several_files(server: LoopbackHub, machine: Machine, tmp_path: Path) -> None:
+    files = {
+        "config.json": b"{}",
+        "processor_config.json": b'{"feature_extractor": {}}',
+        "model.safetensors.index.json": json.dumps(
+            {"weight_map": {"x": "b.safetensors", "y": "a.safetensors"}}
+        ).encode(),
+        "a.safetensors": b"1",
+        "b.safetensors": b"2",
+    }
+    server.repositories["someone/model"] = files
+    found = machine.download(asked("huggingface"), huggingface=server).result
+    assert [content(path) for path in found["shards"]] == [b"2", b"1"]
+    assert Path(found["preprocessor"]).name == "processor_config.json"
+    folder = folder_of(tmp_path, files)
+    assert checkpoint.local(folder).shards == (folder / "b.safetensors", folder / "a.safetensors")
+    assert checkpoint.local(folder).sha256() == hashlib.sha256(b"21").hexdigest()
+    assert checkpoint.local(folder / "model.safetensors.index.json").shards == checkpoint.local(folder).shards
+    (folder / "a.safetensors").unlink()
+    for path in (folder, folder / "model.safetensors.index.json"):
+        with pytest.raises(CheckpointError, match=r"no a\.safetensors .*is the download complete"):
+            checkpoint.local(path)
+    for listed in ("../a.safetensors", "model.safetensors.index.json", 3):
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": listed}}))
+        with pytest.raises(CheckpointError, match="does not name a file of weights inside the repository"):
+            checkpoint.local(folder)
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {}}')
+    with pytest.raises(CheckpointError, match="names no file of weights"):
+        checkpoint.local(folder)
 
 
 def test_a_file(tmp_path: Path) -> None:

@@ -93,8 +93,9 @@ def _local_folder(checkpoint: Checkpoint, dtype: str, head: Path | None = None) 
 
     Weights are known by size and time, since hashing gigabytes takes longer than loading them; the rest by content.
     """
-    weights = checkpoint.weights.resolve()
-    state = hashlib.sha256(os.fsencode(f"{weights}\0{weights.stat().st_size}\0{weights.stat().st_mtime_ns}\0"))
+    state = hashlib.sha256()
+    for weights in map(Path.resolve, checkpoint.tensors):
+        state.update(os.fsencode(f"{weights}\0{weights.stat().st_size}\0{weights.stat().st_mtime_ns}\0"))
     roles = ("config", "tokens", "preprocessor", "head_weights", "cmvn", "pieces")
     read = {role: getattr(checkpoint, role) for role in roles} | ({"head": head} if head else {})
     for role, path in read.items():

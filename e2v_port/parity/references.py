@@ -142,11 +142,14 @@ class Hooks:
 
 def tensors(checkpoint: Checkpoint) -> dict[str, Any]:
     """Returns the tensors of an unconverted checkpoint."""
-    if checkpoint.weights.suffix == ".safetensors":
-        from safetensors.torch import load_file
+    state: dict[str, Any] = {}
+    for path in checkpoint.tensors:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
 
-        return load_file(checkpoint.weights)
-    import torch
+            state |= load_file(path)
+        else:
+            import torch
 
-    state: dict[str, Any] = torch.load(checkpoint.weights, map_location="cpu", weights_only=True)
+            state |= torch.load(path, map_location="cpu", weights_only=True)
     return state

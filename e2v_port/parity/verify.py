@@ -1,6 +1,5 @@
 """Compares a converted model with its reference, stage by stage, and with published outputs."""
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -180,9 +179,8 @@ def checkpoint_of(config: ModelConfig, given: Path | None) -> Checkpoint:
             checkpoint = _cached(source)
     except E2VError as error:
         raise ModelNotFound(f"{error}; {remedy}") from error
-    with checkpoint.weights.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != source.sha256:
-            raise ModelNotFound(f"{checkpoint.weights} is not the file that was converted: {remedy}")
+    if checkpoint.sha256() != source.sha256:
+        raise ModelNotFound(f"{checkpoint.weights} is not the file that was converted: {remedy}")
     return checkpoint
 
 
