@@ -14,6 +14,7 @@ from e2v_port.architectures.runtime import Runtime
 if TYPE_CHECKING:
     from e2v_port.converters.checkpoint import extract
     from e2v_port.converters.folder import may_replace, placing, store
+    from e2v_port.converters.published.empathic import EMOTIONS, file_of, join
     from e2v_port.converters.synthetic import make_checkpoint, sizes
     from e2v_port.converters.weights import write
     from e2v_port.runtimes import cuda_runtime, mlx_runtime, numpy_runtime, onnx_runtime, torch_runtime
@@ -31,11 +32,14 @@ if TYPE_CHECKING:
     ]
 
 __all__ = [
+    "EMOTIONS",
     "Head",
     "Loader",
     "Readout",
     "Wav2small",
     "extract",
+    "file_of",
+    "join",
     "make_checkpoint",
     "may_replace",
     "placing",
@@ -48,10 +52,13 @@ __all__ = [
 ]
 
 _HOME = {
+    "EMOTIONS": "converters.published.empathic",
     "Head": "runtimes.layers_torch",
     "Readout": "runtimes.layers_torch",
     "Wav2small": "runtimes.wav2small_torch",
     "extract": "converters.checkpoint",
+    "file_of": "converters.published.empathic",
+    "join": "converters.published.empathic",
     "make_checkpoint": "converters.synthetic",
     "may_replace": "converters.folder",
     "placing": "converters.folder",

@@ -353,7 +353,21 @@ def vox_profile(encoder: Transformer, layers: tuple[int, ...], rows: int) -> Tra
     return replace(sizes, head=head, num_labels=rows, others=(Branch("dimensions", measured),))
 
 
+def empathic(width: int) -> Transformer:
+    """Whisper small and a network for each of 40 emotions, which halves twice after its first layers of this width."""
+    widths = [40 * width, 20 * width, 10 * width, 40]
+    names = [*(f"hidden{i}" for i in range(3)), "out"]
+    steps = [
+        step for name, size in zip(names, widths, strict=True) for step in (Step("relu"), Step("linear", name, size))
+    ]
+    read = Readout((12,), "flatten", final=True, width=768)
+    encoder = whisper_converter.CONVERTER.sizes["whisper-small"]
+    return replace(encoder, pad=True, embed_dim=40 * width, readout=read, others=(Branch("emotions", tuple(steps)),))
+
+
 HEADED = {
+    "laion/Empathic-Insight-Voice-Small": empathic(64),
+    "laion/Empathic-Insight-Voice-Large": empathic(128),
     "superb/wav2vec2-base-superb-er": headed(WAV2VEC2, summed=True),
     "superb/hubert-base-superb-er": headed(WAV2VEC2, summed=True),
     "superb/hubert-large-superb-er": headed(LARGE, summed=True),

@@ -1,5 +1,9 @@
 """LAION's Empathic-Insight-Voice: networks on all frames of a Whisper, against the published class."""
 
+import os
+import shutil
+import subprocess
+import sys
 from collections import OrderedDict
 from pathlib import Path
 
@@ -12,14 +16,14 @@ from torch import nn
 import e2v_port
 from e2v_port.checkpoints.checkpoint import local
 from e2v_port.converters import whisper as whisper_converter
-from e2v_port.converters.published import empathic
 from e2v_port.converters.random_weights import trained_like
-from e2v_port.errors import CheckpointError
+from e2v_port.errors import CheckpointError, ModelNotFound
 from e2v_port.export.onnx_folder import export_onnx
 from e2v_port.models import devices
 from e2v_port.parity import whisper as reference
 
 NAMES = ("Anger", "Jealousy_&_Envy", "Sadness")
+COMMIT = "0" * 40
 RUNTIMES = [*(name for name in devices.RUNTIMES if devices.unavailable(name) is None), "onnx"]
 
 
@@ -66,7 +70,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path, di
 def test_scores_equal_those_of_the_published_class(made, runtime, tmp_path, record_property):
     source, encoder, files, heads = made
     folder = tmp_path / "model"
-    empathic.convert(encoder, files, folder, names=NAMES)
+    e2v_port.convert(files, encoder=encoder, emotions=NAMES, out=folder)
     if runtime == "onnx":
         pytest.importorskip("onnxruntime")
         export_onnx(folder, tmp_path / "exported")
@@ -88,23 +92,61 @@ def test_scores_equal_those_of_the_published_class(made, runtime, tmp_path, reco
     assert model.labels == ()
 
 
+def test_from_a_hub_and_by_the_command(made, tmp_path, monkeypatch):
+    """Networks and encoder come from the hub's cache; of a folder, all emotions are taken."""
+    source, _, files, _ = made
+    cache = tmp_path / "hub"
+    for repository, folder in (("Empathic-Insight-Voice-Small", files), ("BUD-E-Whisper", source)):
+        snapshot = cache / f"models--laion--{repository}" / "snapshots" / COMMIT
+        shutil.copytree(folder, snapshot)
+        (snapshot.parents[1] / "refs").mkdir()
+        (snapshot.parents[1] / "refs" / "main").write_text(COMMIT)
+    known = "laion/Empathic-Insight-Voice-Small"
+    variables = {"HF_HUB_CACHE": str(cache), "E2V_OFFLINE": "1", "E2V_WEIGHTS": str(tmp_path / "weights")}
+    command = [sys.executable, "-m", "e2v_port", "convert", "--model", known, "--emotions", "Sadness, Anger"]
+    done = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "further outputs: emotions" in done.stdout
+    monkeypatch.setenv("E2V_WEIGHTS", variables["E2V_WEIGHTS"])
+    model = e2v_port.load(known, runtime="numpy")
+    assert [*model.config.others["emotions"]] == ["Sadness", "Anger"]
+    assert model.config.source.repository == f"{known}, on laion/BUD-E-Whisper"
+    every = e2v_port.convert(files)
+    assert [*e2v_port.load(every, runtime="numpy").config.others["emotions"]] == [*NAMES]
+    assert every.parent.parent == tmp_path / "weights"
+    for model, options, message in (
+        (files, {"emotions": ["Anger"], "keep_npz": True}, "converted without --keep-npz and --head"),
+        (source, {"emotions": ["Anger"]}, "are for checkpoints with a network for each emotion"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            e2v_port.convert(model, **options)
+    with pytest.raises(ModelNotFound, match=r"e2v convert --model laion/Empathic-Insight-Voice-Large --emotions"):
+        e2v_port.load("laion/Empathic-Insight-Voice-Large", runtime="numpy")
+
+
 def test_what_does_not_fit_is_refused(made, tmp_path):
     _, encoder, files, _ = made
     out = tmp_path / "model"
+
+    def convert(encoder: Path, heads: Path, names: list[str]) -> None:
+        e2v_port.convert(heads, encoder=encoder, emotions=names, out=out)
+
     with pytest.raises(CheckpointError, match=r"no model_Awe_best\.pth; heads that are there: Age, Anger, "):
-        empathic.convert(encoder, files, out, names=["Anger", "Awe"])
-    with pytest.raises(CheckpointError, match="Age: not an emotion"):
-        empathic.convert(encoder, files, out, names=["Age"])
+        convert(encoder, files, names=["Anger", "Awe"])
+    with pytest.raises(CheckpointError, match="'Age' is not an emotion"):
+        convert(encoder, files, names=["Age"])
     with pytest.raises(CheckpointError, match="not the encoder alone"):
-        empathic.convert(toys.make_whisper(tmp_path / "other"), files, out, names=NAMES)
+        convert(toys.make_whisper(tmp_path / "other"), files, names=NAMES)
+    with pytest.raises(CheckpointError, match="named twice"):
+        convert(encoder, files, names=["Anger", "Anger"])
     torch.save(FullEmbeddingMLP(16).state_dict(), tmp_path / "model_Awe_best.pth")
     with pytest.raises(CheckpointError, match="Awe takes 24000 numbers"):
-        empathic.convert(encoder, tmp_path, out, names=["Awe"])
+        convert(encoder, tmp_path, names=["Awe"])
     state = FullEmbeddingMLP(16).state_dict()
     torch.save(state | {"mlp.5.weight": state["mlp.5.weight"][:, 1:]}, tmp_path / "model_Awe_best.pth")
     with pytest.raises(CheckpointError, match=r"mlp\.5 has shapes"):
-        empathic.convert(encoder, tmp_path, out, names=["Awe"])
+        convert(encoder, tmp_path, names=["Awe"])
     torch.save(state | {"more": torch.ones(1)}, tmp_path / "model_Awe_best.pth")
     with pytest.raises(CheckpointError, match="other tensors"):
-        empathic.convert(encoder, tmp_path, out, names=["Awe"])
+        convert(encoder, tmp_path, names=["Awe"])
     assert not out.exists()

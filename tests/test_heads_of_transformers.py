@@ -465,6 +465,37 @@ REFUSED = {
     "names from one": ("soxan", {"id2label": {i + 1: name for i, name in enumerate(SUPERB)}}, "4 labels for 4 rows"),
     "no names": ("soxan", {"id2label": SUPERB}, "id2label is not a table of names by row"),
     "a name twice": ("soxan", {"id2label": dict(enumerate(["a", "b", "c", "a"]))}, "labels share a name"),
+    "a name twice, as people read it": ("soxan", {"id2label": dict(enumerate(["a", "b", "c", "A "]))}, "labels share"),
+    "a blank name": ("soxan", {"id2label": dict(enumerate(["a", "b", "c", " "]))}, "'' is no name of a label"),
+    "a name for the terminal": ("soxan", {"id2label": dict(enumerate(["a", "b", "\x1b[31m", "d"]))}, "is no name of a"),
+    "a gap": (
+        "soxan",
+        {"id2label": dict(zip([0, 1, 3, 4], SUPERB, strict=True))},
+        "names the rows 0, 1, 3, 4 instead of 0 to 3: name the labels in a JSON file",
+    ),
+    "two orders of the same names": (
+        "soxan",
+        {"label2id": {name: 3 - i for i, name in enumerate(SUPERB)}},
+        "id2label and label2id give the same names to different rows: name the labels in a JSON file",
+    ),
+    "dimensions among labels": (
+        "soxan",
+        {"id2label": dict(enumerate([*DIMENSIONS, "angry"]))},
+        "the outputs are arousal, dominance, valence, angry",
+    ),
+    "a norm that is neither on nor off": (
+        "wav2vec2-base",
+        {"processor": {"do_normalize": "yes"}},
+        r"preprocessor_config\.json: do_normalize is 'yes'; only True or False",
+    ),
+    "the preprocessor of a Whisper": (
+        "wav2vec2-base",
+        {"processor": {"feature_size": 80}},
+        r"preprocessor_config\.json: feature_size is 80; only 1",
+    ),
+    "no kind": ("wav2vec2-base", {"model_type": None}, "config.json has no model_type: add that of the encoder"),
+    "a setting left out": ("wav2vec2-base", {"conv_kernel": None}, "lacks 'conv_kernel'"),
+    "strides of another number": ("wav2vec2-base", {"conv_stride": [5, 2]}, "have different lengths"),
 }
 
 
@@ -475,6 +506,127 @@ def test_settings_that_contradict_the_head_are_refused(name, made, tmp_path):
         e2v_port.convert(changed(made(case)[1], tmp_path, **settings), out=tmp_path / "model")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "model").exists()
+
+
+def test_a_single_output_is_refused(made, tmp_path):
+    """Its softmax would be 1 for every clip."""
+    source = changed(made("soxan")[1], tmp_path, id2label={"0": "arousal"}, problem_type="regression")
+    state = torch.load(source / "pytorch_model.bin", weights_only=True)
+    one = {"classifier.out_proj.weight": torch.ones(1, WIDTH), "classifier.out_proj.bias": torch.ones(1)}
+    torch.save(state | one, source / "pytorch_model.bin")
+    with pytest.raises(
+        e2v_port.CheckpointError, match=r"its only output is arousal, .* one of `others` in a JSON file"
+    ):
+        e2v_port.convert(source, out=tmp_path / "model")
+    steps = [{"op": "linear", "tensors": "classifier.dense"}, {"op": "tanh"}]
+    steps.append({"op": "linear", "tensors": "classifier.out_proj"})
+    (tmp_path / "head.json").write_text(json.dumps({"others": {"arousal": {"rows": ["arousal"], "steps": steps}}}))
+    folder = e2v_port.convert(source, head=tmp_path / "head.json", out=tmp_path / "model")
+    assert e2v_port.load(folder, runtime="numpy").config.others == {"arousal": ("arousal",)}
+
+
+def test_labels_of_label2id(made, tmp_path):
+    names = {name: str(i) for i, name in enumerate(SUPERB)}
+    source = changed(made("soxan")[1], tmp_path, id2label={i: f"LABEL_{i}" for i in range(4)}, label2id=names)
+    notes: list[str] = []
+    folder = e2v_port.convert(source, out=tmp_path / "model", note=notes.append)
+    assert e2v_port.load(folder, runtime="numpy").labels == tuple(SUPERB)
+    assert any("the labels are those of label2id, neu, hap, ang, sad" in note for note in notes)
+
+
+def in_parts(model: nn.Module, folder: Path) -> None:
+    model.save_pretrained(folder, max_shard_size="60KB")
+    assert (folder / "model.safetensors.index.json").is_file()
+
+
+def in_pickled_parts(model: nn.Module, folder: Path) -> None:
+    state, files = model.state_dict(), ("pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin")
+    index = {name: files[i % 2] for i, name in enumerate(state)}
+    for file in files:
+        torch.save({name: state[name] for name in state if index[name] == file}, folder / file)
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+
+
+def wrapped(model: nn.Module, folder: Path) -> None:
+    """As training on several devices saves a compiled model."""
+    state = {f"module._orig_mod.{name}": tensor for name, tensor in model.state_dict().items()}
+    torch.save(state, folder / "pytorch_model.bin")
+
+
+def without_the_weight_norm(model: nn.Module, folder: Path) -> None:
+    position = "wav2vec2.encoder.pos_conv_embed.conv"
+    state = {name: tensor for name, tensor in model.state_dict().items() if f"{position}.param" not in name}
+    state[f"{position}.weight"] = model.get_submodule(position).weight.detach().clone()
+    save_file(state, folder / "model.safetensors")
+
+
+def with_a_shared_tensor(model: nn.Module, folder: Path) -> None:
+    """As safetensors' save_model stores what two layers share: once, and the other name in the metadata."""
+    first, second, *_ = model.wav2vec2.encoder.layers
+    second.layer_norm.weight = first.layer_norm.weight
+    save_model(model, str(folder / "model.safetensors"))
+    second.layer_norm.weight = nn.Parameter(first.layer_norm.weight.detach().clone())
+
+
+@pytest.mark.parametrize(
+    "write",
+    [in_parts, in_pickled_parts, wrapped, without_the_weight_norm, with_a_shared_tensor],
+    ids=lambda f: f.__name__,
+)
+def test_the_same_model_however_it_is_saved(write, tmp_path):
+    torch.manual_seed(0)
+    model = CASES["wav2vec2-base"].build()
+    train(model)
+    source = save(model, tmp_path / "checkpoint", CASES["wav2vec2-base"])
+    (source / "model.safetensors").unlink()
+    write(model, source)
+    found = e2v_port.load(e2v_port.convert(source, out=tmp_path / "model"), runtime="numpy")
+    (result,) = found.each([CLIPS[0]], RATE)
+    np.testing.assert_allclose(result[1].logits, wanted(model, CLIPS[0])["logits"], rtol=0, atol=2e-5)
+    if write is in_parts:
+        rows, _ = verify.verify([e2v_port.load(tmp_path / "model", runtime="cpu")])
+        assert all(check.passed for row in rows for check in row)
+
+
+def test_a_preprocessor_saved_with_a_tokenizer(made, tmp_path):
+    """Version 5 of transformers then writes processor_config.json alone, and prefers it to the other file."""
+    source = changed(made("wav2vec2-base")[1], tmp_path)
+    (tmp_path / "vocab.json").write_text(json.dumps({"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "|": 4}))
+    extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=False)
+    tokenizer = transformers.Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"))
+    transformers.Wav2Vec2Processor(extractor, tokenizer).save_pretrained(source)
+    if not (source / "processor_config.json").is_file():
+        pytest.skip("version 4 of transformers writes another file")
+    for name in ("beside", "alone"):
+        folder = e2v_port.convert(source, out=tmp_path / name)
+        assert e2v_port.load(folder, runtime="numpy").config.architecture.normalize is False
+        (source / "preprocessor_config.json").unlink(missing_ok=True)
+
+
+def test_adapters_of_peft_have_to_be_merged(made, tmp_path):
+    peft = pytest.importorskip("peft", reason='peft is not installed: pip install "e2v-port[dialogue]"')
+    source = changed(made("wav2vec2-base")[1], tmp_path)
+    adapted = peft.get_peft_model(CASES["wav2vec2-base"].build(), peft.LoraConfig(target_modules=["q_proj"]))
+    adapted.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(e2v_port.CheckpointError, match="an adapter of PEFT, without the model that it changes: merge"):
+        e2v_port.convert(tmp_path / "adapter")
+    save_file(adapted.base_model.model.state_dict(), source / "model.safetensors")
+    with pytest.raises(
+        e2v_port.CheckpointError, match=r"tensors of an adapter of PEFT beside the weights .*merge them"
+    ):
+        e2v_port.convert(source, out=tmp_path / "model")
+    merged = adapted.merge_and_unload()
+    merged.save_pretrained(tmp_path / "merged")
+    model = e2v_port.load(e2v_port.convert(tmp_path / "merged", out=tmp_path / "model"), runtime="numpy")
+    (result,) = model.each([CLIPS[0]], RATE)
+    np.testing.assert_allclose(result[1].logits, wanted(merged.eval(), CLIPS[0])["logits"], rtol=0, atol=2e-5)
+
+
+def test_a_pointer_of_git_lfs_is_named(made, tmp_path):
+    source = changed(made("wav2vec2-base")[1], tmp_path)
+    (source / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 12\n")
+    with pytest.raises(e2v_port.CheckpointError, match=r"is a pointer of Git LFS.*run `git lfs pull`"):
+        e2v_port.convert(source)
 
 
 @pytest.mark.parametrize("missing", ["projector.bias", "classifier.weight", "layer_weights", "classifier.bias"])

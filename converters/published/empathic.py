@@ -1,15 +1,10 @@
 """LAION's Empathic-Insight-Voice (arXiv 2506.09827): one small network for each emotion, on the frames of a Whisper.
 
-    e2v convert --model laion/BUD-E-Whisper --out ENCODER
-    python -m e2v_port.converters.published.empathic ENCODER HEADS FOLDER [--heads Anger,Sadness] [--dtype float16]
-
-HEADS is a copy of laion/Empathic-Insight-Voice-Small or -Large, with a file for each network. They run side by side:
-their first layers are stacked, and the others are on the diagonals of larger ones.
+The networks come in a file each, without the Whisper. They run side by side: their first layers are stacked, and the
+others are on the diagonals of larger ones.
 """
 
-import argparse
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,17 +16,17 @@ from numpy.typing import NDArray
 from e2v_port import __version__
 from e2v_port.architectures import tensors
 from e2v_port.architectures.base import Readout
-from e2v_port.architectures.config import DTYPES, ModelConfig, Source
+from e2v_port.architectures.config import ModelConfig, Source
 from e2v_port.architectures.heads import Branch, Step
 from e2v_port.architectures.shapes import Shape
 from e2v_port.architectures.whisper import MAX_FRAMES, WhisperConfig
 from e2v_port.converters.folder import store
 from e2v_port.converters.rules import diagonal
-from e2v_port.errors import CheckpointError, E2VError
+from e2v_port.errors import CheckpointError, quoted
 from e2v_port.unpickling import torch_save
 from e2v_port.unpickling.tensors import Tensor
 
-__all__ = ["EMOTIONS", "convert"]
+__all__ = ["EMOTIONS", "file_of", "join"]
 
 EMOTIONS = (
     "Affection",
@@ -110,9 +105,16 @@ def _shape(tensor: Tensor | None) -> Shape:
     return () if tensor is None else tensor.shape
 
 
+def file_of(name: str) -> str:
+    """Returns the name of the file with the network of an emotion; CheckpointError if it is none of `EMOTIONS`."""
+    if name not in EMOTIONS:
+        raise CheckpointError(f"{quoted(name)} is not an emotion of Empathic Insight: {', '.join(EMOTIONS)}")
+    return f"model_{name}_best.pth"
+
+
 def _files(folder: Path, names: Sequence[str]) -> list[Path]:
     """Returns the file of each network."""
-    files = [folder / f"model_{name}_best.pth" for name in names]
+    files = [folder / file_of(name) for name in names]
     if missing := [path.name for path in files if not path.is_file()]:
         have = sorted(path.name.removeprefix("model_").removesuffix("_best.pth") for path in folder.glob("model_*.pth"))
         raise CheckpointError(
@@ -160,8 +162,8 @@ def _arrays(encoder: Path, config: ModelConfig, heads: Mapping[str, Head]) -> It
         yield f"{target}.bias", np.concatenate([head[f"{source}.bias"].numpy().astype(np.float32) for head in every])
 
 
-def convert(
-    encoder: Path, heads: Path, folder: Path, *, names: Sequence[str] = EMOTIONS, dtype: str = "float32"
+def join(
+    encoder: Path, heads: Path, folder: Path, *, names: Sequence[str], source: str, dtype: str = "float32"
 ) -> ModelConfig:
     """Writes a model whose further output `emotions` has a number for each chosen network, raw, 0 to about 4.
 
@@ -170,6 +172,7 @@ def convert(
         heads: Folder with model_NAME_best.pth for each network.
         folder: Folder to write; see `folder.store`.
         names: Names of the networks. The 40 emotions of -Small take 11.8 GB as float32, the weights of each 295 MB.
+        source: Where the networks come from, for config.json.
         dtype: Type of the stored tensors.
 
     Returns:
@@ -179,13 +182,13 @@ def convert(
         CheckpointError: A name is not one of `EMOTIONS`; a file is missing, damaged, unsafe, or not of such a network;
             or the encoder is another one.
     """
-    if unknown := [name for name in names if name not in EMOTIONS]:
-        raise CheckpointError(f"{', '.join(unknown)}: not an emotion of Empathic Insight: {', '.join(EMOTIONS)}")
+    if len({*names}) < len(names):
+        raise CheckpointError(f"an emotion is named twice: {', '.join(names)}")
     base = ModelConfig.read(encoder)
     sizes = base.architecture
     if not isinstance(sizes, WhisperConfig) or sizes.readout or sizes.has_head or base.dtype != "float32":
         raise CheckpointError(
-            f"{encoder} is not the encoder alone: convert laion/BUD-E-Whisper as float32, and pass it"
+            f"{encoder} is not the encoder alone: convert laion/BUD-E-Whisper as float32, and pass it with --encoder"
         )
     found = {name: _read(path) for name, path in zip(names, _files(heads, names), strict=True)}
     config = replace(
@@ -193,31 +196,9 @@ def convert(
         architecture=_architecture(sizes, found),
         dtype=dtype,
         licence="CC BY 4.0: free to use, with attribution to LAION",
-        source=Source(f"{heads.resolve()}, on {base.source.repository}", "local", "", "", ""),
+        source=Source(f"{source}, on {base.source.repository}", "local", "", "", ""),
         converter=f"e2v-port {__version__}",
         others={"emotions": tuple(names)},
     )
     store(folder, config, lambda: _arrays(encoder, base, found))
     return config
-
-
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="e2v_port.converters.published.empathic", description=__doc__.splitlines()[0])
-    parser.add_argument("encoder", type=Path, help="folder of laion/BUD-E-Whisper, converted")
-    parser.add_argument("heads", type=Path, help="folder with the .pth files of Empathic-Insight-Voice-Small or -Large")
-    parser.add_argument("folder", type=Path, help="folder of the model to write")
-    parser.add_argument("--heads", dest="names", default=",".join(EMOTIONS), help="names of the heads, with commas")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32")
-    arguments = parser.parse_args()
-    try:
-        names = arguments.names.split(",")
-        convert(arguments.encoder, arguments.heads, arguments.folder, names=names, dtype=arguments.dtype)
-    except (E2VError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    print(f"{arguments.folder} written")
-
-
-if __name__ == "__main__":
-    main()

@@ -100,6 +100,8 @@ class KnownModel:
         labels: Names of the outputs in order, labels or dimensions; empty for a model without a head.
         outputs: Names of its further outputs, such as age and sex.
         speakers: Whether it is a speaker encoder: its embeddings say who speaks, and it knows nothing of emotions.
+        encoder: Repository of the encoder of a model that is published without it, as a network for each emotion; empty
+            for others.
         licence: License of the weights.
         languages: Languages of the labeled speech it was trained on; empty if not known here.
         data: Speech it was trained on, in words; empty if not known here.
@@ -117,6 +119,7 @@ class KnownModel:
     labels: tuple[str, ...]
     outputs: tuple[str, ...]
     speakers: bool
+    encoder: str
     licence: str
     languages: tuple[str, ...]
     data: str
@@ -148,6 +151,7 @@ def _known_model(row: dict[str, Any]) -> KnownModel:
         labels=_labels(row["classes"]),
         outputs=tuple(row.get("outputs", ())),
         speakers=row.get("speakers", False),
+        encoder=row.get("encoder", ""),
         licence=row["licence"],
         languages=tuple(row.get("languages", ())),
         data=row.get("data", ""),

@@ -3,16 +3,16 @@
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from e2v_port.checkpoints import catalog
-from e2v_port.checkpoints.checkpoint import Checkpoint, from_files, gather, stays_inside
+from e2v_port.checkpoints.checkpoint import Checkpoint, Find, from_files, gather, stays_inside
 from e2v_port.checkpoints.clients import CLIENTS, Client, NotDelivered, asking, root_of, sha256_of
 from e2v_port.errors import CheckpointError, DownloadError, ModelNotFound
 
-__all__ = ["download", "offline_by_environment"]
+__all__ = ["download", "download_files", "offline_by_environment"]
 
 _logger = logging.getLogger(__name__)
 
@@ -47,9 +47,52 @@ def download(
         DownloadError: No hub delivered, and the message gives the reason of each; or no client is installed.
         CheckpointError: A file's hash differs from the known one, or configuration.json is unusable.
     """
+    model = catalog.lookup(name)
+    found, client, commit = _delivered(name, hub, revision, offline, gather)
+    checkpoint = from_files(found, client.repository, client.hub, commit)
+    return _verified(checkpoint, model.sha256 if model else {})
+
+
+def download_files(
+    name: str,
+    files: Sequence[str],
+    *,
+    hub: Literal["auto", "modelscope", "huggingface"] = "auto",
+    revision: str | None = None,
+    offline: bool = False,
+) -> list[Path]:
+    """Downloads some files of a repository, or takes them from the hub's own cache, all of one revision.
+
+    Arguments and errors are those of `download`.
+
+    Args:
+        files: Names of the files in the repository.
+
+    Returns:
+        Their paths, in one folder if their names have none.
+    """
+
+    def all_of_them(find: Find, *, optional: bool) -> tuple[dict[str, Path | None], list[str], bool]:
+        found = {file: find(file) for file in files}
+        return found, [file for file in files if not found[file]], True
+
+    found, _, _ = _delivered(name, hub, revision, offline, all_of_them)
+    return [path for path in found.values() if path]
+
+
+class _Gather(Protocol):
+    """Returns files by role, the missing ones, and a third value, as `checkpoint.gather` does."""
+
+    def __call__(self, find: Find, *, optional: bool) -> tuple[dict[str, Path | None], list[str], bool]: ...
+
+
+def _delivered(
+    name: str, hub: str, revision: str | None, offline: bool, collect: _Gather
+) -> tuple[dict[str, Path | None], Client, str]:
+    """Returns the files that `collect` looks for, the client of the hub that has them all, and their revision."""
     if os.path.expanduser("~") == "~":
         raise ModelNotFound(f"{name}: this user has no home folder for the caches of the hubs: set HOME to a folder")
-    clients, known_hashes = _clients(name, hub, revision)
+    clients = _clients(name, hub, revision)
     offline = offline or offline_by_environment()
     if not any(client.installed() for client in clients):
         raise DownloadError(
@@ -59,9 +102,9 @@ def download(
 
     lacking = []
     for client in clients:
-        checkpoint, missing = _from_cache(client, offline)
-        if checkpoint:
-            return _verified(checkpoint, known_hashes)
+        found, missing, commit = _from_cache(client, offline, collect)
+        if not missing:
+            return found, client, commit
         lacking.append(f"the cache of {client.title} has no {', no '.join(missing)}")
     if offline:
         raise ModelNotFound(
@@ -74,19 +117,17 @@ def download(
         if reasons:
             _logger.warning("%s; trying %s", reasons[-1], client.title)
         try:
-            checkpoint = _from_hub(client)
+            return _from_hub(client, collect)
         except NotDelivered as error:
             at = f" at {revision}" if revision else ""
             reasons.append(f"{client.title} did not deliver {client.repository}{at}: {error}")
-        else:
-            return _verified(checkpoint, known_hashes)
     if hub == "auto" and revision is not None:
         reasons.append("a revision belongs to one hub, so the other was not asked: pass --hub to ask that one")
     raise DownloadError(f"{name}: {'; '.join(reasons)}; or download it by hand and pass --model FOLDER")
 
 
-def _clients(name: str, hub: str, revision: str | None) -> tuple[list[Client], dict[str, tuple[str, ...]]]:
-    """Returns the hubs to ask, in order, and the known hashes of the files."""
+def _clients(name: str, hub: str, revision: str | None) -> list[Client]:
+    """Returns the hubs to ask, in order."""
     model = catalog.lookup(name)
     if model is None and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII):
         raise catalog.not_found(name)
@@ -102,14 +143,14 @@ def _clients(name: str, hub: str, revision: str | None) -> tuple[list[Client], d
     if hub != "auto" and model and not getattr(model, hub):
         raise DownloadError(f"{name} is not on {CLIENTS[hub].title}: leave --hub out")
     repositories = {each: getattr(model, each) if model else name for each in order}
-    return [CLIENTS[each](repositories[each], revision) for each in order], model.sha256 if model else {}
+    return [CLIENTS[each](repositories[each], revision) for each in order]
 
 
-def _from_cache(client: Client, offline: bool) -> tuple[Checkpoint | None, list[str]]:
-    """Returns the checkpoint in a hub's cache, or None and the names of the missing files."""
+def _from_cache(client: Client, offline: bool, collect: _Gather) -> tuple[dict[str, Path | None], list[str], str]:
+    """Returns the files in a hub's cache, the names of the missing ones, and the revision of a complete copy."""
     # A branch or tag that is named may have changed, and the newest is wanted. A commit cannot change.
     if client.revision is not None and not offline and not re.fullmatch(r"[0-9a-f]{40}", client.revision):
-        return None, [client.revision]
+        return {}, [client.revision], ""
     roots = set()
 
     def find(file: str) -> Path | None:
@@ -121,17 +162,17 @@ def _from_cache(client: Client, offline: bool) -> tuple[Checkpoint | None, list[
 
     try:
         # Without configuration.json, a file that was never fetched looks like one that the repository lacks.
-        found, missing, _ = gather(find, optional=offline)
+        found, missing, _ = collect(find, optional=offline)
     except NotDelivered as error:
-        return None, [f"usable copy ({error})"]
+        return {}, [f"usable copy ({error})"], ""
     if missing or len(roots) > 1:
-        return None, missing or ["copy of a single revision"]
+        return {}, missing or ["copy of a single revision"], ""
     root = roots.pop()
     revision = root.name if root.parent.name == "snapshots" else client.asked
-    return from_files(found, client.repository, client.hub, revision), []
+    return found, [], revision
 
 
-def _from_hub(client: Client) -> Checkpoint:
+def _from_hub(client: Client, collect: _Gather) -> tuple[dict[str, Path | None], Client, str]:
     with asking(client):
         commit, files = client.listing()
 
@@ -141,10 +182,10 @@ def _from_hub(client: Client) -> Checkpoint:
         with asking(client):
             return client.fetch(file, commit, files[file])
 
-    found, missing, _ = gather(find, optional=True)
+    found, missing, _ = collect(find, optional=True)
     if missing:
         raise NotDelivered(f"the repository has no {', no '.join(missing)}")
-    return from_files(found, client.repository, client.hub, commit)
+    return found, client, commit
 
 
 def _verified(checkpoint: Checkpoint, known_hashes: Mapping[str, tuple[str, ...]]) -> Checkpoint:

@@ -52,6 +52,22 @@ Described = Annotated[
     ),
 ]
 
+Emotions = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAMES",
+        help="Emotions to take from a model with a network for each (Empathic Insight), such as Anger,Sadness. "
+        "Default: all.",
+        show_default=False,
+    ),
+]
+Encoder = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL", help="Encoder of such a model, named as for --model. Default: its own.", show_default=False
+    ),
+]
+
 
 def convert(
     model: Checkpoint,
@@ -61,6 +77,8 @@ def convert(
     out: Out = None,
     keep_npz: KeepNpz = False,
     head: Described = None,
+    emotions: Emotions = None,
+    encoder: Encoder = None,
     offline: Offline = False,
 ) -> None:
     """Convert a checkpoint to model.safetensors and config.json."""
@@ -68,7 +86,16 @@ def convert(
     from e2v_port.models.convert import convert as convert_
 
     folder = convert_(
-        model, hub=hub, revision=revision, dtype=dtype, out=out, keep_npz=keep_npz, head=head, offline=offline
+        model,
+        hub=hub,
+        revision=revision,
+        dtype=dtype,
+        out=out,
+        keep_npz=keep_npz,
+        head=head,
+        emotions=None if emotions is None else [name.strip() for name in emotions.split(",")],
+        encoder=encoder,
+        offline=offline,
     )
     config = ModelConfig.read(folder)
     size = (folder / "model.safetensors").stat().st_size / 1e6

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,7 @@ __all__ = ["convert", "folder_of", "is_export"]
 
 
 _logger = logging.getLogger(__name__)
+_ENCODER = "laion/BUD-E-Whisper"  # which the published networks of emotions were trained on
 
 
 def convert(
@@ -29,6 +30,8 @@ def convert(
     out: str | Path | None = None,
     keep_npz: bool = False,
     head: str | Path | None = None,
+    emotions: Sequence[str] | None = None,
+    encoder: str | Path | None = None,
     offline: bool = False,
     note: Callable[[str], None] = _logger.info,
 ) -> Path:
@@ -44,6 +47,10 @@ def convert(
         keep_npz: Whether to keep the npz between the two halves, as model.npz in that folder.
         head: JSON file that describes the head of a fine-tuned transformers checkpoint, or names its labels: see
             docs/models.md.
+        emotions: Emotions to take from a checkpoint that has a network for each, as Empathic Insight has; by default
+            all of them.
+        encoder: Encoder of such a checkpoint, which has none: a converted folder, or what `model` can be. By default
+            the one that its networks were trained on.
         offline: Never open a connection; `E2V_OFFLINE=1` does the same.
         note: Called with each line worth knowing along the way; by default they are logged at INFO.
 
@@ -56,6 +63,14 @@ def convert(
         CheckpointError: The checkpoint is unsafe, damaged, or of no known family.
     """
     path = _path(model)
+    if _is_networks(model):
+        if keep_npz or head:
+            raise CheckpointError(f"{model}: a network for each emotion is converted without --keep-npz and --head")
+        return _joined(model, emotions, encoder, hub=hub, revision=revision, dtype=dtype, out=out, offline=offline)
+    if emotions is not None or encoder is not None:
+        raise CheckpointError(
+            f"{model}: --emotions and --encoder are for checkpoints with a network for each emotion (model_*_best.pth)"
+        )
     described = Path(head) if head else None
     if described and not described.is_file():
         raise CheckpointError(f"{described}: no such file: the head is described in a JSON file, see docs/models.md")
@@ -79,6 +94,52 @@ def convert(
             npz = Path(between) / "model.npz"
             seam.extract(checkpoint, npz)
             seam.write(npz, folder, dtype=dtype, keep_npz=keep_npz, head=described, note=note)
+    return folder
+
+
+def _is_networks(model: str | Path) -> bool:
+    """Returns whether a model is published as a network for each emotion, without an encoder."""
+    path = _path(model)
+    if os.path.isdir(path):
+        return any(path.glob("model_*_best.pth"))
+    known = catalog.lookup(str(model))
+    return known is not None and bool(known.encoder)
+
+
+def _joined(
+    model: str | Path,
+    emotions: Sequence[str] | None,
+    encoder: str | Path | None,
+    *,
+    hub: Literal["auto", "modelscope", "huggingface"],
+    revision: str | None,
+    dtype: str,
+    out: str | Path | None,
+    offline: bool,
+) -> Path:
+    """Converts the networks of some emotions and their encoder to one model."""
+    path = _path(model)
+    known = None if os.path.isdir(path) else catalog.lookup(str(model))
+    if known:
+        names = tuple(seam.EMOTIONS if emotions is None else emotions)
+        files = [seam.file_of(name) for name in names]
+        path = hubs.download_files(known.id, files, hub=hub, revision=revision, offline=offline)[0].parent
+        folder, source = catalog.destination(known.id, dtype), known.id
+    else:
+        there = tuple(name for name in seam.EMOTIONS if (path / seam.file_of(name)).is_file())
+        names = there if emotions is None else tuple(emotions)
+        state = hashlib.sha256(os.fsencode(f"{path.resolve()}\0{encoder}\0{','.join(names)}")).hexdigest()
+        folder, source = catalog.destination(f"local/{path.resolve().name}-{state[:12]}", dtype), str(path.resolve())
+    if not names:
+        raise CheckpointError(f"{model}: no emotion is named: {', '.join(seam.EMOTIONS)}")
+    folder = Path(out) if out else folder
+    base = encoder or _ENCODER
+    converted = catalog.find(base) if isinstance(base, str) else None
+    if converted is None:
+        converted = folder_of(base, offline=offline) if os.path.exists(base) else convert(base, offline=offline)
+    with naming(folder):
+        folder.resolve().parent.mkdir(parents=True, exist_ok=True)
+        seam.join(converted, path, folder, names=names, source=source, dtype=dtype)
     return folder
 
 
@@ -135,6 +196,11 @@ def folder_of(model: str | Path, *, offline: bool = False) -> Path:
             raise catalog.not_found(name)
         if known.bundled:
             raise ModelNotFound(f"{name} is part of the package but missing: reinstall e2v-port from its wheel")
+        if known.encoder:
+            raise ModelNotFound(
+                f"{name} has a network of its own for each emotion: convert the ones you need first, with "
+                f"e2v convert --model {name} --emotions Anger,Sadness"
+            )
     _logger.info("%s is not converted yet: converting it once", model)
     return convert(model, offline=offline)
 
