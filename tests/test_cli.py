@@ -995,7 +995,7 @@ class Malicious:
     ("arguments", "messages"),
     [
         (["-m", "unsafe"], [f"{os.name}.system", "would run code", "model.pt"]),
-        (["-m", "someone/never-published"], ["not on this machine", "offline", "--model FOLDER"]),
+        (["-m", "someone/never-published"], ["not on this machine", "offline", "pass its folder"]),
         (["-m", "someone/never-published", "--hub", "huggingface"], ["not on this machine", "Hugging Face"]),
         (["-m", "nothing"], ["nothing: not a known model", "e2v models lists the known ones"]),
         (["-m", "empty"], ["empty: ", "model.pt", "in this folder"]),

@@ -338,7 +338,7 @@ def test_a_failing_hub(hub: str, case: str, machine: Machine, server: LoopbackHu
     kind, message = run.error
     assert kind == "DownloadError"
     assert any(each in message for each in reason.format(token=TOKENS[hub]).split("|"))
-    assert message.endswith("download it by hand and pass --model FOLDER")
+    assert message.endswith("download it by hand and pass its folder instead of its name")
     assert run.stderr == ""
     assert sum(run.slept) <= 30
 
@@ -445,7 +445,8 @@ def test_no_hub_delivers(machine: Machine, server: LoopbackHub) -> None:
     assert message == (
         "iic/emotion2vec_base: ModelScope did not deliver iic/emotion2vec_base: Connection refused; "
         "Hugging Face did not deliver emotion2vec/emotion2vec_base: "
-        "no such repository, revision or file (HTTP 404); or download it by hand and pass --model FOLDER"
+        "no such repository, revision or file (HTTP 404); "
+        "or download it by hand and pass its folder instead of its name"
     )
 
 
@@ -526,7 +527,7 @@ def test_offline_with_empty_caches(machine: Machine, server: LoopbackHub) -> Non
     assert run.results[0]["message"] == (
         "iic/emotion2vec_plus_base is not on this machine and this run is offline: "
         "the cache of ModelScope has no model.pt; the cache of Hugging Face has no model.pt; "
-        "run once online, or download it by hand and pass --model FOLDER"
+        "run once online, or download it by hand and pass its folder instead of its name"
     )
     assert run.opened == []
     assert not server.requests

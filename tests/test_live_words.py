@@ -333,7 +333,7 @@ def test_a_row_of_words_stays_one_row() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--language", "en"], "--language belongs to --words: name a Whisper model with --words as well"),
+        (["--language", "en"], "--language belongs to --words: add --words, with Whisper or iic/SenseVoiceSmall"),
         (["--words", "nothing"], "nothing: no Whisper model or folder"),
     ],
 )

@@ -109,6 +109,9 @@ def test_an_option_wins_over_the_profile() -> None:
     given = completed("balanced", model="bundled-tiny", dtype="float32", words="none", timeout=5)
     assert given == ("bundled-tiny", None, "float32", None, 5)
     assert completed("accurate", dimensional="none")[1] is None
+    assert completed(None, model="bundled-tiny", dimensional="none", words="none") == ("bundled-tiny", *[None] * 4)
+    plain = e2v_port.analyze(CLIP, model="bundled-tiny", dimensional="none", words="none", runtime="numpy")
+    assert [model.name for model in plain.models] == ["bundled-tiny"]
     analysis = e2v_port.analyze(CLIP, profile="balanced", model="bundled-tiny", words="none", runtime="numpy")
     assert [model.name for model in analysis.models] == ["bundled-tiny"]
     assert analysis.transcript is None

@@ -143,6 +143,13 @@ def test_a_name_is_enrolled_once_and_replaced_aloud() -> None:
         "unknown",
         "other",
         "oth\u0435r",  # a Cyrillic letter
+        "s\u0440e\u0430ker 1",
+        "\u0405\u0420\u0415\u0410\u041aER_00",
+        "\u0441h\u0430nnel 2",
+        "\u03bfther",  # a Greek one
+        "\u03bd\u03bfice 3",
+        "spe\u0301aker 1",
+        "m\u0456\u0445",
         "SPEAKER_UNKNOWN",
         "a\x00b",
         "x" * 101,
@@ -154,6 +161,16 @@ def test_names_that_programs_give_are_no_names(name: str) -> None:
         roster.enroll(name, [towards(1)], [10])
     assert "\n" not in str(caught.value)
     assert len(roster) == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Ann Speaker", "Voicea", "\u0421\u043f\u0430\u0440\u043a 1", "Marina Left", "\u039d\u03b9\u03ba\u03bf\u03c2"],
+)
+def test_names_of_people_are_names(name: str) -> None:
+    roster = empty()
+    roster.enroll(name, [towards(1)], [10])
+    assert roster.names == (name,)
 
 
 def test_a_name_in_several_lines_is_stored_on_one() -> None:

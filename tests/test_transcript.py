@@ -497,6 +497,8 @@ def test_the_screen_shows_what_was_measured() -> None:
     lines = transcript(with_turns(analysis(heard)), width=130).plain.split("\n")
     assert voice.pitch_mean is not None
     assert lines[2].startswith("  arousal 0.70, dominance 0.30, valence 0.25; shade ")
+    assert heard.compound is not None
+    assert f"; compound {heard.compound}; " in lines[2]
     assert f"; {voice.pitch_mean:.0f} Hz; " in lines[2]
     assert lines[2].endswith("; elevated pitch")
     assert lines[3] == "  ▎ Oh."

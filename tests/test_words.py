@@ -127,7 +127,9 @@ def test_what_cannot_be_read_is_refused_in_one_line(tmp_path: Path, monkeypatch:
         capture_output=True,
         text=True,
     )
-    assert done.stderr == "error: --language belongs to --words: name a Whisper model with --words as well\n"
+    assert done.stderr == (
+        "error: --language is about words: add --words, with Whisper or iic/SenseVoiceSmall, or --segments with texts\n"
+    )
 
 
 @pytest.fixture(scope="module")

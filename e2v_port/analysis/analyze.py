@@ -202,10 +202,9 @@ def each(
     need("fusion", fusion, FusionSettings, None)
     need("boundaries", boundaries, BoundarySettings, None)
     need("enrolled", enrolled, KnownVoices, None)
-    if profile is not None:
-        model, dimensional, dtype, words, timeout = completed(
-            profile, model=model, dimensional=dimensional, dtype=dtype, words=words, timeout=timeout
-        )
+    model, dimensional, dtype, words, timeout = completed(
+        profile, model=model, dimensional=dimensional, dtype=dtype, words=words, timeout=timeout
+    )
     limit = None if timeout is None else number("timeout", timeout, 0) or None
     need("cache", cache, str, Path, OutputCache, None)
     if frames and model is None and dimensional is not None:

@@ -97,7 +97,7 @@ def _delivered(
     if not any(client.installed() for client in clients):
         raise DownloadError(
             f'{name}: downloading needs the client of a hub: pip install "e2v-port[hub]", or download it by hand and '
-            "pass --model FOLDER"
+            "pass its folder instead of its name"
         )
 
     lacking = []
@@ -109,7 +109,7 @@ def _delivered(
     if offline:
         raise ModelNotFound(
             f"{name} is not on this machine and this run is offline: {'; '.join(lacking)}; "
-            f"run once online, or download it by hand and pass --model FOLDER"
+            f"run once online, or download it by hand and pass its folder instead of its name"
         )
 
     reasons: list[str] = []
@@ -123,7 +123,7 @@ def _delivered(
             reasons.append(f"{client.title} did not deliver {client.repository}{at}: {error}")
     if hub == "auto" and revision is not None:
         reasons.append("a revision belongs to one hub, so the other was not asked: pass --hub to ask that one")
-    raise DownloadError(f"{name}: {'; '.join(reasons)}; or download it by hand and pass --model FOLDER")
+    raise DownloadError(f"{name}: {'; '.join(reasons)}; or download it by hand and pass its folder instead of its name")
 
 
 def _clients(name: str, hub: str, revision: str | None) -> list[Client]:

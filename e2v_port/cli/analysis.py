@@ -198,10 +198,9 @@ def analyze(
 
     Without --model or --dimensional, the bundled model is used.
     """
-    if profile:
-        model, dimensional, dtype, words, timeout = completed(
-            profile, model=model, dimensional=dimensional, dtype=dtype, words=words, timeout=timeout
-        )
+    model, dimensional, dtype, words, timeout = completed(
+        profile, model=model, dimensional=dimensional, dtype=dtype, words=words, timeout=timeout
+    )
     _check_isolation(isolate, retries, plot, known=enrolled or only_enrolled or roster is not None)
     if (frames or diarize) and dimensional and not model:
         fail(f"--{'diarize' if diarize else 'frames'} needs labels: name a model that gives them with --model")
@@ -209,7 +208,7 @@ def analyze(
         fail(f"--diarize is about each frame of the whole file: leave out --{'frames' if frames else 'segments'}")
     whole = whole or diarize
     if language and not (words or segments):
-        fail("--language belongs to --words: name a Whisper model with --words as well")
+        fail("--language is about words: add --words, with Whisper or iic/SenseVoiceSmall, or --segments with texts")
     by_name = enrolled or only_enrolled or roster is not None
     _check_speakers(speakers, speaker_model if not by_name else None, speaker_count, channel, whole)
     settings = segment_settings(speech_threshold, max_gain)

@@ -216,15 +216,15 @@ def segment_settings(speech_threshold: float | None, max_gain: float | None) -> 
 
 
 def completed(
-    profile: str,
+    profile: str | None,
     *,
     model: _Model | None,
     dimensional: _Dimensional | None,
     dtype: str | None,
     words: _Words | None = None,
     timeout: float | None = None,
-) -> tuple[_Model | str, _Dimensional | str | None, str | None, _Words | str | None, float | None]:
-    """Completes options with those of a profile; on a terminal, asks for licenses that were not accepted yet.
+) -> tuple[_Model | str | None, _Dimensional | str | None, str | None, _Words | str | None, float | None]:
+    """Completes options with those of a profile, if any; on a terminal, asks for licenses that were not accepted yet.
 
     Raises:
         LicenseNotAccepted: One was not, and there is nobody to ask, or they said no.
@@ -232,9 +232,9 @@ def completed(
     from e2v_port.checkpoints import consent
     from e2v_port.models import profiles
 
-    if profile not in profiles.PROFILES:
+    if profile is not None and profile not in profiles.PROFILES:
         fail(f"unknown profile {profile}: use {', '.join(profiles.PROFILES)}")
-    missing = consent.lacking(profiles.chosen_models(profile, model, dimensional))
+    missing = [] if profile is None else consent.lacking(profiles.chosen_models(profile, model, dimensional))
     if missing and agreed(missing):
         consent.accept(missing)
     return profiles.completed(profile, model=model, dimensional=dimensional, dtype=dtype, words=words, timeout=timeout)

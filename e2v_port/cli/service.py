@@ -123,8 +123,7 @@ def serve(
 
     Each option can be set in the environment instead, as in E2V_SERVE_PORT. See docs/service.md.
     """
-    if profile:
-        model, dimensional, dtype, *_ = completed(profile, model=model, dimensional=dimensional, dtype=dtype)
+    model, dimensional, dtype, *_ = completed(profile, model=model, dimensional=dimensional, dtype=dtype)
     given = {name: value for name, value in locals().items() if value is not None and name not in {"profile", "_"}}
     from importlib.util import find_spec
 

@@ -129,10 +129,9 @@ def listen(
     _check_listen(source, device, fast, calibrate, speak_as, reply, out)
     if channel != "mix" and source in {None, "-"}:
         fail(f"--channel {channel}: needs a file; a microphone and stdin have one channel")
-    if profile:
-        model, dimensional, dtype, *_ = completed(profile, model=model, dimensional=dimensional, dtype=dtype)
+    model, dimensional, dtype, *_ = completed(profile, model=model, dimensional=dimensional, dtype=dtype)
     if language is not None and words is None:
-        fail("--language belongs to --words: name a Whisper model with --words as well")
+        fail("--language belongs to --words: add --words, with Whisper or iic/SenseVoiceSmall")
     settings = segment_settings(speech_threshold, max_gain)
     answer = _voice(reply) if reply else None  # read first, so that a bad file is reported before anyone speaks
 

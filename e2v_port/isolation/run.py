@@ -49,10 +49,9 @@ def each(clips: Iterable[Clip], *, retries: int = 0, **options: Unpack[Options])
     if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
         raise ValueError(f"retries must be a whole number from 0 on, not {retries!r}")
     chosen: dict[str, Any] = {**options}
-    if (profile := chosen.pop("profile", None)) is not None:
-        names = ("model", "dimensional", "dtype", "words", "timeout")
-        found = completed(profile, **{name: chosen.get(name) for name in names})
-        chosen |= dict(zip(names, found, strict=True))
+    names = ("model", "dimensional", "dtype", "words", "timeout")
+    found = completed(chosen.pop("profile", None), **{name: chosen.get(name) for name in names})
+    chosen |= dict(zip(names, found, strict=True))
     if chosen.get("segments") is not None:
         clips = list(clips)
         if len(clips) != 1:

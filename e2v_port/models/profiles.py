@@ -9,7 +9,7 @@ from e2v_port.errors import need, quoted
 __all__ = ["NONE", "PROFILES", "Profile", "chosen_models", "completed", "named"]
 
 NONE = "none"
-"""Switches off what a profile would choose: `words="none"`, `dimensional="none"`."""
+"""Stands for no model, also where a profile would choose one: `words="none"`, `dimensional="none"`."""
 
 _Model = TypeVar("_Model")
 _Dimensional = TypeVar("_Dimensional")
@@ -104,18 +104,18 @@ def chosen_models(name: str, model: object, dimensional: object) -> list[str]:
 
 
 def completed(
-    name: str,
+    name: str | None,
     *,
     model: _Model | None = None,
     dimensional: _Dimensional | None = None,
     dtype: str | None = None,
     words: _Words | None = None,
     timeout: float | None = None,
-) -> tuple[_Model | str, _Dimensional | str | None, str | None, _Words | str | None, float | None]:
-    """Completes the options of a caller with those of a profile, in the same order.
+) -> tuple[_Model | str | None, _Dimensional | str | None, str | None, _Words | str | None, float | None]:
+    """Completes the options of a caller with those of a profile, in the same order; `none` becomes None.
 
     Args:
-        name: Name of the profile.
+        name: Name of the profile; None for none.
         model: Model that gives labels. Here as below, an option that is not None wins over the profile.
         dimensional: Model of arousal, dominance and valence; `none` for none.
         dtype: Type of the arithmetic.
@@ -127,6 +127,8 @@ def completed(
         LicenseNotAccepted: The license of a model that the profile chooses restricts its use and was not accepted yet.
             Models that the caller chose are not asked about.
     """
+    if name is None:
+        return model, _either(dimensional, None), dtype, _either(words, None), timeout
     profile = named(name)
     consent.need(chosen_models(name, model, dimensional))
     return (

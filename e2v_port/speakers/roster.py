@@ -19,7 +19,7 @@ from e2v_port.audio import Note
 from e2v_port.errors import RosterError, cut, need, number, quoted
 from e2v_port.files import printable, replacing
 from e2v_port.models.model import Model
-from e2v_port.speech.enrolment import as_read, is_stranger
+from e2v_port.speech.enrolment import as_read, is_stranger, letters
 
 __all__ = ["LEAST_SECONDS", "Roster", "Voice", "default_path", "mean_of", "threshold_of"]
 
@@ -431,7 +431,9 @@ def _checked_name(name: str) -> str:
     read = as_read(name)
     if not read or not name.isprintable() or len(name) > _LONGEST_NAME:
         raise RosterError(f"{quoted(name)} is no name: give one of 1 to {_LONGEST_NAME} printable characters")
-    if is_stranger(name) or _GIVEN_BY_PROGRAMS.fullmatch(read):
+    # Also in letters of another alphabet; a small Greek nu looks like a v, a capital one like an N.
+    looks = (read, letters(name), letters(read.replace("ν", "v")))
+    if is_stranger(name) or any(map(_GIVEN_BY_PROGRAMS.fullmatch, looks)):
         raise RosterError(f"{printable(name)} is what unknown voices and channels are called: give another name")
     return name
 

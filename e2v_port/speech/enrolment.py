@@ -3,12 +3,12 @@
 import unicodedata
 from collections.abc import Iterable
 
-__all__ = ["Enrolment", "as_read", "is_stranger"]
+__all__ = ["Enrolment", "as_read", "is_stranger", "letters"]
 
 # Names that diarization gives to unknown voices, by their letters and digits.
 _STRANGERS = {"other", "speakerunknown"}
 # Cyrillic and Greek letters that look like those of these names, as capitals or small (Unicode TR 39, confusables).
-_ALIKE = str.maketrans("оοтτһнηеεгѕрραакκυνпωԝ", "ootthhheersppaakkunnww")
+_ALIKE = str.maketrans("оοтτһнηеεгѕрραакκυνпωԝсіιѵӏԁхχмμвβ", "ootthhheersppaakkunnwwciivldxxmmbb")
 _FILLERS = "\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0" + "".join(map(chr, range(0xFE00, 0xFE10)))
 
 
@@ -36,7 +36,7 @@ class Enrolment:
 
 def is_stranger(name: str) -> bool:
     """Returns whether a name is one that diarization gives to unknown voices, however it is spelled."""
-    return _letters(name) in _STRANGERS
+    return letters(name) in _STRANGERS
 
 
 def as_read(name: str) -> str:
@@ -45,7 +45,7 @@ def as_read(name: str) -> str:
     return " ".join("".join(char for char in folded if not _invisible(char)).split())
 
 
-def _letters(name: str) -> str:
+def letters(name: str) -> str:
     """Returns the letters and digits of a name, without accents, in the Latin alphabet where they look like it."""
     decomposed = unicodedata.normalize("NFKD", as_read(name))
     return "".join(char for char in decomposed if char.isalnum()).translate(_ALIKE)

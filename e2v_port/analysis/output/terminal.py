@@ -122,6 +122,9 @@ def _measured(turn: Turn) -> str:
         shade = emotion["shade"]
         if shade and not emotion["unclear"] and shade["name"] != emotion["emotion"].casefold():
             found.append(f"shade {shade['name']} {shade['probability']:.2f}")
+        compounds = dict.fromkeys(part.compound for part in turn.parts if part.compound)
+        if not emotion["unclear"] and {*compounds} - {(emotion["emotion"] or "").casefold()}:
+            found.append(f"compound {', '.join(compounds)}")
     if prosody and prosody.pitch_mean:
         found.append(f"{prosody.pitch_mean:.0f} Hz")
     if prosody and prosody.rate is not None:
