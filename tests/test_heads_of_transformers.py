@@ -603,6 +603,7 @@ def test_a_preprocessor_saved_with_a_tokenizer(made, tmp_path):
         (source / "preprocessor_config.json").unlink(missing_ok=True)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")  # of peft, about transformers
 def test_adapters_of_peft_have_to_be_merged(made, tmp_path):
     peft = pytest.importorskip("peft", reason='peft is not installed: pip install "e2v-port[dialogue]"')
     source = changed(made("wav2vec2-base")[1], tmp_path)
