@@ -14,7 +14,7 @@ from e2v_port.architectures.runtime import Runtime
 if TYPE_CHECKING:
     from e2v_port.converters.checkpoint import extract
     from e2v_port.converters.folder import may_replace, placing, store
-    from e2v_port.converters.published.empathic import EMOTIONS, file_of, join
+    from e2v_port.converters.published.empathic import emotions, file_of, join
     from e2v_port.converters.synthetic import make_checkpoint, sizes
     from e2v_port.converters.weights import write
     from e2v_port.runtimes import cuda_runtime, mlx_runtime, numpy_runtime, onnx_runtime, torch_runtime
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     ]
 
 __all__ = [
-    "EMOTIONS",
     "Head",
     "Loader",
     "Readout",
     "Wav2small",
+    "emotions",
     "extract",
     "file_of",
     "join",
@@ -52,10 +52,10 @@ __all__ = [
 ]
 
 _HOME = {
-    "EMOTIONS": "converters.published.empathic",
     "Head": "runtimes.layers_torch",
     "Readout": "runtimes.layers_torch",
     "Wav2small": "runtimes.wav2small_torch",
+    "emotions": "converters.published.empathic",
     "extract": "converters.checkpoint",
     "file_of": "converters.published.empathic",
     "join": "converters.published.empathic",

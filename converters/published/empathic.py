@@ -26,7 +26,7 @@ from e2v_port.errors import CheckpointError, quoted
 from e2v_port.unpickling import torch_save
 from e2v_port.unpickling.tensors import Tensor
 
-__all__ = ["EMOTIONS", "file_of", "join"]
+__all__ = ["emotions", "file_of", "join"]
 
 EMOTIONS = (
     "Affection",
@@ -103,6 +103,11 @@ def _read(path: Path) -> Head:
 
 def _shape(tensor: Tensor | None) -> Shape:
     return () if tensor is None else tensor.shape
+
+
+def emotions() -> tuple[str, ...]:
+    """Returns the names of all emotions that have a network."""
+    return EMOTIONS
 
 
 def file_of(name: str) -> str:

@@ -121,17 +121,17 @@ def _joined(
     path = _path(model)
     known = None if os.path.isdir(path) else catalog.lookup(str(model))
     if known:
-        names = tuple(seam.EMOTIONS if emotions is None else emotions)
+        names = tuple(seam.emotions() if emotions is None else emotions)
         files = [seam.file_of(name) for name in names]
         path = hubs.download_files(known.id, files, hub=hub, revision=revision, offline=offline)[0].parent
         folder, source = catalog.destination(known.id, dtype), known.id
     else:
-        there = tuple(name for name in seam.EMOTIONS if (path / seam.file_of(name)).is_file())
+        there = tuple(name for name in seam.emotions() if (path / seam.file_of(name)).is_file())
         names = there if emotions is None else tuple(emotions)
         state = hashlib.sha256(os.fsencode(f"{path.resolve()}\0{encoder}\0{','.join(names)}")).hexdigest()
         folder, source = catalog.destination(f"local/{path.resolve().name}-{state[:12]}", dtype), str(path.resolve())
     if not names:
-        raise CheckpointError(f"{model}: no emotion is named: {', '.join(seam.EMOTIONS)}")
+        raise CheckpointError(f"{model}: no emotion is named: {', '.join(seam.emotions())}")
     folder = Path(out) if out else folder
     base = encoder or _ENCODER
     converted = catalog.find(base) if isinstance(base, str) else None
