@@ -88,6 +88,8 @@ def toy_language(folder: Path, architecture: str = "Llama", *, width: int = 32, 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = getattr(transformers, f"{architecture}ForCausalLM")(config)
+        # Embeddings are drawn so small that no low-rank matrix could make one word much likelier than another.
+        model.get_input_embeddings().weight.data *= 25
     model.generation_config.eos_token_id = wrapped.eos_token_id
     model.save_pretrained(folder)
     return folder
@@ -203,7 +205,7 @@ def toy_model(
         if hears == "speech":
             settings = {"width": 32, "heads": 4, "hidden": 32, **sizes}
             config = AdapterConfig(widths[0], width, LABELS, widths[1], widths[2], **settings)
-            tensors = dict(Adapter(config, loudness=0.02).state_dict())
+            tensors = dict(Adapter(config, loudness=0.5).state_dict())
     write(
         Stored(
             hears=hears,
