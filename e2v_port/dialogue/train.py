@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,8 @@ def train(
         OSError: The disk is full.
     """
     device = _device(device)
+    if 2 in recipe.stages:
+        import_module("peft")  # raises at once rather than after stage 1
     clips = {part: read(dialogues, part) for part in PARTS}
     about = features.encoders(dialogues) if recipe.hears == "speech" else {}
     _check(clips, about, recipe)
