@@ -17,7 +17,7 @@ from torch import Tensor
 from e2v_port.dialogue.augment import masked, mixed
 from e2v_port.dialogue.examples import Example, batches
 from e2v_port.dialogue.recipe import Recipe
-from e2v_port.llm.adapter import Adapter, Fused, heard
+from e2v_port.llm.adapter import Adapter, Fused, gathered
 from e2v_port.llm.language import Language
 from e2v_port.training.task import seeded
 
@@ -34,7 +34,7 @@ class Aligning:
         train: The training clips.
         states: States of the language model for each distinct text, as of `text_states`.
         texts: Row of each text in `states`.
-        load: Returns the features of a clip.
+        load: Returns the features of a clip, `shortened`.
         curve: Mean losses of each epoch so far: `loss`, and its parts `emotion` and `align`.
     """
 
@@ -68,7 +68,7 @@ class Aligning:
 
     def _losses(self, clips: Sequence[Example], draw: np.random.Generator) -> dict[str, Tensor]:
         recipe, config, device = self.recipe, self.adapter.config, self.states.device
-        batch = heard([masked(self.load(clip), recipe.masked, draw) for clip in clips], config).to(device)
+        batch = gathered([masked(self.load(clip), recipe.masked, draw) for clip in clips], config).to(device)
         labels = torch.tensor([config.labels.index(clip.emotion) for clip in clips], device=device)
         targets = F.one_hot(labels, len(config.labels)).float()
         batch, targets = mixed(batch, targets, recipe.mixup, draw)

@@ -59,7 +59,7 @@ class Recipe:
     speaker: bool = True
     stages: tuple[int, ...] = (1, 2)
     seed: int = 0
-    aligning: int = 8
+    aligning: int = 5
     aligning_batch: int = 64
     aligning_rate: float = 1e-3
     emotion_weight: float = 1.0
@@ -67,18 +67,18 @@ class Recipe:
     temperature: float = 0.07
     tuning: int = 1
     clips: int = 0
-    batch: int = 16
+    batch: int = 8
     accumulate: int = 1
     rate: float = 5e-4
     rank: int = 32
     alpha: int = 64
-    masked: float = 0.1
+    masked: float = 0.2
     mixup: float = 0.0
     average: int = 4
     stack: int = 4
-    width: int = 512
-    heads: int = 8
-    hidden: int = 1024
+    width: int = 256
+    heads: int = 4
+    hidden: int = 512
     dropout: float = 0.1
     system: str = SYSTEM
 

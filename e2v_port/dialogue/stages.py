@@ -17,7 +17,7 @@ from e2v_port.dialogue.recipe import Recipe
 from e2v_port.dialogue.replies import LABELS
 from e2v_port.dialogue.tune import Tuning, low_rank
 from e2v_port.errors import TrainingError
-from e2v_port.llm.adapter import Adapter, AdapterConfig, heard
+from e2v_port.llm.adapter import Adapter, AdapterConfig, gathered, shortened
 from e2v_port.llm.language import Language
 from e2v_port.training.task import Progress, by_corpus, load_state, save_state, seeded
 
@@ -59,11 +59,11 @@ class Stages:
     _bytes: int = 0
 
     def load(self, clip: Example) -> Mapping[str, NDArray[np.float16]]:
-        """Returns the features of a clip, from memory as long as there is room."""
+        """Returns the shortened features of a clip, from memory as long as there is room."""
         assert clip.features is not None
         found = self._kept.get(clip.features)
         if found is None:
-            found = clip.load()
+            found = shortened(clip.load(), self.recipe.average)
             if self._bytes < MEMORY:
                 self._kept[clip.features] = found
                 self._bytes += sum(values.nbytes for values in found.values())
@@ -193,7 +193,7 @@ class Stages:
         with torch.no_grad():
             for start in range(0, len(clips), self.recipe.aligning_batch):
                 some = [self.load(clip) for clip in clips[start : start + self.recipe.aligning_batch]]
-                batch = heard(some, self.adapter.config).to(self.language.device)
+                batch = gathered(some, self.adapter.config).to(self.language.device)
                 found += self.adapter(batch).emotions.argmax(1).tolist()
         truth = np.array([LABELS.index(clip.emotion) for clip in clips])
         return by_corpus(truth, np.array(found), [clip.corpus for clip in clips], len(LABELS))

@@ -13,7 +13,7 @@ from e2v_port.dialogue.align import one_cycle
 from e2v_port.dialogue.augment import masked
 from e2v_port.dialogue.examples import Example, batches
 from e2v_port.dialogue.recipe import Recipe
-from e2v_port.llm.adapter import Adapter, heard
+from e2v_port.llm.adapter import Adapter, gathered
 from e2v_port.llm.language import Language
 from e2v_port.quiet import quiet
 from e2v_port.training.task import seeded
@@ -56,7 +56,7 @@ class Tuning:
         adapter: On the same device; None if the language model gets text.
         recipe: The settings.
         train: The training clips.
-        load: Returns the features of a clip.
+        load: Returns the features of a clip, `shortened`.
         curve: Losses of each step so far: `text`, of the replies, and `emotion`, of the adapter's own estimate.
     """
 
@@ -142,7 +142,7 @@ class Tuning:
             emotion = torch.zeros((), device=device)
         else:
             config = self.adapter.config
-            fused = self.adapter(heard([load(clip) for clip in clips], config).to(device))
+            fused = self.adapter(gathered([load(clip) for clip in clips], config).to(device))
             remarks = [tokens[mask] for tokens, mask in zip(fused.tokens, fused.mask, strict=True)]
             labels = torch.tensor([config.labels.index(clip.emotion) for clip in clips], device=device)
             emotion = F.cross_entropy(fused.emotions, labels)
