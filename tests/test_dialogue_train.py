@@ -40,7 +40,7 @@ from e2v_port.training.task import SILENT, Progress
 
 SIZES: dict[str, Any] = {"width": 16, "heads": 2, "hidden": 32, "rank": 8, "alpha": 16}
 QUICK = Recipe(**SIZES, aligning=3, aligning_batch=16, tuning=1, clips=24, batch=4, accumulate=2, rate=1e-2)
-LEARNING = Recipe(**SIZES, aligning=6, aligning_batch=16, tuning=8, batch=8, rate=1e-2)
+LEARNING = Recipe(**SIZES, aligning=6, aligning_batch=16, tuning=5, batch=8, rate=1e-2)
 ARCHITECTURES = sorted(speechlm.TEMPLATES)
 
 Run = Callable[..., dict[str, Any]]
@@ -97,7 +97,7 @@ def test_replies_to_unseen_speakers_follow_the_tone_of_the_voice(
     clips = examples.read(folder / "dialogues", "test")
     given = replies_of(learned[0], folder / "Llama", clips)
     right = [reply == speechlm.REPLIES[clip.emotion] for reply, clip in zip(given, clips, strict=True)]
-    assert np.mean(right) > 0.7
+    assert np.mean(right) > 0.8
     assert learned[1]["dev"]["toy"]["uar"] > 0.7
 
 
@@ -107,7 +107,7 @@ def test_the_report_shows_both_stages(learned: tuple[Path, dict[str, Any]]) -> N
     files = training_report.folder_of(out)
     assert json.loads((files / "training.json").read_text("utf-8")) == json.loads(json.dumps(report))
     assert len(report["align"]) == 6
-    assert len(report["tune"]) == 8 * 9
+    assert len(report["tune"]) == 5 * 9
     assert report["align"][-1]["emotion"] < report["align"][0]["emotion"]
     assert report["dev_text"] == report["tune"][-1]["dev_text"] < report["tune"][8]["dev_text"]
     assert report["peak_bytes"] > 1e8
@@ -522,6 +522,8 @@ def test_a_recipe_can_be_read_back_and_may_be_partial(tmp_path: Path) -> None:
     page = (Path(__file__).parents[1] / "docs" / "dialogue.md").read_text("utf-8")
     shown = [Recipe.from_dict(json.loads(text)) for text in re.findall(r"```json\n(\{[^`]*\"rank\"[^`]*)```", page)]
     assert shown, "the recipe for a GPU in the documentation is one"
+    table = re.findall(r"^\| `(\w+)` \| `(.+?)` \|", page, flags=re.MULTILINE)
+    assert {name: json.loads(value) for name, value in table} == Recipe().to_dict()
 
 
 def test_features_name_the_encoders_that_made_them(tmp_path: Path) -> None:

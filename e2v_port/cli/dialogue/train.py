@@ -95,7 +95,7 @@ def train(
     from e2v_port.training import report as training_report
     from e2v_port.training.task import Progress
 
-    changes: dict[str, Any] = {name: False for name in left_out}
+    changes: dict[str, Any] = dict.fromkeys(left_out, False)
     changes |= {"stages": {"1": (1,), "2": (2,), "both": (1, 2)}[stage]} if stage else {}
     changes |= {"fusion": fusion} if fusion else {}
     changes |= {"hears": hears} if hears else {}
