@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from e2v_port.checkpoints.hubs import offline_by_environment
 from e2v_port.dialogue import features
 from e2v_port.dialogue import report as pages
 from e2v_port.dialogue.examples import Example, read
@@ -58,7 +59,7 @@ def train(
         device: `auto`, `cpu` or `cuda`; the language model is in bfloat16 on `cuda`, in float32 elsewhere.
         number_of_threads: Number of threads of torch; by default its own choice.
         restart: Whether to discard an interrupted training and replace an existing model.
-        offline: Never open a connection.
+        offline: Never open a connection; `E2V_OFFLINE=1` does the same.
         progress: Receives a line per epoch or minute.
 
     Returns:
@@ -195,7 +196,7 @@ def _licence(language: str, revision: str | None, offline: bool) -> str:
             language,
             "README.md",
             revision=revision,
-            local_files_only=offline,
+            local_files_only=offline or offline_by_environment(),
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
         )
