@@ -449,7 +449,8 @@ def test_places_and_devices_that_cannot_be_used_are_refused(run: Run, folder: Pa
         run(tmp_path / "thesis", QUICK, restart=True)
     assert (tmp_path / "thesis" / "thesis.txt").read_text() == "all of it"
     with pytest.raises(CheckpointError, match="no language model can be loaded"):
-        run(tmp_path / "model", QUICK, language=str(tmp_path / "nowhere"))
+        run(tmp_path / "model", QUICK, language=str(tmp_path / "thesis"))
+    assert not [*tmp_path.glob(".*")], "nothing that another command would have to resume"
     if not torch.cuda.is_available():
         with pytest.raises(RuntimeUnavailable, match="device cuda is not available"):
             train(folder / "dialogues", str(folder / "Llama"), tmp_path / "model", QUICK, device="cuda")

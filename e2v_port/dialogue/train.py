@@ -1,6 +1,7 @@
 """Trains a speech language model on dialogues and writes its folder and its report."""
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -73,6 +74,7 @@ def train(
         OSError: The disk is full.
     """
     device = _device(device)
+    language = os.path.abspath(language) if os.path.exists(language) else language
     if 2 in recipe.stages:
         import_module("peft")  # raises at once rather than after stage 1
     clips = {part: read(dialogues, part) for part in PARTS}
