@@ -502,7 +502,7 @@ def test_licenses_are_read_from_the_model_card(run: Run, folder: Path, tmp_path:
         ({"fusion": "none"}, "fusion must be one of frames, broadcast, prefix"),
         ({"stages": [2, 1]}, "stages must be 1, 2 or both"),
         ({"hears": "words"}, "only stage 2 trains it"),
-        ({"width": 100}, "width must be a multiple of heads"),
+        ({"width": 102}, "width must be a multiple of heads"),
     ],
     ids=str,
 )

@@ -235,8 +235,8 @@ def working(
 ) -> Iterator[Path]:
     """Provides the hidden folder that holds the state of an unfinished training.
 
-    The folder is `.NAME.training` next to `out`. It stays if an exception leaves the block after something was written to
-    it, and is deleted otherwise.
+    The folder is `.NAME.training` next to `out`. It is deleted at the end, unless an exception leaves the block after
+    something was written to it.
 
     Args:
         out: Folder the model will be written to.
