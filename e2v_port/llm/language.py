@@ -251,4 +251,4 @@ def load(
         raise CheckpointError(f"{name}: has no chat template: use a model that was trained to answer (Instruct)")
     model.requires_grad_(False)
     commit = "" if Path(name).is_dir() else getattr(model.config, "_commit_hash", None) or ""
-    return Language(model.to(device).eval(), tokenizer, str(name), commit)
+    return Language(model.to(device).eval(), tokenizer, str(name), commit)  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 import typer
 
 from e2v_port.cli.dialogue.prepare import prepare
+from e2v_port.cli.dialogue.train import train
 from e2v_port.cli.options import Command
 
 __all__ = ["dialogue"]
@@ -15,5 +16,5 @@ dialogue = typer.Typer(
     rich_markup_mode=None,
 )
 
-for _command in (prepare,):  # in the order of the help
+for _command in (prepare, train):  # in the order of the help
     dialogue.command(cls=Command)(_command)
