@@ -1,10 +1,11 @@
-"""What a speech language model never says, and what it says in a crisis; no prompt holds who somebody is."""
+"""What a speech language model never says, what it says in a crisis, what its prompts never hold, and its card."""
 
 import random
 import re
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -12,14 +13,17 @@ import speechlm
 from hypothesis import given
 from hypothesis import strategies as st
 
+from e2v_port.checkpoints import catalog
 from e2v_port.dialogue.examples import Example
 from e2v_port.dialogue.recipe import Recipe
 from e2v_port.dialogue.replies import LABELS, contexts, replies
 from e2v_port.dialogue.tune import described
 from e2v_port.emotions import taxonomy
 from e2v_port.llm import language
+from e2v_port.llm.card import card, licence
 from e2v_port.llm.language import Turn
 from e2v_port.llm.safety import Checked, Sentences, checked, crisis
+from e2v_port.llm.stored import Stored, read
 
 TABLE = taxonomy.table("safety")
 NEUTRAL = TABLE["answers"]["reply"]
@@ -325,10 +329,14 @@ def test_a_good_answer_is_left_as_it_is(text: str) -> None:
 
 
 def test_every_reply_to_learn_from_is_left_as_it_is() -> None:
-    topics = [None, *(topic for known in taxonomy.table("replies")["topics"].values() for topic in known.values())]
-    texts = {
-        text for label in LABELS for kind in ("normal", "strong") for t in topics for text in replies(label, kind, t)
-    }
+    topics = [topic for known in taxonomy.table("replies")["topics"].values() for topic in known.values()]
+    texts = []
+    for label in LABELS:
+        for kind in ("normal", "strong"):
+            texts += replies(label, kind)
+            for topic in topics:
+                texts += replies(label, kind, topic)[4:8]  # the first opening with each end that names it
+    assert sum("{" not in text and topics[0] in text for text in texts) == 4 * 2 * len(LABELS)
     assert [text for text in texts if checked(text) != Checked(text, None)] == []
 
 
@@ -466,3 +474,75 @@ def test_contexts_fit_every_chat_template(tmp_path: Path) -> None:
         for context in CONTEXTS:
             before, _ = loaded.prompt("Be kind.", context)
             assert all(turn.content in loaded.tokenizer.decode(before) for turn in context)
+
+
+# The card says what a model is made of, and whose licenses bind it.
+
+
+def model(folder: Path, toy: language.Language, **training: Any) -> Stored:
+    stored = read(speechlm.toy_model(folder, Path(toy.name)))
+    return replace(stored, training=training, language={**stored.language, "licence": "apache-2.0"})
+
+
+def corpus(name: str) -> dict[str, Any]:
+    licence = taxonomy.table("corpora")["corpora"].get(name, {}).get("licence")
+    return {"name": name, "licence": licence, "speakers": {"train": [f"{name}/1", f"{name}/2"], "dev": [f"{name}/3"]}}
+
+
+@pytest.mark.parametrize(
+    ("corpora", "bound"),
+    [
+        (["emodb"], "free for any use, with attribution"),
+        (["emodb", "ravdess", "nemo"], "not for commercial use (CC BY-NC-SA 4.0)"),
+        (["emodb", "crema-d"], "bound by the terms of Open Database License 1.0 (crema-d)"),
+        (["own"], "not known for own: find out before you pass the model on"),
+        (["own", "nemo"], "not for commercial use (CC BY-NC-SA 4.0); not known for own: find out before you pass the "),
+    ],
+)
+def test_the_strictest_license_binds_a_model(
+    toy: language.Language, tmp_path: Path, corpora: list[str], bound: str
+) -> None:
+    stored = model(tmp_path, toy, corpora=[corpus(name) for name in corpora])
+    assert licence(stored).startswith(bound)
+    text = card(stored)
+    assert f"| license | {licence(stored)} |" in text
+    assert f"| **this model** | all of these | **{licence(stored)}** |" in text
+    for name in ("bundled", "bundled-voices"):  # as the manifest has them
+        known = catalog.lookup(name)
+        assert known is not None
+        assert f"| {name} | {known.licence} |" in text
+    for name in corpora:
+        assert f"| recordings and labels | {name} | {corpus(name)['licence'] or 'not known'} |" in text
+
+
+def test_a_restricted_encoder_or_language_model_binds_as_well(toy: language.Language, tmp_path: Path) -> None:
+    stored = model(tmp_path, toy, corpora=[corpus("emodb")])
+    assert licence(stored) == "free for any use, with attribution"
+    named = {"name": "bundled-nc", "revision": "", "sha256": ""}
+    assert "not for commercial use" in licence(replace(stored, encoders={**stored.encoders, "emotion": named}))
+    for terms, bound in (("llama3.2", "bound by the terms of llama3.2"), ("cc-by-nc-4.0", "not for commercial use")):
+        assert licence(replace(stored, language={**stored.language, "licence": terms})).startswith(bound)
+    assert licence(replace(stored, language={"name": "x"})).startswith("not known for x")
+
+
+def test_a_card_warns_and_claims_no_figures_that_it_lacks(toy: language.Language, tmp_path: Path) -> None:
+    stored = model(tmp_path, toy)
+    for each in (stored, replace(stored, hears="words", encoders={}, adapter=None, tensors={})):
+        text = card(each)
+        for words in (
+            "estimate",
+            "Article 5(1)(f)",
+            "diagnose",
+            "not evaluated",
+            "no help in a crisis",
+            "Not recorded",
+        ):
+            assert words in text
+        assert "UAR" not in text
+        assert max(map(len, text.splitlines())) <= 120 or "| not known for" in text
+    size = sum(tensor.numel() for tensor in [*stored.tensors.values(), *stored.low_rank.values()]) * 2 / 1e6
+    assert f"{size:.1f} MB" in card(stored)
+    text = card(model(tmp_path, toy, corpora=[corpus("emodb")], clips={"train": 7}, dev={"emodb": {"uar": 0.51234}}))
+    assert "| emodb | 0.512 |" in text
+    assert "Clips: 7 train." in text
+    assert "| emodb | CC0 1.0, as declared by audEERING's packaging | 1, 2 | 3 |" in text

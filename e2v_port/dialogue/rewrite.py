@@ -154,9 +154,8 @@ def rewrite(dialogues: Dialogues, chat: Chat, folder: Path, step: Callable[[], N
     }
     notes = dialogues.notes
     if kept := sum(known[chat.model, label, text] == text for label, text in asked):
-        notes += (
-            f"{kept} of {len(asked)} distinct replies not rewritten: what {chat.model} answered broke a rule, see {FILE}",
-        )
+        why = f"what {chat.model} answered broke a rule, see {FILE}"
+        notes += (f"{kept} of {len(asked)} distinct replies not rewritten: {why}",)
     return replace(dialogues, parts=parts, notes=notes, rewriter=chat.model)
 
 
