@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from e2v_port.errors import (
         AudioError,
         BaselineError,
+        ChatError,
         CheckpointError,
         CorpusError,
         DownloadError,
@@ -70,6 +71,7 @@ __all__ = [
     "BaselineError",
     "Boundary",
     "BoundarySettings",
+    "ChatError",
     "CheckpointError",
     "Comparison",
     "CorpusError",
@@ -141,6 +143,7 @@ _HOME = {
     "Trajectory": "emotions.trajectory",
     "AudioError": "errors",
     "BaselineError": "errors",
+    "ChatError": "errors",
     "CheckpointError": "errors",
     "CorpusError": "errors",
     "DownloadError": "errors",
