@@ -138,6 +138,11 @@ def merged(stored: Stored, language: Language) -> Adapter | None:
     Raises:
         CheckpointError: The tensors do not fit.
     """
+    if stored.adapter and stored.adapter.words != language.width:
+        raise CheckpointError(
+            f"{language.name}: embeddings of {language.width} numbers, the adapter gives {stored.adapter.words}: load "
+            f"{stored.language['name']}"
+        )
     layers = dict(language.model.named_modules())
     names = {name.rpartition(".")[0] for name in stored.low_rank}
     for name in sorted(names):
@@ -151,11 +156,6 @@ def merged(stored: Stored, language: Language) -> Adapter | None:
             ) from error
     if stored.adapter is None:
         return None
-    if stored.adapter.words != language.width:
-        raise CheckpointError(
-            f"{language.name}: embeddings of {language.width} numbers, the adapter gives {stored.adapter.words}: load "
-            f"{stored.language['name']}"
-        )
     adapter = Adapter(stored.adapter)
     try:
         adapter.load_state_dict(dict(stored.tensors))
