@@ -2,8 +2,7 @@
 
 python examples/pipecat_reply.py MODEL [FILE]
 
-MODEL is a folder of `e2v dialogue train`; FILE stands for the microphone. In a pipeline, the processor comes after what
-finds the turns of the user and before the speech engine. Tested with pipecat-ai 1.4.
+MODEL is a folder of `e2v dialogue train`; FILE stands for the microphone. Tested with pipecat-ai 1.4.
 """
 
 import asyncio
@@ -55,7 +54,7 @@ class SpokenReply(FrameProcessor):
 
 if __name__ == "__main__":
     said = (load_audio(sys.argv[2] if len(sys.argv) > 2 else SPEECH) * 32767).astype("<i2").tobytes()
-    turn = [frames.UserStartedSpeakingFrame(), frames.InputAudioRawFrame(said, 16_000, 1)]
-    turn.append(frames.UserStoppedSpeakingFrame())
+    audio = frames.InputAudioRawFrame(said, 16_000, 1)
+    turn = [frames.UserStartedSpeakingFrame(), audio, frames.UserStoppedSpeakingFrame()]
     pushed, _ = asyncio.run(run_test(SpokenReply(e2v_port.SpeechLM.load(sys.argv[1])), frames_to_send=turn))
     print("".join(frame.text for frame in pushed if isinstance(frame, frames.LLMTextFrame)))

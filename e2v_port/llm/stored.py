@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from e2v_port.errors import CheckpointError
@@ -85,7 +85,7 @@ def write(stored: Stored, folder: Path, card: str) -> None:
     }
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / WEIGHTS) as partial:
-        save_file(halved, partial)
+        partial.write_bytes(save(halved))  # save_file would let nobody else read it
     with replacing(folder / "README.md") as partial:
         partial.write_text(card, "utf-8", newline="\n")
     with replacing(folder / "config.json") as partial:
