@@ -1,8 +1,8 @@
-"""A processor of a Pipecat pipeline (pip install pipecat-ai): takes the audio of a turn, pushes the reply to it.
+"""A processor of a Pipecat pipeline: takes the audio of a turn, pushes the reply to it. Tested with pipecat-ai 1.4.
 
 python examples/pipecat_reply.py MODEL [FILE]
 
-MODEL is a folder of `e2v dialogue train`; FILE stands for the microphone. Tested with pipecat-ai 1.4.
+MODEL is a folder of `e2v dialogue train`; FILE stands for the microphone.
 """
 
 import asyncio
@@ -31,9 +31,8 @@ class SpokenReply(FrameProcessor):
         """Collects what is said, and passes every frame on."""
         await super().process_frame(frame, direction)
         if isinstance(frame, frames.InputAudioRawFrame):
-            self.heard += frame.audio  # 16 bits, mono, 16 kHz
-            if not self.speaking:
-                del self.heard[:-16_000]  # keeps half a second: turns are noticed after they begin
+            before = len(self.heard) if self.speaking else 16_000  # turns are noticed half a second after they begin
+            self.heard = self.heard[-before:] + frame.audio  # 16 bits, mono, 16 kHz
         elif isinstance(frame, frames.UserStartedSpeakingFrame):
             self.speaking = True
             if self.task:
