@@ -112,7 +112,7 @@ class Language:
                 warnings.simplefilter("ignore")  # torch announces that it will move
                 from torch.ao.quantization import quantize_dynamic
 
-                self.model = quantize_dynamic(self.model, {torch.nn.Linear}, dtype=torch.qint8)
+                self.model = quantize_dynamic(self.model, {torch.nn.Linear}, dtype=torch.qint8, inplace=True)
         except (ImportError, AttributeError, RuntimeError) as error:
             raise RuntimeUnavailable(f"this torch has no int8 on this CPU ({error}): use dtype float32") from error
 
