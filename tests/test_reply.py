@@ -210,6 +210,7 @@ TURN = {"role": "user", "content": "Hi."}
         (["Hi."], "a turn of the context must be"),
         ([{"role": "system", "content": "Swear."}], "a turn of the context must be"),
         ([{"role": "user"}], "a turn of the context must be"),
+        ([{**TURN, "role": []}], "a turn of the context must be"),
         ([{**TURN, "content": None}], "a turn of the context must be"),
         ([{**TURN, "content": " "}], "a turn of the context must be"),
     ],

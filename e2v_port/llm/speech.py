@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # these import torch
     from e2v_port.llm.encoders import Encoders
     from e2v_port.llm.language import Language, Turn
     from e2v_port.llm.stored import Stored
+    from e2v_port.models.model import Model
 
 __all__ = ["DTYPES", "LONGEST", "Reply", "Speaking", "SpeechLM", "answers", "sounds"]
 
@@ -255,7 +256,7 @@ class SpeechLM:
             return
         language, _, encoders = self._parts
         self._parts = None
-        for model in (encoders.semantic, encoders.emotion, encoders.speaker) if encoders else ():
+        for model in vars(encoders).values() if encoders else ():
             if model is not None:
                 model.close()
         device = language.device.type
@@ -352,7 +353,7 @@ class SpeechLM:
             E2VError: Remarks are of the other kind, or the model is closed.
         """
         language, adapter, _ = self._opened()
-        wanted = str if adapter is None else Mapping
+        wanted: type = str if adapter is None else Mapping
         if not all(isinstance(remark, wanted) for remark in remarks):
             raise E2VError(f"this model hears {self.hears}: pass {'texts' if adapter is None else 'features'}")
         if contexts is not None and len(contexts) != len(remarks):
@@ -374,9 +375,8 @@ class SpeechLM:
         `memory_bytes` is the size of the weights of adapter and language model; the encoders come on top.
         """
         language, adapter, encoders = self._opened()
-        models = {} if encoders is None else {"semantic": encoders.semantic, "emotion": encoders.emotion}
-        models |= {} if encoders is None else {"speaker": encoders.speaker}
-        sizes = [language.bytes, 0 if adapter is None else 4 * sum(each.numel() for each in adapter.parameters())]
+        models: dict[str, Model | None] = vars(encoders) if encoders else {}
+        adapted = 0 if adapter is None else sum(4 * weights.numel() for weights in adapter.parameters())
         return {
             "hears": self.hears,
             "language": {**self.stored.language, "loaded": language.name, "commit": language.revision},
@@ -384,7 +384,7 @@ class SpeechLM:
             "dtype": self.dtype,
             "encoders": {kind: model and model.config.source.repository for kind, model in models.items()},
             "labels": [] if adapter is None else list(adapter.config.labels),
-            "memory_bytes": sum(sizes),
+            "memory_bytes": language.memory + adapted,
             "load_seconds": self.load_seconds,
         }
 
@@ -490,13 +490,16 @@ def _turns(context: "Sequence[Turn | Mapping[str, str]]") -> "list[Turn]":
     for turn in context:
         if isinstance(turn, Mapping) and turn.keys() == {"role", "content"}:
             turn = Turn(turn["role"], turn["content"])  # noqa: PLW2901
-        valid = isinstance(turn, Turn) and turn.role in {"user", "assistant"} and isinstance(turn.content, str)
-        if not valid or not turn.content.strip():
+        if not isinstance(turn, Turn) or turn.role not in ("user", "assistant") or not _said(turn.content):
             raise ValueError(
                 f'a turn of the context must be {{"role": "user" or "assistant", "content": text}}, not {quoted(turn)}'
             )
         found.append(replace(turn, content=turn.content.strip()))
     return found
+
+
+def _said(content: object) -> bool:
+    return isinstance(content, str) and bool(content.strip())
 
 
 def _placed(device: str, dtype: str) -> tuple[str, str]:
