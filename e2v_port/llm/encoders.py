@@ -32,7 +32,7 @@ class Encoders:
 
     Attributes:
         semantic: Encoder of what is said: a Whisper encoder.
-        emotion: Encoder of how it is said: any model of this package with frames.
+        emotion: Encoder of how it is said: any model of this package with frames; None without one.
         speaker: Encoder of who says it; None without one.
 
     Raises:
@@ -40,7 +40,7 @@ class Encoders:
     """
 
     semantic: Model
-    emotion: Model
+    emotion: Model | None = None
     speaker: Model | None = None
 
     def __post_init__(self) -> None:
@@ -62,8 +62,9 @@ class Encoders:
         """
         found: dict[str, NDArray[Any]] = {
             "semantic": self.semantic.embed(waveform, SAMPLING_RATE, granularity="frame"),
-            "emotion": self.emotion.embed(waveform, SAMPLING_RATE, granularity="frame"),
         }
+        if self.emotion is not None:
+            found["emotion"] = self.emotion.embed(waveform, SAMPLING_RATE, granularity="frame")
         if self.speaker is not None:
             found["speaker"] = self.speaker.embed(waveform, SAMPLING_RATE)
         for name, values in found.items():
@@ -84,7 +85,7 @@ def load(
     """Loads the encoders.
 
     Args:
-        names: Model of each of `ENCODERS`, as for `e2v_port.load`; None to go without a speaker encoder.
+        names: Model of each of `ENCODERS`, as for `e2v_port.load`; None to go without, but for `semantic`.
         runtime: Same as for `e2v_port.load`.
         offline: Same as for `e2v_port.load`.
 
@@ -109,7 +110,6 @@ def load(
                     "licence": model.config.licence,
                     "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
                 }
-    semantic, emotion = models["semantic"], models["emotion"]
-    if semantic is None or emotion is None:
-        raise E2VError("a semantic and an emotion encoder are needed: name a model for each")
-    return Encoders(semantic, emotion, models["speaker"]), about
+    if models["semantic"] is None:
+        raise E2VError("a semantic encoder is needed: name a converted Whisper model")
+    return Encoders(models["semantic"], models["emotion"], models["speaker"]), about
