@@ -1,0 +1,55 @@
+"""Pairs of clips in which one person says the same words: in two tones, or twice in one."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from e2v_port.dialogue.examples import Example
+from e2v_port.dialogue.scoring.similarity import said
+from e2v_port.evaluation.metrics import Array, Integers
+
+__all__ = ["Pairs", "pairs"]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of clips, by index.
+
+    Attributes:
+        other: Pairs in different tones, [pairs, 2].
+        same: Pairs in the same tone and with the same intensity, [pairs, 2].
+    """
+
+    other: Integers
+    same: Integers
+
+
+def pairs(examples: Sequence[Example]) -> Pairs:
+    """Finds all pairs of clips of the same speaker, corpus and words."""
+    cells: dict[tuple[str, str, tuple[str, ...]], list[int]] = defaultdict(list)
+    for index, example in enumerate(examples):
+        cells[example.corpus, example.speaker, said(example.words)].append(index)
+    other, same = [], []
+    for cell in cells.values():
+        for first, second in combinations(cell, 2):
+            a, b = examples[first], examples[second]
+            if a.emotion != b.emotion:
+                other.append((first, second))
+            elif a.intensity == b.intensity:
+                same.append((first, second))
+    return Pairs(*(np.array(found, np.int64).reshape(-1, 2) for found in (other, same)))
+
+
+def share(chosen: Integers, holds: Array, weights: Array) -> float:
+    """Returns the share of pairs for which something holds; NaN without pairs.
+
+    Args:
+        chosen: Pairs, [pairs, 2].
+        holds: 1 where it holds, [pairs].
+        weights: How often each clip counts, [clips]; a pair counts as often as both together.
+    """
+    counts = weights[chosen].prod(1)
+    return float(counts @ holds / counts.sum()) if counts.sum() else float("nan")
