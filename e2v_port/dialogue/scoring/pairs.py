@@ -9,7 +9,7 @@ import numpy as np
 
 from e2v_port.dialogue.examples import Example
 from e2v_port.dialogue.scoring.similarity import said
-from e2v_port.evaluation.metrics import Array, Integers
+from e2v_port.evaluation.metrics import Integers
 
 __all__ = ["Pairs", "pairs"]
 
@@ -41,15 +41,3 @@ def pairs(examples: Sequence[Example]) -> Pairs:
             elif a.intensity == b.intensity:
                 same.append((first, second))
     return Pairs(*(np.array(found, np.int64).reshape(-1, 2) for found in (other, same)))
-
-
-def share(chosen: Integers, holds: Array, weights: Array) -> float:
-    """Returns the share of pairs for which something holds; NaN without pairs.
-
-    Args:
-        chosen: Pairs, [pairs, 2].
-        holds: 1 where it holds, [pairs].
-        weights: How often each clip counts, [clips]; a pair counts as often as both together.
-    """
-    counts = weights[chosen].prod(1)
-    return float(counts @ holds / counts.sum()) if counts.sum() else float("nan")

@@ -1,7 +1,7 @@
 """Texts compared with texts: BLEU and ROUGE-L of replies, and errors in words."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -10,7 +10,7 @@ from e2v_port.dialogue.examples import Example
 from e2v_port.dialogue.replies import replies, topic_of
 from e2v_port.evaluation.metrics import Array
 
-__all__ = ["bleu", "edits", "each_bleu", "each_rouge", "references", "said"]
+__all__ = ["bleu", "each_bleu", "each_rouge", "edits", "references", "said"]
 
 _ORDER = 4  # longest n-grams of BLEU
 # Columns of the sums of BLEU: matches and n-grams of each order, and the lengths of replies and references in tokens.
@@ -27,23 +27,23 @@ def references(example: Example) -> tuple[str, ...]:
     return tuple(known) if example.reply in known else (example.reply,)
 
 
-def each_bleu(texts: Sequence[str], references: Sequence[tuple[str, ...]]) -> Array:
+def each_bleu(texts: Sequence[str], known: Sequence[tuple[str, ...]]) -> Array:
     """Returns what `bleu` sums up for each text, [texts, 10]; sacrebleu counts the n-grams.
 
     Args:
         texts: Replies.
-        references: What each may be.
+        known: The references of each, as of `references`.
     """
+    return np.array([_counted(*pair) for pair in zip(texts, known, strict=True)], float).reshape(-1, _COLUMNS)
+
+
+@cache
+def _counted(text: str, known: tuple[str, ...]) -> tuple[int, ...]:
     from sacrebleu.metrics import BLEU
 
-    metric = BLEU(effective_order=True)  # changes the scores of sentences, which are not used, not the counts
-
-    @cache
-    def counted(text: str, references: tuple[str, ...]) -> tuple[int, ...]:
-        found = metric.sentence_score(text, list(references))
-        return (*found.counts, *found.totals, found.sys_len, found.ref_len)
-
-    return np.array([counted(*pair) for pair in zip(texts, references, strict=True)], float).reshape(-1, _COLUMNS)
+    # `effective_order` is for the scores of sentences, which are not used; it changes no count.
+    found = BLEU(effective_order=True).sentence_score(text, list(known))
+    return (*found.counts, *found.totals, found.sys_len, found.ref_len)
 
 
 def bleu(sums: Array) -> Array:
@@ -64,22 +64,21 @@ def bleu(sums: Array) -> Array:
     return np.array(scores).reshape(sums.shape[:-1])
 
 
-def each_rouge(texts: Sequence[str], references: Sequence[tuple[str, ...]]) -> Array:
+def each_rouge(texts: Sequence[str], known: Sequence[tuple[str, ...]]) -> Array:
     """Returns the ROUGE-L of each text, 0 to 1: the F measure with the reference that is nearest (Lin 2004).
 
     Args:
         texts: Replies.
-        references: What each may be.
+        known: The references of each, as of `references`.
     """
+    return np.array([_nearest(*pair) for pair in zip(texts, known, strict=True)], float)
+
+
+@cache
+def _nearest(text: str, known: tuple[str, ...]) -> float:
     from rouge_score.rouge_scorer import RougeScorer
 
-    score: Callable[..., dict[str, tuple[float, float, float]]] = RougeScorer(["rougeL"]).score_multi
-
-    @cache
-    def scored(text: str, references: tuple[str, ...]) -> float:
-        return score(list(references), text)["rougeL"][2]
-
-    return np.array([scored(*pair) for pair in zip(texts, references, strict=True)], float)
+    return float(RougeScorer(["rougeL"]).score_multi(list(known), text)["rougeL"].fmeasure)
 
 
 def said(text: str) -> tuple[str, ...]:

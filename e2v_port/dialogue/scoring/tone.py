@@ -41,7 +41,8 @@ class Lexicon:
 
     def __call__(self, texts: Sequence[str]) -> list[str]:
         """Returns one of `replies.LABELS` for each text."""
-        return [self._judged(text) for text in texts]
+        judged = {text: self._judged(text) for text in set(texts)}
+        return [judged[text] for text in texts]
 
     def _judged(self, text: str) -> str:
         negations, phrases, stems, longest = _lexicon()
