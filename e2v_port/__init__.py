@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from e2v_port.live.follower import LiveSettings
     from e2v_port.live.listener import Listener
     from e2v_port.live.results import VoiceAnalysis, VoiceSegment
+    from e2v_port.llm.speech import Reply, SpeechLM
     from e2v_port.llm.tool import tool_schema
     from e2v_port.models.convert import convert
     from e2v_port.models.info import ModelInfo
@@ -96,6 +97,7 @@ __all__ = [
     "Prediction",
     "Prosody",
     "ProsodyParameters",
+    "Reply",
     "RequestCancelled",
     "RequestRefused",
     "RosterError",
@@ -106,6 +108,7 @@ __all__ = [
     "ServiceError",
     "ServiceUnavailable",
     "Shade",
+    "SpeechLM",
     "TrainingError",
     "Trajectory",
     "UsedModel",
@@ -167,6 +170,8 @@ _HOME = {
     "LiveSettings": "live.follower",
     "VoiceAnalysis": "live.results",
     "VoiceSegment": "live.results",
+    "Reply": "llm.speech",
+    "SpeechLM": "llm.speech",
     "tool_schema": "llm.tool",
     "convert": "models.convert",
     "ModelInfo": "models.info",

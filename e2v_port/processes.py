@@ -1,11 +1,13 @@
-"""Child processes that end with their parent."""
+"""Child processes that end with their parent, and the memory that a process has taken."""
 
 import os
 import signal
+import sys
 import threading
 import time
+from pathlib import Path
 
-__all__ = ["end_with_parent"]
+__all__ = ["end_with_parent", "peak_memory"]
 
 
 def end_with_parent() -> None:
@@ -23,3 +25,15 @@ def end_with_parent() -> None:
         os._exit(1)  # the parent was killed: nobody waits for the results
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def peak_memory() -> int:
+    """Returns the peak resident memory of this process, in bytes."""
+    status = Path("/proc/self/status")
+    if status.exists():  # ru_maxrss includes the process as it was before it became Python
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

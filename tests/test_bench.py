@@ -375,7 +375,7 @@ def test_funasr_does_not_change_the_threads(toy):
 
 def test_peak_memory_excludes_the_parent():
     ballast = np.ones(100_000_000)  # 800 MB, which ru_maxrss would include
-    program = "from e2v_port.bench import process; print(process.peak_memory())"
+    program = "from e2v_port.processes import peak_memory; print(peak_memory())"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert 10e6 < int(done.stdout) < ballast.nbytes / 2
 

@@ -414,7 +414,7 @@ def within_bounds(data: bytes) -> str:
     program = """if True:
         import io, sys
         from e2v_port.audio import load_audio
-        from e2v_port.bench.process import peak_memory
+        from e2v_port.processes import peak_memory
         from e2v_port.errors import AudioError
         try:
             print(len(load_audio(io.BytesIO(sys.stdin.buffer.read()))))

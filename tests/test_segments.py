@@ -470,7 +470,7 @@ def test_invariants_for_any_given_segments(given: list[GivenSegment]) -> None:
 CHILD = """
 import socket, sys, time, warnings
 import numpy as np
-from e2v_port.bench.process import peak_memory
+from e2v_port.processes import peak_memory
 from e2v_port.speech import detect, silero
 warnings.simplefilter("error")
 def refuse(*_): raise AssertionError("a connection")

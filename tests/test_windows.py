@@ -229,7 +229,7 @@ CHILD = """
 import sys
 import numpy as np
 from e2v_port.audio import AudioStream
-from e2v_port.bench.process import peak_memory
+from e2v_port.processes import peak_memory
 from e2v_port.models.load import load
 model = load(sys.argv[1], runtime="cpu")
 noise = np.tile(np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32), 300)

@@ -19,8 +19,9 @@ from e2v_port.architectures.config import ModelConfig
 from e2v_port.bench import contenders
 from e2v_port.errors import E2VError
 from e2v_port.models.load import load
+from e2v_port.processes import peak_memory
 
-__all__ = ["alone", "fresh", "main", "peak_memory"]
+__all__ = ["alone", "fresh", "main"]
 
 
 def fresh(arguments: list[str], text: str = "") -> str:
@@ -66,18 +67,6 @@ def main() -> None:
     contender.answer(task["clips"])
     took = time.perf_counter() - start
     print(json.dumps({"seconds": took, "peak_bytes": peak_memory(), "device_peak_bytes": _device_memory()}))
-
-
-def peak_memory() -> int:
-    """Returns the peak resident memory of this process, in bytes."""
-    status = Path("/proc/self/status")
-    if status.exists():  # ru_maxrss includes the process as it was before it became Python
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _device_memory() -> int | None:

@@ -12,6 +12,7 @@ import typer
 
 from e2v_port.cli import adaptation, analysis, bench, corpus, evaluation, models, probing, service, training, voice
 from e2v_port.cli.dialogue import dialogue
+from e2v_port.cli.dialogue.reply import reply
 from e2v_port.cli.messages import showing_messages
 from e2v_port.cli.options import Command
 from e2v_port.cli.output import BAD_INPUT, PARTIAL_FAILURE, fail
@@ -128,6 +129,7 @@ for _command in (  # in the order of the help
     bench.bench,
     service.serve,
     voice.listen,
+    reply,
     adaptation.adapt,
     adaptation.enroll,
     voice.express,

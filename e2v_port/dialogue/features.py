@@ -8,10 +8,12 @@ A file is an npz of float16 arrays:
 """
 
 import hashlib
+import json
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +21,14 @@ from numpy.typing import NDArray
 from e2v_port import npz
 from e2v_port.audio import load_audio
 from e2v_port.dialogue.prepare import Remark
-from e2v_port.errors import AudioError, E2VError
-from e2v_port.llm.encoders import Encoders
+from e2v_port.errors import AudioError, CorpusError, E2VError
+from e2v_port.files import replacing
+from e2v_port.llm.encoders import ENCODERS, Encoders
 
-__all__ = ["FOLDER", "compute", "read"]
+__all__ = ["FOLDER", "compute", "encoders", "read", "record"]
 
 FOLDER = "features"  # inside that of the dialogues
+_ABOUT = "encoders.json"  # next to it
 
 
 def compute(
@@ -84,6 +88,39 @@ def read(file: Path) -> dict[str, NDArray[np.float16]]:
             return {name: stored[name] for name in stored.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise E2VError(f"{file}: no features can be read ({error}): prepare the dialogues again") from error
+
+
+def record(about: Mapping[str, Mapping[str, str] | None] | None, folder: Path) -> None:
+    """Writes `encoders.json`: the models that the features of the dialogues are made with.
+
+    Args:
+        about: As of `llm.encoders.load`; None removes the file. Remove it before the rows change, and write it after
+            them, so that it never names models that the rows' features are not of.
+        folder: Folder of the dialogues.
+    """
+    if about is None:
+        (folder / _ABOUT).unlink(missing_ok=True)
+        return
+    with replacing(folder / _ABOUT) as partial:
+        partial.write_text(json.dumps(about, ensure_ascii=False, indent=2) + "\n", "utf-8", newline="\n")
+
+
+def encoders(folder: Path) -> dict[str, dict[str, Any] | None]:
+    """Returns what `record` wrote.
+
+    Raises:
+        CorpusError: It is missing or damaged.
+    """
+    remedy = "run e2v dialogue prepare again with --semantic, which keeps the features that are there"
+    try:
+        about: dict[str, dict[str, Any] | None] = json.loads((folder / _ABOUT).read_text("utf-8"))
+        if {*about} != {*ENCODERS} or not all({"name", "sha256"} <= {*each} for each in about.values() if each):
+            raise ValueError("it does not name the encoders")
+    except FileNotFoundError as error:
+        raise CorpusError(f"{folder}: does not say which encoders its features are of: {remedy}") from error
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise CorpusError(f"{folder / _ABOUT}: cannot be read ({error}): {remedy}") from error
+    return about
 
 
 def _complete(file: Path) -> bool:

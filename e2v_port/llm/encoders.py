@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +13,14 @@ from numpy.typing import NDArray
 
 from e2v_port.audio import SAMPLING_RATE, Waveform
 from e2v_port.errors import E2VError
+from e2v_port.models.load import load as load_model
+from e2v_port.models.load import weights_of
 from e2v_port.models.model import Model
 
-__all__ = ["Encoders"]
+__all__ = ["ENCODERS", "Encoders", "load"]
+
+ENCODERS = ("semantic", "emotion", "speaker")
+"""What is said, how, and by whom: the names of features, and of the models that make them."""
 
 _VERSION = 1  # of the content of features
 _MOST = 60_000.0  # largest magnitude in float16, less a little
@@ -24,7 +32,7 @@ class Encoders:
 
     Attributes:
         semantic: Encoder of what is said: a Whisper encoder.
-        emotion: Encoder of how it is said: any model of this package with frames.
+        emotion: Encoder of how it is said: any model of this package with frames; None without one.
         speaker: Encoder of who says it; None without one.
 
     Raises:
@@ -32,7 +40,7 @@ class Encoders:
     """
 
     semantic: Model
-    emotion: Model
+    emotion: Model | None = None
     speaker: Model | None = None
 
     def __post_init__(self) -> None:
@@ -54,8 +62,9 @@ class Encoders:
         """
         found: dict[str, NDArray[Any]] = {
             "semantic": self.semantic.embed(waveform, SAMPLING_RATE, granularity="frame"),
-            "emotion": self.emotion.embed(waveform, SAMPLING_RATE, granularity="frame"),
         }
+        if self.emotion is not None:
+            found["emotion"] = self.emotion.embed(waveform, SAMPLING_RATE, granularity="frame")
         if self.speaker is not None:
             found["speaker"] = self.speaker.embed(waveform, SAMPLING_RATE)
         for name, values in found.items():
@@ -68,3 +77,39 @@ class Encoders:
         models = (self.semantic, self.emotion, self.speaker)
         about = [_VERSION, *(model and [repr(model.config), model.runtime, model.dtype] for model in models)]
         return hashlib.sha256(json.dumps(about).encode()).hexdigest()
+
+
+def load(
+    names: Mapping[str, str | Path | None], *, runtime: str = "auto", offline: bool = False
+) -> tuple[Encoders, dict[str, dict[str, str] | None]]:
+    """Loads the encoders.
+
+    Args:
+        names: Model of each of `ENCODERS`, as for `e2v_port.load`; None to go without, but for `semantic`.
+        runtime: Same as for `e2v_port.load`.
+        offline: Same as for `e2v_port.load`.
+
+    Returns:
+        The encoders, and what each of them is: `name` to load it by (absolute, if it is a folder), `revision`,
+        `licence`, and `sha256` of its weights. Two encoders whose weights have the same hash give the same features.
+
+    Raises:
+        E2VError: A model cannot be loaded, or is of another kind than it is used as.
+    """
+    models: dict[str, Model | None] = {}
+    about: dict[str, dict[str, str] | None] = {}
+    for kind in ENCODERS:
+        name = names.get(kind)
+        models[kind] = about[kind] = None
+        if name is not None:
+            models[kind] = model = load_model(name, runtime=runtime, offline=offline)
+            with weights_of(name, model.runtime, offline=offline).open("rb") as file:
+                about[kind] = {
+                    "name": os.path.abspath(name) if os.path.exists(name) else str(name),
+                    "revision": model.config.source.revision,
+                    "licence": model.config.licence,
+                    "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+                }
+    if models["semantic"] is None:
+        raise E2VError("a semantic encoder is needed: name a converted Whisper model")
+    return Encoders(models["semantic"], models["emotion"], models["speaker"]), about

@@ -1,5 +1,7 @@
 """A causal language model of transformers that reads embeddings among its words: its prompt, batches and answers."""
 
+import inspect
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from e2v_port.errors import CheckpointError
+from e2v_port.checkpoints.hubs import offline_by_environment
+from e2v_port.errors import CheckpointError, RuntimeUnavailable
+from e2v_port.host import own_settings
+from e2v_port.quiet import quiet
 
 __all__ = ["Batch", "Language", "Turn", "load"]
 
@@ -79,6 +84,33 @@ class Language:
         """Root mean square of its embeddings."""
         return float(self.model.get_input_embeddings().weight.float().square().mean().sqrt())
 
+    @property
+    def longest(self) -> int:
+        """Most tokens that it reads and writes together."""
+        return int(getattr(self.model.config, "max_position_embeddings", None) or 2**31)
+
+    @property
+    def bytes(self) -> int:
+        """Size of its weights in memory."""
+        packed = (layer for layer in self.model.modules() if hasattr(layer, "_packed_params"))
+        plain = sum(weights.numel() * weights.element_size() for weights in self.model.parameters())
+        return plain + sum(layer.in_features * layer.out_features for layer in packed)
+
+    def pack(self) -> None:
+        """Packs its linear layers at 8 bits, for the CPU; the numbers between them are rounded as they are used.
+
+        Raises:
+            RuntimeUnavailable: This torch cannot do it.
+        """
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch announces that it will move
+                from torch.ao.quantization import quantize_dynamic
+
+                self.model = quantize_dynamic(self.model, {torch.nn.Linear}, dtype=torch.qint8)
+        except (ImportError, AttributeError, RuntimeError) as error:
+            raise RuntimeUnavailable(f"this torch has no int8 on this CPU ({error}): use dtype float32") from error
+
     def ids(self, text: str) -> list[int]:
         """Returns the tokens of a text, without any that mark its start or end."""
         found: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -87,24 +119,41 @@ class Language:
     def prompt(self, system: str, context: Sequence[Turn] = ()) -> tuple[list[int], list[int]]:
         """Returns the ids before and after the remark, by the chat template of the model.
 
+        Turns in a row of the same role become one, since many templates want the roles to alternate. Signs that have a
+        meaning of their own in the template are taken out of what was said.
+
         Args:
             system: Instruction; templates without that role get it in front of the first turn of the user.
             context: What was said before, oldest first.
+
+        Raises:
+            CheckpointError: The template cannot be used.
         """
-        turns = [{"role": turn.role, "content": turn.content} for turn in context]
-        remark = {"role": "user", "content": _HERE}
+        turns: list[dict[str, str]] = []
+        for role, content in [*((turn.role, self._plain(turn.content)) for turn in context), ("user", _HERE)]:
+            if turns and turns[-1]["role"] == role:
+                content = f"{turns.pop()['content']}\n{content}"  # noqa: PLW2901
+            turns.append({"role": role, "content": content})
         try:
-            text = self._rendered([{"role": "system", "content": system}, *turns, remark])
-        except Exception as error:  # a template raises what it likes: TemplateError, KeyError
-            if "system" not in str(error).lower() and "roles" not in str(error).lower():
+            text = self._rendered([{"role": "system", "content": system}, *turns])
+        except Exception:  # a template raises what it likes: TemplateError, KeyError
+            if turns[0]["role"] == "user":
+                first = [{**turns[0], "content": f"{system}\n\n{turns[0]['content']}"}, *turns[1:]]
+            else:
+                first = [{"role": "user", "content": system}, *turns]
+            try:
+                text = self._rendered(first)
+            except Exception as error:
                 raise CheckpointError(f"{self.name}: its chat template cannot be used: {error}") from error
-            first = [*turns, remark]
-            first[0] = {**first[0], "content": f"{system}\n\n{first[0]['content']}"}
-            text = self._rendered(first)
         before, found, after = text.partition(_HERE)
         if not found or _HERE in after:
             raise CheckpointError(f"{self.name}: its chat template does not repeat what the user says once")
         return self.ids(before), self.ids(after)
+
+    def _plain(self, text: str) -> str:
+        for sign in (_HERE[0], *self.tokenizer.get_added_vocab()):
+            text = text.replace(sign, " ")
+        return text
 
     def _rendered(self, turns: Sequence[Mapping[str, str]]) -> str:
         text: str = self.tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=True)
@@ -168,32 +217,37 @@ class Language:
             batch: Prompts without answers.
             limit: Most tokens of an answer.
         """
-        ends = self.ends
+        ends, cache, done = self.ends, None, [False] * len(batch.mask)
         embeddings, mask, positions = batch.embeddings, batch.mask, batch.positions
-        cache: Any = None
-        done = [False] * len(mask)
+        named = self._cache_name
         for _ in range(limit):
-            with torch.inference_mode():
+            with own_settings(self.device.type):
                 out = self.model(
                     inputs_embeds=embeddings,
                     attention_mask=mask,
                     position_ids=positions,
-                    past_key_values=cache,
                     logits_to_keep=1,
                     use_cache=True,
+                    **{named: cache},
                 )
-                cache = out.past_key_values
+                cache = getattr(out, named)
                 chosen = out.logits[:, -1].argmax(-1)
-                found: list[int | None] = []
-                for number, token in enumerate(chosen.tolist()):
-                    done[number] = done[number] or token in ends
-                    found.append(None if done[number] else token)
-                if all(done):
-                    return
-                yield found
                 embeddings = self.model.get_input_embeddings()(chosen)[:, None]
                 mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
                 positions = positions[:, -1:] + 1
+            found: list[int | None] = []
+            for number, token in enumerate(chosen.tolist()):
+                done[number] = done[number] or token in ends
+                found.append(None if done[number] else token)
+            if all(done):
+                return
+            yield found
+
+    @property
+    def _cache_name(self) -> str:
+        """Name of the argument that holds keys and values; newer versions of transformers have renamed it."""
+        model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
     @property
     def ends(self) -> set[int]:
@@ -204,7 +258,7 @@ class Language:
 
     def text(self, ids: Sequence[int]) -> str:
         """Returns the words of an answer."""
-        words: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        words: str = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return words.strip()
 
     def states(self, texts: Sequence[str]) -> Tensor:
@@ -226,29 +280,40 @@ def load(
     dtype: torch.dtype = torch.float32,
     offline: bool = False,
 ) -> Language:
-    """Loads a causal language model of transformers.
+    """Loads a causal language model of transformers, without running code of its repository.
 
     Args:
-        name: Hub repository, such as `HuggingFaceTB/SmolLM2-135M-Instruct`, or a folder that transformers can load.
+        name: Hub repository, such as `HuggingFaceTB/SmolLM2-135M-Instruct`; a folder that transformers can load; or a
+            file in the form GGUF, whose weights are unpacked.
         revision: Commit, branch or tag on the hub; its commit is kept.
         device: `cpu`, `cuda` or `mps`.
         dtype: Type of its weights.
-        offline: Never open a connection.
+        offline: Never open a connection; `E2V_OFFLINE=1` does the same.
 
     Raises:
         CheckpointError: Nothing can be loaded, or it has no chat template.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    options: dict[str, Any] = {"revision": revision, "local_files_only": offline}
+    local = Path(name).exists()
+    options: dict[str, Any] = {"local_files_only": local or offline or offline_by_environment()}
+    if Path(name).is_file():
+        place, options = Path(name).parent, {**options, "gguf_file": Path(name).name}
+    else:
+        place, options = name, {**options, "revision": revision}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **options)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(place, **options)
+            model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, use_safetensors=True, **options)
+    except ImportError as error:
+        if "gguf_file" not in options:
+            raise
+        raise CheckpointError(f"{name}: reading GGUF needs two libraries: pip install gguf accelerate") from error
+    except Exception as error:  # OSError, ValueError, KeyError, SafetensorError: whatever a damaged file leads to
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise CheckpointError(f"{name}: no language model can be loaded: {reason}") from error
     if not tokenizer.chat_template:
         raise CheckpointError(f"{name}: has no chat template: use a model that was trained to answer (Instruct)")
     model.requires_grad_(False)
-    commit = "" if Path(name).is_dir() else getattr(model.config, "_commit_hash", None) or ""
+    commit = "" if local else getattr(model.config, "_commit_hash", None) or ""
     return Language(model.to(device).eval(), tokenizer, str(name), commit)

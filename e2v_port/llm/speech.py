@@ -1,23 +1,394 @@
 """A speech language model in use: hears a remark, answers in words."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+import gc
+import time
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
-import torch
+from e2v_port.audio import SAMPLING_RATE, Clip, Waveform, clip_name, load_sound
+from e2v_port.audio.mix import check_rate
+from e2v_port.emotions.fusion import FusionSettings, unsure
+from e2v_port.emotions.judgement import rivals
+from e2v_port.errors import AudioError, CheckpointError, E2VError, RuntimeUnavailable, need, number, quoted
+from e2v_port.files import printable
+from e2v_port.llm.safety import Sentences, checked
+from e2v_port.models import devices
+from e2v_port.speech.detect import describe_level, detect
 
-from e2v_port.llm.adapter import Adapter, heard
-from e2v_port.llm.language import Language, Turn
+if TYPE_CHECKING:  # these import torch
+    from torch import Tensor
 
-__all__ = ["answers"]
+    from e2v_port.llm.adapter import Adapter
+    from e2v_port.llm.encoders import Encoders
+    from e2v_port.llm.language import Language, Turn
+    from e2v_port.llm.stored import Stored
+
+__all__ = ["DTYPES", "LONGEST", "Reply", "Speaking", "SpeechLM", "answers", "sounds"]
+
+LONGEST = 30.0
+"""Seconds that a remark may last: what a Whisper encoder hears at once."""
+
+DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
+_DEVICES = ("cpu", "cuda", "mps")
+_MOST_TOKENS = 1000
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The answer to a remark.
+
+    Attributes:
+        text: The words; empty if no speech was heard.
+        tone: Estimated probability of each tone of voice, summing to 1; None if no speech was heard. The words do not
+            follow from it: it is read off what the language model gets.
+        notes: What must be known about the sound and the answer, one English line each.
+        seconds: Time since the call: `encoding` until the voice was encoded, `first_token` until the language model
+            gave its first token, `total` until the end. Without speech, `total` alone.
+    """
+
+    text: str
+    tone: Mapping[str, float] | None
+    notes: tuple[str, ...]
+    seconds: Mapping[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain dicts, lists, strings and floats, ready for JSON."""
+        return {**asdict(self), "notes": list(self.notes)}
+
+
+class Speaking(Iterator[str]):
+    """An answer while it is made: an iterator of its words, one or more whole sentences at a time.
+
+    The pieces join to the text of the answer. The voice is encoded already; each piece is computed when it is asked
+    for.
+
+    Attributes:
+        tone: As `Reply.tone`.
+        notes: Those on the sound, as in `Reply.notes`.
+    """
+
+    def __init__(
+        self,
+        tone: Mapping[str, float] | None,
+        notes: Sequence[str],
+        tokens: Iterable[Sequence[int | None]] = (),
+        *,
+        language: "Language | None" = None,
+        words: str | None = None,
+        limit: int = 0,
+        started: float,
+    ) -> None:
+        self.tone, self.notes = tone, tuple(notes)
+        self._started = started
+        self._seconds = {} if language is None else {"encoding": time.perf_counter() - started}
+        self._reply: Reply | None = None
+        self._pieces = self._said(tokens, language, Sentences(words), limit)
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        """Stops the generation. Further calls do nothing."""
+        self._pieces.close()
+
+    @property
+    def reply(self) -> Reply:
+        """The whole answer.
+
+        Raises:
+            E2VError: It has not ended yet.
+        """
+        if self._reply is None:
+            raise E2VError("the answer has not ended: take all of its pieces first")
+        return self._reply
+
+    def _said(
+        self, tokens: Iterable[Sequence[int | None]], language: "Language | None", sentences: Sentences, limit: int
+    ) -> Generator[str]:
+        text = passed = ""
+        ids: list[int] = []
+        if language is not None:
+            if piece := sentences.push(""):
+                text += piece
+                yield piece
+            for (token,) in tokens if not sentences.over else ():
+                self._seconds.setdefault("first_token", time.perf_counter() - self._started)
+                if token is not None:
+                    ids.append(token)
+                # A letter may take several tokens; until the last of them, its bytes decode to replacement characters.
+                known = language.text(ids).rstrip("\ufffd")
+                piece, passed = sentences.push(known[len(passed) :]), max(known, passed, key=len)
+                if piece:
+                    text += piece
+                    yield piece
+                if sentences.over:
+                    break
+            if not sentences.over:
+                piece = sentences.push(language.text(ids)[len(passed) :]) + sentences.finish()
+                if piece:
+                    text += piece
+                    yield piece
+        notes = [*self.notes]
+        if sentences.why:
+            notes.append(f"the answer was changed: {sentences.why}")
+        elif len(ids) == limit > 0:
+            notes.append(f"the answer was ended after {limit} tokens")
+        seconds = {**self._seconds, "total": time.perf_counter() - self._started}
+        self._reply = Reply(text, self.tone, tuple(notes), seconds)
+
+
+class SpeechLM:
+    """A speech language model: hears how and what somebody says, and answers in words.
+
+    Answers are the most likely words, without chance: the same recording has the same answer. May be used from several
+    threads at once, and in a `with` statement, which closes it at the end.
+
+    Attributes:
+        stored: Content of its folder.
+        dtype: Type of the weights of the language model.
+        load_seconds: Seconds that loading took.
+    """
+
+    def __init__(
+        self, stored: "Stored", language: "Language", adapter: "Adapter | None", encoders: "Encoders | None", dtype: str
+    ) -> None:
+        self.stored, self.dtype = stored, dtype
+        self.load_seconds = 0.0
+        self._parts: tuple[Language, Adapter | None, Encoders | None] | None = (language, adapter, encoders)
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        language: str | Path | None = None,
+        runtime: str = "auto",
+        device: str = "auto",
+        dtype: str = "auto",
+        offline: bool = False,
+    ) -> Self:
+        """Loads a speech language model.
+
+        Args:
+            folder: Folder of `e2v dialogue train`.
+            language: Language model in place of the one that it names: its folder, or its file in the form GGUF. Only
+                its shapes are checked, so it must be the same model.
+            runtime: Runtime of the encoders, as for `e2v_port.load`.
+            device: Where the language model computes: `cpu`, `cuda`, `mps`, or `auto` for CUDA where there is one.
+            dtype: Type of its weights: `float32`, `bfloat16`, `float16`; `int8` packs its linear layers at 8 bits, on
+                the CPU; `auto` selects the fastest of the first two or three on this machine.
+            offline: Never open a connection; `E2V_OFFLINE=1` does the same.
+
+        Raises:
+            CheckpointError: The folder holds no speech language model, or one that is damaged; or its language model or
+                its encoders are missing or others than those it was trained with.
+            RuntimeUnavailable: torch or transformers is not installed, or a device is not there.
+            E2VError: An encoder cannot be loaded, see `e2v_port.load`.
+        """
+        started = time.perf_counter()
+        device, dtype = _placed(device, dtype)
+        try:
+            import torch
+
+            from e2v_port.llm import language as languages
+            from e2v_port.llm.stored import merged, read
+        except ModuleNotFoundError as error:
+            raise _missing(error) from error
+        stored = read(Path(folder))
+        encoders = _encoders(folder, stored, runtime, offline) if stored.adapter else None
+        name, revision = language or stored.language["name"], None
+        if language is None and stored.language["revision"]:
+            revision = stored.language["revision"]
+        elif not Path(name).exists():
+            raise CheckpointError(
+                f"{folder}: its language model is {printable(str(name))}, which is not there: name its folder with "
+                "language= (--language)"
+            )
+        number_format = torch.float32 if dtype == "int8" else getattr(torch, dtype)
+        try:
+            loaded = languages.load(name, revision=revision, device=device, dtype=number_format, offline=offline)
+        except ModuleNotFoundError as error:
+            raise _missing(error) from error
+        adapter = merged(stored, loaded)
+        if dtype == "int8":
+            loaded.pack()
+        found = cls(stored, loaded, adapter, encoders, dtype)
+        found.load_seconds = time.perf_counter() - started
+        return found
+
+    def __repr__(self) -> str:
+        return f"SpeechLM({self.stored.language['name']}, {self.dtype}{', closed' * self.closed})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def hears(self) -> str:
+        """What it answers: `speech`; or, to compare with, `words` or words and `label`, as text."""
+        return self.stored.hears
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is closed."""
+        return self._parts is None
+
+    def close(self) -> None:
+        """Frees its weights. Later calls raise E2VError; closing twice does nothing."""
+        if self._parts is None:
+            return
+        language, _, encoders = self._parts
+        self._parts = None
+        for model in (encoders.semantic, encoders.emotion, encoders.speaker) if encoders else ():
+            if model is not None:
+                model.close()
+        device = language.device.type
+        del language
+        gc.collect()
+        devices.free(device)
+
+    def __call__(
+        self,
+        audio: Clip,
+        sampling_rate: int | None = None,
+        *,
+        context: "Sequence[Turn | Mapping[str, str]]" = (),
+        words: str | None = None,
+        channel: int | str = "mix",
+        max_new_tokens: int = 60,
+    ) -> Reply:
+        """Answers a remark.
+
+        Args:
+            audio: One remark of one voice, of up to 30 s: a path, a binary file object or an array of samples, as for
+                `e2v_port.audio.load_audio`.
+            sampling_rate: Sampling rate of an array, in Hz; files have their own.
+            context: What was said before, oldest first: `role`, `user` or `assistant`, and `content`.
+            words: What a recognizer has read in the remark, if any did: only to notice that it speaks of an emergency.
+            channel: `mix`, `left`, `right` or a number from 1, as for `load_audio`.
+            max_new_tokens: Most tokens of the answer, up to 1000.
+
+        Raises:
+            AudioError: The audio cannot be used, or is longer than 30 s.
+            ValueError: The context is not in this form.
+            E2VError: This model reads text, or is closed.
+        """
+        speaking = self.stream(
+            audio, sampling_rate, context=context, words=words, channel=channel, max_new_tokens=max_new_tokens
+        )
+        for _ in speaking:
+            pass
+        return speaking.reply
+
+    def stream(
+        self,
+        audio: Clip,
+        sampling_rate: int | None = None,
+        *,
+        context: "Sequence[Turn | Mapping[str, str]]" = (),
+        words: str | None = None,
+        channel: int | str = "mix",
+        max_new_tokens: int = 60,
+    ) -> Speaking:
+        """Answers a remark, sentence by sentence: what `__call__` returns whole, as it is made.
+
+        Args and errors are those of `__call__`. The audio is read and encoded before this returns.
+        """
+        started = time.perf_counter()
+        language, adapter, encoders = self._opened()
+        if adapter is None or encoders is None:
+            raise E2VError(f"this model hears {self.hears}, not speech: it is there to compare with, see replies()")
+        if sampling_rate is not None:
+            check_rate(sampling_rate)  # also for files, which ignore it: it may be a context out of place
+        limit = _limit(max_new_tokens)
+        turns = _turns(context)
+        sound = load_sound(audio, sampling_rate, channel)
+        notes = [note.text for note in sound.notes]
+        if (length := len(sound.waveform) / SAMPLING_RATE) > LONGEST:
+            raise AudioError(
+                f"{printable(clip_name(audio))}: lasts {length:.1f} s, and a remark {LONGEST:g} s at most: cut it out"
+            )
+        segments = [] if sound.silent else detect(sound.waveform)
+        if all(segment.quality == "too_short" for segment in segments):
+            heard = "too little speech to answer" if segments else "no speech found"
+            return Speaking(None, [*notes, f"{heard}: record the voice again, and louder"], started=started)
+        notes += [note.text for note in describe_level(sound.waveform, segments)]
+        tone, remark = _heard(language, adapter, encoders, sound.waveform)
+        tokens = _generated(language, [remark], [language.prompt(self.stored.system, turns)], limit)
+        return Speaking(tone, notes, tokens, language=language, words=words, limit=limit, started=started)
+
+    def replies(
+        self,
+        remarks: Sequence[Mapping[str, Any] | str],
+        contexts: "Sequence[Sequence[Turn | Mapping[str, str]]] | None" = None,
+        max_new_tokens: int = 60,
+    ) -> list[str]:
+        """Answers several remarks as one batch.
+
+        Args:
+            remarks: Features of each, as of `Encoders.of`; texts for a model that reads text.
+            contexts: What was said before each, as for `__call__`; by default nothing.
+            max_new_tokens: Most tokens of an answer, up to 1000.
+
+        Raises:
+            CheckpointError: The features are not those of the encoders of this model.
+            ValueError: A context is not in the form of `__call__`.
+            E2VError: Remarks are of the other kind, or the model is closed.
+        """
+        language, adapter, _ = self._opened()
+        wanted = str if adapter is None else Mapping
+        if not all(isinstance(remark, wanted) for remark in remarks):
+            raise E2VError(f"this model hears {self.hears}: pass {'texts' if adapter is None else 'features'}")
+        if contexts is not None and len(contexts) != len(remarks):
+            raise ValueError(f"{len(contexts)} contexts do not fit {len(remarks)} remarks")
+        if not remarks:
+            return []
+        turns = [_turns(context) for context in contexts] if contexts else None
+        system, limit = self.stored.system, _limit(max_new_tokens)
+        rows: list[list[int]] = [[] for _ in remarks]
+        for step in answers(language, adapter, remarks, system=system, contexts=turns, limit=limit):
+            for row, token in zip(rows, step, strict=True):
+                if token is not None:
+                    row.append(token)
+        return [checked(language.text(row)).text for row in rows]
+
+    def info(self) -> dict[str, Any]:
+        """Returns what the model is: its parts and sizes, as JSON-compatible values.
+
+        `memory_bytes` is the size of the weights of adapter and language model; the encoders come on top.
+        """
+        language, adapter, encoders = self._opened()
+        models = {} if encoders is None else {"semantic": encoders.semantic, "emotion": encoders.emotion}
+        models |= {} if encoders is None else {"speaker": encoders.speaker}
+        sizes = [language.bytes, 0 if adapter is None else 4 * sum(each.numel() for each in adapter.parameters())]
+        return {
+            "hears": self.hears,
+            "language": {**self.stored.language, "loaded": language.name, "commit": language.revision},
+            "device": str(language.device),
+            "dtype": self.dtype,
+            "encoders": {kind: model and model.config.source.repository for kind, model in models.items()},
+            "labels": [] if adapter is None else list(adapter.config.labels),
+            "memory_bytes": sum(sizes),
+            "load_seconds": self.load_seconds,
+        }
+
+    def _opened(self) -> "tuple[Language, Adapter | None, Encoders | None]":
+        if self._parts is None:
+            raise E2VError("the speech language model is closed: load it again")
+        return self._parts
 
 
 def answers(
-    language: Language,
-    adapter: Adapter | None,
+    language: "Language",
+    adapter: "Adapter | None",
     remarks: Sequence[Mapping[str, Any] | str],
     *,
     system: str,
-    contexts: Sequence[Sequence[Turn]] | None = None,
+    contexts: "Sequence[Sequence[Turn]] | None" = None,
     limit: int = 60,
 ) -> Iterator[list[int | None]]:
     """Yields the next token of the answer to each remark, see `Language.answers`.
@@ -30,6 +401,10 @@ def answers(
         contexts: What was said before each; by default nothing.
         limit: Most tokens of an answer.
     """
+    import torch
+
+    from e2v_port.llm.adapter import heard
+
     with torch.inference_mode():
         if adapter is None:
             embedded = [language.embed(language.ids(str(remark))) for remark in remarks]
@@ -37,6 +412,118 @@ def answers(
             clips = [remark for remark in remarks if not isinstance(remark, str)]
             fused = adapter(heard(clips, adapter.config).to(language.device))
             embedded = [tokens[mask] for tokens, mask in zip(fused.tokens, fused.mask, strict=True)]
-        prompts = [language.prompt(system, context) for context in contexts or [()] * len(remarks)]
-        batch = language.batch(prompts, embedded)
+    prompts = [language.prompt(system, context) for context in contexts or [()] * len(remarks)]
+    yield from _generated(language, embedded, prompts, limit)
+
+
+def sounds(tone: Mapping[str, float]) -> str:
+    """Returns in words how a voice sounds: `sad (71%)`, or `unclear: angry or disgusted` where that is in doubt.
+
+    Doubt is that of an analysis, see `FusionSettings.uncertain` and `lead`.
+
+    Args:
+        tone: Probability of each label.
+    """
+    label = max(tone, key=lambda name: tone[name])
+    if unsure(label, tone[label], tone, FusionSettings()):
+        return f"unclear: {rivals(label, tone)}"
+    return f"{label} ({tone[label]:.0%})"
+
+
+def _heard(
+    language: "Language", adapter: "Adapter", encoders: "Encoders", waveform: Waveform
+) -> "tuple[dict[str, float], Tensor]":
+    """Returns the tone of a remark and its embeddings, [tokens, width]."""
+    from e2v_port.host import own_settings
+    from e2v_port.llm.adapter import heard
+
+    features = encoders.of(waveform)
+    with own_settings(language.device.type):
+        fused = adapter(heard([features], adapter.config).to(language.device))
+        shares = fused.emotions[0].double().softmax(0).tolist()
+        return dict(zip(adapter.config.labels, shares, strict=True)), fused.tokens[0][fused.mask[0]]
+
+
+def _generated(
+    language: "Language",
+    remarks: "Sequence[Tensor]",
+    prompts: Sequence[tuple[Sequence[int], Sequence[int]]],
+    limit: int,
+) -> Iterator[list[int | None]]:
+    import torch
+
+    with torch.inference_mode():
+        batch = language.batch(prompts, remarks)
+    tokens = batch.embeddings.shape[1] + limit
+    if tokens > language.longest:
+        raise E2VError(f"{tokens} tokens are more than {language.name} reads ({language.longest}): shorten the context")
     yield from language.answers(batch, limit)
+
+
+def _limit(tokens: int) -> int:
+    need("max_new_tokens", tokens, int)
+    return int(number("max_new_tokens", tokens, 1, _MOST_TOKENS))
+
+
+def _turns(context: "Sequence[Turn | Mapping[str, str]]") -> "list[Turn]":
+    """Checks what was said before.
+
+    Raises:
+        ValueError: It is not in the form of `SpeechLM.__call__`.
+    """
+    from e2v_port.llm.language import Turn
+
+    if isinstance(context, str | bytes | Mapping) or not isinstance(context, Sequence):
+        raise ValueError(f"context must be a list of turns, not {quoted(context)}")
+    found = []
+    for turn in context:
+        if isinstance(turn, Mapping) and turn.keys() == {"role", "content"}:
+            turn = Turn(turn["role"], turn["content"])  # noqa: PLW2901
+        valid = isinstance(turn, Turn) and turn.role in {"user", "assistant"} and isinstance(turn.content, str)
+        if not valid or not turn.content.strip():
+            raise ValueError(
+                f'a turn of the context must be {{"role": "user" or "assistant", "content": text}}, not {quoted(turn)}'
+            )
+        found.append(replace(turn, content=turn.content.strip()))
+    return found
+
+
+def _placed(device: str, dtype: str) -> tuple[str, str]:
+    """Returns the device and the type of the weights of the language model.
+
+    Raises:
+        RuntimeUnavailable: They are unknown, not there, or do not fit each other.
+    """
+    if device not in {"auto", *_DEVICES}:
+        raise RuntimeUnavailable(f"unknown device {quoted(device)}: use auto, {', '.join(_DEVICES)}")
+    if dtype not in DTYPES:
+        raise RuntimeUnavailable(f"unknown dtype {quoted(dtype)}: use {', '.join(DTYPES)}")
+    if device == "auto":
+        device = "cpu" if devices.unavailable("cuda") or dtype == "int8" else "cuda"
+    device = devices.choose(device)
+    if dtype == "int8" and device != "cpu":
+        raise RuntimeUnavailable(f"int8 is for the CPU, not for {device}: use float16")
+    return device, devices.fastest_dtype(device) if dtype == "auto" else dtype
+
+
+def _encoders(folder: str | Path, stored: "Stored", runtime: str, offline: bool) -> "Encoders":
+    """Loads the encoders that a model was trained with, and checks that they are the same."""
+    from e2v_port.llm.encoders import load
+
+    about = {kind: dict(found) for kind, found in stored.encoders.items() if found}
+    encoders, loaded = load({kind: found["name"] for kind, found in about.items()}, runtime=runtime, offline=offline)
+    for kind, found in about.items():
+        here = (loaded[kind] or {}).get("sha256")
+        if here != found["sha256"]:
+            raise CheckpointError(
+                f"{folder}: was trained with other weights of {found['name']} (sha256 {found['sha256'][:12]}..., here "
+                f"{str(here)[:12]}...): put those back, or train again with these"
+            )
+    return encoders
+
+
+def _missing(error: ModuleNotFoundError) -> Exception:
+    """Returns what to raise where a library is not installed."""
+    if (error.name or "").partition(".")[0] not in {"torch", "transformers"}:
+        return error
+    return RuntimeUnavailable(f'this needs {error.name}, which is not installed: pip install "e2v-port[reply]"')

@@ -1,7 +1,7 @@
 """The report of a training, next to its model: training.json and report.html."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -9,14 +9,14 @@ from typing import Any
 from e2v_port import pages
 from e2v_port.files import replacing
 
-__all__ = ["folder_of", "html", "write"]
+__all__ = ["STYLE", "chart", "confusion", "folder_of", "html", "write"]
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 640, 260, 44, 28  # of a chart, in its own units
 
 # Okabe & Ito's palette without black and yellow: distinguishable with any color vision, on white and on black.
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
-_STYLE = """
+STYLE = """
 svg text { fill: var(--grey); font-size: 12px; } svg .axis { stroke: var(--line); }
 .matrix th { padding: 0.25rem 0.5rem; }
 .matrix td { padding: 0.25rem 0.5rem; text-align: right; background: rgb(var(--heat) / var(--share)); }
@@ -31,28 +31,6 @@ def folder_of(out: Path) -> Path:
     return out.parent / f"{out.name}-report"
 
 
-def write(out: Path, report: Mapping[str, Any]) -> Path:
-    """Writes both files; each appears complete or not at all.
-
-    Args:
-        out: Folder of the model.
-        report: JSON-compatible values; see docs/training.md.
-
-    Returns:
-        The folder of the report.
-    """
-    folder = folder_of(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    texts = {
-        "training.json": json.dumps(report, ensure_ascii=False, indent=2) + "\n",
-        "report.html": html(out.resolve().name, report),
-    }
-    for name, text in texts.items():
-        with replacing(folder / name) as partial:
-            partial.write_text(text, "utf-8", errors="backslashreplace", newline="\n")
-    return folder
-
-
 def html(name: str, report: Mapping[str, Any]) -> str:
     """Returns the report as a page: facts, curves, confusion matrices, corpora and recipe."""
     curve, best = report["curve"], report["best"]
@@ -62,9 +40,9 @@ def html(name: str, report: Mapping[str, Any]) -> str:
         f"<h1>{escape(name)}</h1>",
         _facts(report),
         f"<h2>{escape(report['score'])} on the development set</h2>",
-        _chart(series, best, (0.0, 1.0)),
+        chart(series, best, (0.0, 1.0)),
         "<h2>Loss</h2>",
-        _chart(loss, best, None),
+        chart(loss, best, None),
         *(
             part
             for corpus, figures in report["dev"].items()
@@ -75,7 +53,30 @@ def html(name: str, report: Mapping[str, Any]) -> str:
         "<h2>Recipe</h2>",
         pages.table([[key, json.dumps(value)] for key, value in report["recipe"].items()]),
     ]
-    return pages.page(f"{name}: training", parts, style=_STYLE)
+    return pages.page(f"{name}: training", parts, style=STYLE)
+
+
+def write(out: Path, report: Mapping[str, Any], page: Callable[[str, Mapping[str, Any]], str] = html) -> Path:
+    """Writes both files; each appears complete or not at all.
+
+    Args:
+        out: Folder of the model.
+        report: JSON-compatible values; see docs/training.md.
+        page: Makes the page, of the name of the model and the report.
+
+    Returns:
+        The folder of the report.
+    """
+    folder = folder_of(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {
+        "training.json": json.dumps(report, ensure_ascii=False, indent=2) + "\n",
+        "report.html": page(out.resolve().name, report),
+    }
+    for name, text in texts.items():
+        with replacing(folder / name) as partial:
+            partial.write_text(text, "utf-8", errors="backslashreplace", newline="\n")
+    return folder
 
 
 def _facts(report: Mapping[str, Any]) -> str:
@@ -100,6 +101,17 @@ def _development(corpus: str, figures: Mapping[str, Any], outputs: Sequence[str]
     if "confusion" not in figures:
         rows = [[name, f"{value:.3f}"] for name, value in figures["ccc"].items()]
         return [f"<h2>{escape(corpus)}, development: concordance correlation</h2>", pages.table(rows)]
+    return confusion(corpus, figures, outputs)
+
+
+def confusion(corpus: str, figures: Mapping[str, Any], outputs: Sequence[str]) -> list[str]:
+    """Returns the UAR and the confusion matrix of a corpus, as HTML.
+
+    Args:
+        corpus: Its name.
+        figures: Its entry in the result of `task.by_corpus`.
+        outputs: Labels.
+    """
     note = "Rows: label of the corpus. Columns: label of the model. Numbers: clips. Color: share of the row."
     return [
         f"<h2>{escape(corpus)}, development: UAR {figures['uar']:.3f}</h2>",
@@ -138,8 +150,20 @@ def _corpora(report: Mapping[str, Any]) -> str:
     return pages.table(rows)
 
 
-def _chart(series: Mapping[str, Sequence[float]], best: int, limits: tuple[float, float] | None) -> str:
-    """Draws a line per series over the epochs, and a dashed line at the best epoch."""
+def chart(
+    series: Mapping[str, Sequence[float]],
+    best: int,
+    limits: tuple[float, float] | None,
+    title: str = "by epoch; the numbers are those of the best epoch, {best}",
+) -> str:
+    """Draws a line per series over the epochs, and a dashed line at the best epoch, as HTML.
+
+    Args:
+        series: Values by name, one per epoch.
+        best: Number of an epoch, from 1; the key shows its values.
+        limits: Ends of the vertical axis; by default from 0 to a little more than the largest value.
+        title: What the values are by, and which ones the key shows.
+    """
     values = [value for line in series.values() for value in line]
     low, high = limits or (0.0, max(values) * 1.05 or 1.0)
     epochs = max(len(line) for line in series.values())
@@ -167,7 +191,7 @@ def _chart(series: Mapping[str, Sequence[float]], best: int, limits: tuple[float
         points = " ".join(f"{x(i + 1):.1f},{y(value):.1f}" for i, value in enumerate(line))
         shapes.append(f'<polyline fill="none" stroke="{color}" stroke-width="2" points="{points}"/>')
         keys.append(f'<span class="key"><b style="background: {color}"></b>{escape(name)} {line[best - 1]:.3f}</span>')
-    title = f"by epoch; the numbers are those of the best epoch, {best}"
+    title = title.format(best=best)
     return (
         f'<figure><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(", ".join(series))} {title}">'
         f"{''.join(shapes)}</svg><figcaption>{''.join(keys)} {title}</figcaption></figure>"

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from e2v_port import seam
 from e2v_port.architectures.config import TrainedOn
-from e2v_port.checkpoints import catalog
 from e2v_port.emotions.estimates import DIMENSIONS
 from e2v_port.emotions.taxonomy import labels
 from e2v_port.errors import CorpusError, TrainingError
@@ -231,7 +230,9 @@ def check_readable(task: Task, targets: NDArray[Any], progress: Progress) -> Non
 
 
 @contextmanager
-def working(out: Path, settings: Mapping[str, Any], restart: bool) -> Iterator[Path]:
+def working(
+    out: Path, settings: Mapping[str, Any], restart: bool, names: tuple[str, ...] | None = None
+) -> Iterator[Path]:
     """Provides the hidden folder that holds the state of an unfinished training.
 
     The folder is `.NAME.training` next to `out`. It stays if an exception leaves the block, and is deleted otherwise.
@@ -240,17 +241,18 @@ def working(out: Path, settings: Mapping[str, Any], restart: bool) -> Iterator[P
         out: Folder the model will be written to.
         settings: Everything the result depends on, as JSON-compatible values.
         restart: Whether to discard an interrupted training and replace an existing model.
+        names: Names of the files of a model, as for `may_replace`; by default those of a converted one.
 
     Raises:
         TrainingError: `out` is in use, or the interrupted training had other settings.
     """
     out = out.resolve()
     folder = out.parent / f".{out.name}.training"
-    if not seam.may_replace(out):
+    if not (seam.may_replace(out, names) if names else seam.may_replace(out)):
         raise TrainingError(f"{out} exists and is more than a converted model: pass another folder, or move it away")
     if restart:
         shutil.rmtree(folder, ignore_errors=True)
-    elif catalog.is_converted(out) and not folder.is_dir():
+    elif (out / "config.json").is_file() and not folder.is_dir():
         raise TrainingError(f"{out} is already a model: pass another folder, or replace it with --restart")
     stored = folder / "settings.json"
     settings = json.loads(json.dumps(settings))

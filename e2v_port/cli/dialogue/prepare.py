@@ -64,15 +64,14 @@ def prepare(
     from e2v_port.dialogue.prepare import write
     from e2v_port.evaluation.datasets import SPLITS
     from e2v_port.evaluation.readers import read
-    from e2v_port.llm.encoders import Encoders
-    from e2v_port.models.load import load
+    from e2v_port.llm.encoders import load as load_encoders
     from e2v_port.transcribe.load import load as load_reader
 
     corpora = [read(spec) for spec in corpus]
-    encoders = None
+    encoders = about = None
     if semantic:
-        names = [semantic, emotion, *([] if speaker == "none" else [speaker])]
-        encoders = Encoders(*(load(name, runtime=runtime, offline=offline) for name in names))
+        names = {"semantic": semantic, "emotion": emotion, "speaker": None if speaker == "none" else speaker}
+        encoders, about = load_encoders(names, runtime=runtime, offline=offline)
     reader = load_reader(words, offline=offline) if words else None
     unknown = sum(clip.text is None for each in corpora for clip in each.utterances) if reader else 0
     with progress_bar(unknown, "reading") as advance:
@@ -93,7 +92,10 @@ def prepare(
         for line in failed:
             complain(line)
         dialogues = replace(dialogues, parts=parts, notes=(*dialogues.notes, *failed))
+    features.record(None, out)
     write(dialogues, out)
+    if about:
+        features.record(about, out)
     for note in dialogues.notes:
         print(f"note: {note}")
     print(f"{', '.join(f'{len(dialogues.parts[part])} {part}' for part in SPLITS)}: {out}")
