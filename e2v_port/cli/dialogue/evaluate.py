@@ -86,7 +86,7 @@ def evaluate(
     Run the same command again to resume after an interruption.
     """
     need_folder("--out", out)
-    from e2v_port.dialogue.scoring import answers, report
+    from e2v_port.dialogue.scoring import report, written
     from e2v_port.dialogue.scoring.evaluate import REPLIES
     from e2v_port.dialogue.scoring.evaluate import evaluate as evaluate_
     from e2v_port.dialogue.scoring.tone import Classifier, sentences
@@ -104,7 +104,7 @@ def evaluate(
         offline=offline,
         bar=_bar,
     )
-    rows = report.shown(answers.rows(out / REPLIES), show, seed)
+    rows = report.shown(written.rows(out / REPLIES), show, seed)
     report.write(evaluation, rows, out)
     print_table([printable(cell) for cell in row] for row in report.table(evaluation))
     print(out / "evaluation.html")

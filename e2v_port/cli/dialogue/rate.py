@@ -51,11 +51,11 @@ def rate(
 
     Make sheets with --replies and --out. Read them back with --read and --key.
     """
-    from e2v_port.dialogue.scoring import answers, rating
+    from e2v_port.dialogue.scoring import rating, written
 
     if replies and out and not read:
         need_folder("--out", out)
-        made = rating.sheets(answers.rows(replies), raters, items, seed)
+        made = rating.sheets(written.rows(replies), raters, items, seed)
         for file in rating.write(made, out):
             print(file)
         return

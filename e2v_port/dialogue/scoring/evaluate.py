@@ -6,7 +6,7 @@ from pathlib import Path
 
 from e2v_port.dialogue import examples
 from e2v_port.dialogue.replies import LABELS
-from e2v_port.dialogue.scoring import answers, empathy, figures
+from e2v_port.dialogue.scoring import answers, empathy, figures, written
 from e2v_port.dialogue.scoring.tone import Judge, Lexicon
 from e2v_port.errors import CorpusError
 
@@ -77,7 +77,7 @@ def evaluate(
             with bar(len(found), contender.labels) as advance:
                 labels = answers.labels_of(contender.labels, found, out, offline=offline, advance=advance)
         asked.append((contender, labels, answers.key(contender, found, labels, language, limit)))
-    known = answers.read(out / REPLIES)
+    known = written.read(out / REPLIES)
     runs = {key: known[key] for _, _, key in asked if key in known}
     for contender, labels, key in asked:
         if key in runs:
@@ -86,9 +86,9 @@ def evaluate(
             runs[key] = answers.answer(
                 contender, found, labels, name=language, device=device, limit=limit, offline=offline, advance=advance
             )
-        answers.write(list(runs.values()), found, out / REPLIES)
+        written.write(list(runs.values()), found, out / REPLIES)
     answered = [runs[key] for _, _, key in asked]
-    answers.write(answered, found, out / REPLIES)
+    written.write(answered, found, out / REPLIES)
     ratings = None
     if rater is not None:
         wanted = dict.fromkeys(

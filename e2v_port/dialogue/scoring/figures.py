@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from e2v_port.dialogue.examples import Example
 from e2v_port.dialogue.replies import LABELS
-from e2v_port.dialogue.scoring.answers import Run
 from e2v_port.dialogue.scoring.pairs import Pairs, pairs
 from e2v_port.dialogue.scoring.similarity import bleu, each_bleu, each_rouge, edits, references, said
 from e2v_port.dialogue.scoring.tone import Judge
+from e2v_port.dialogue.scoring.written import Run
 from e2v_port.evaluation import metrics
 from e2v_port.evaluation.bootstrap import Bootstrap
 from e2v_port.evaluation.metrics import Array, Integers
