@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from e2v_port.errors import (
         AudioError,
         BaselineError,
+        ChatError,
         CheckpointError,
         CorpusError,
         DownloadError,
@@ -71,6 +72,7 @@ __all__ = [
     "BaselineError",
     "Boundary",
     "BoundarySettings",
+    "ChatError",
     "CheckpointError",
     "Comparison",
     "CorpusError",
@@ -144,6 +146,7 @@ _HOME = {
     "Trajectory": "emotions.trajectory",
     "AudioError": "errors",
     "BaselineError": "errors",
+    "ChatError": "errors",
     "CheckpointError": "errors",
     "CorpusError": "errors",
     "DownloadError": "errors",

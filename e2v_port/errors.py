@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AudioError",
     "BaselineError",
+    "ChatError",
     "CheckpointError",
     "CorpusError",
     "DownloadError",
@@ -102,6 +103,10 @@ class AudioError(E2VError):
 
 class BaselineError(E2VError):
     """A file is not a voice baseline, or was written by an incompatible version."""
+
+
+class ChatError(E2VError):
+    """A language model at an endpoint cannot be asked, or does not answer."""
 
 
 class ModelNotFound(E2VError):

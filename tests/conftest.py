@@ -15,7 +15,7 @@ from parity.holding import FULL_SIZE
 
 __all__ = ["browser", "microphone", "service", "visit"]
 
-REAL_WEIGHTS = {"whisper_base", "whisper_tiny_en"}  # fixtures; their tests are of full size, too
+REAL_WEIGHTS = {"smollm2", "whisper_base", "whisper_tiny_en"}  # fixtures; their tests are of full size, too
 RECORDINGS = Path(__file__).parents[1] / ".." / "shared" / "audio"
 
 
@@ -57,6 +57,12 @@ def whisper_base() -> Path:
 def whisper_tiny_en() -> Path:
     """OpenAI's whisper-tiny.en, as CTranslate2 stores it."""
     return weights_folder("whisper-tiny.en")
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct, as GGUF and as transformers stores it."""
+    return weights_folder("smollm2")
 
 
 def weights_folder(name: str) -> Path:

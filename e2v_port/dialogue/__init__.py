@@ -2,6 +2,7 @@
 
     replies.py   what to answer to a tone of voice: taxonomy/replies.json
     prepare.py   corpora of labeled speech to remarks with replies, split and balanced
+    rewrite.py   replies in other words, by a language model at an endpoint
     features.py  what the encoders make of each remark, computed once and kept in files
     examples.py  all of that read back
     recipe.py    settings of the training

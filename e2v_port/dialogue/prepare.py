@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from e2v_port.audio import SAMPLING_RATE, load_audio
-from e2v_port.dialogue.replies import LABELS, reply, topic_of
+from e2v_port.dialogue.replies import LABELS, context, reply, topic_of
 from e2v_port.errors import AudioError, CorpusError
 from e2v_port.evaluation.datasets import SPLITS, Corpus, Utterance
 from e2v_port.evaluation.sounds import without_copies
@@ -49,7 +49,8 @@ class Remark:
             "emotion_label": clip.label,
             "intensity": clip.intensity,
             "assistant_reply": self.reply,
-            "context": [],
+            # The same whatever the tone: that of all remarks in which this speaker says this sentence.
+            "context": context(f"{clip.speaker}/{_plain(clip.text)}"),
             "corpus": clip.corpus,
             "speaker": clip.speaker,
             "sex": clip.sex,
@@ -66,11 +67,13 @@ class Dialogues:
         parts: Remarks of `train`, `dev` and `test`; nobody speaks in two of them.
         corpora: The corpora that they are from.
         notes: What was left out, as sentences.
+        rewriter: Name of the language model that rewrote the replies; None if they are as they were written.
     """
 
     parts: Mapping[str, Sequence[Remark]]
     corpora: tuple[Corpus, ...]
     notes: tuple[str, ...]
+    rewriter: str | None = None
 
 
 def prepare(
@@ -260,6 +263,19 @@ def _sheet(dialogues: Dialogues) -> str:
         "Replies are put together from sentences written by hand for this purpose, by label, intensity and, where it",
         "is known, what the sentence is about (`taxonomy/replies.json` of e2v-port). Nobody said them. They are in",
         "English, whatever the language of the remark. Acted emotions are clearer than those of daily life.",
+    ]
+    if dialogues.rewriter:
+        lines += [
+            "",
+            f"The language model `{dialogues.rewriter}` rewrote them, one at a time, from the written reply and its",
+            "label; `rewrites.jsonl` has each with its original. Where its answer broke a rule, the original was kept.",
+        ]
+    rows = [remark.to_dict() for part in SPLITS for remark in dialogues.parts[part]]
+    lines += ["", "## Context", ""]
+    lines += [
+        f"In {sum(bool(row['context']) for row in rows)} of {len(rows)} rows something was said before the remark: a",
+        "few turns that fit any tone, written for this purpose as well. A speaker who says a sentence in several",
+        "tones has the same context each time, so that it does not give the tone away.",
     ]
     if dialogues.notes:
         lines += ["", "## Left out", "", *(f"- {note}" for note in dialogues.notes)]

@@ -1,4 +1,4 @@
-"""What an assistant answers to a tone of voice: the texts of taxonomy/replies.json."""
+"""What an assistant answers to a tone of voice, and what was said before: the texts of taxonomy/replies.json."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from typing import Any
 
 from e2v_port.evaluation.datasets import published
 
-__all__ = ["LABELS", "replies", "reply", "topic_of"]
+__all__ = ["LABELS", "context", "contexts", "replies", "reply", "topic_of"]
 
 
 @cache
@@ -59,4 +59,31 @@ def reply(label: str, intensity: str | None, topic: str | None, name: str) -> st
         name: Name of the remark: different ones get different replies.
     """
     known = replies(label, intensity, topic)
-    return known[int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) % len(known)]
+    return known[_draw(name) % len(known)]
+
+
+def contexts() -> list[list[dict[str, str]]]:
+    """Returns what may have been said before a remark: turns of `user` and `assistant` in turn, the user first.
+
+    They fit any tone of voice.
+    """
+    roles = ("user", "assistant")
+    return [
+        [{"role": roles[number % 2], "content": content} for number, content in enumerate(turns)]
+        for turns in _table()["contexts"]
+    ]
+
+
+def context(name: str) -> list[dict[str, str]]:
+    """Returns what was said before one remark: in two of three cases nothing.
+
+    Args:
+        name: Decides which. It must not depend on the tone of the remark.
+    """
+    known = contexts()
+    drawn = _draw(f"context/{name}") % (3 * len(known))
+    return known[drawn] if drawn < len(known) else []
+
+
+def _draw(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from e2v_port.checkpoints.clients import HuggingFace
 from e2v_port.checkpoints.hubs import offline_by_environment
-from e2v_port.errors import CheckpointError, RuntimeUnavailable
+from e2v_port.errors import CheckpointError, ModelNotFound, RuntimeUnavailable
 from e2v_port.host import own_settings
 from e2v_port.quiet import quiet
 
@@ -92,7 +93,11 @@ class Language:
     @property
     def bytes(self) -> int:
         """Size of its weights in memory."""
-        packed = (layer for layer in self.model.modules() if hasattr(layer, "_packed_params"))
+        packed = [
+            layer
+            for layer in self.model.modules()
+            if hasattr(layer, "in_features") and not hasattr(layer.weight, "numel")
+        ]
         plain = sum(weights.numel() * weights.element_size() for weights in self.model.parameters())
         return plain + sum(layer.in_features * layer.out_features for layer in packed)
 
@@ -292,6 +297,7 @@ def load(
 
     Raises:
         CheckpointError: Nothing can be loaded, or it has no chat template.
+        ModelNotFound: It is not on this machine while offline.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -309,11 +315,22 @@ def load(
         if "gguf_file" not in options:
             raise
         raise CheckpointError(f"{name}: reading GGUF needs two libraries: pip install gguf accelerate") from error
-    except Exception as error:  # OSError, ValueError, KeyError, SafetensorError: whatever a damaged file leads to
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise CheckpointError(f"{name}: no language model can be loaded: {reason}") from error
+    except OSError as error:
+        if local or not options["local_files_only"]:
+            raise _unusable(name, error) from error
+        raise ModelNotFound(
+            f"{name} is not on this machine and this run is offline: run once online, or name its folder"
+        ) from error
+    except Exception as error:  # ValueError, KeyError, SafetensorError: whatever a damaged file leads to
+        raise _unusable(name, error) from error
     if not tokenizer.chat_template:
         raise CheckpointError(f"{name}: has no chat template: use a model that was trained to answer (Instruct)")
     model.requires_grad_(False)
-    commit = "" if local else getattr(model.config, "_commit_hash", None) or ""
+    cached = None if local else HuggingFace(str(name), revision).cached("config.json")
+    commit = cached.parent.name if cached else ""  # of .../snapshots/COMMIT/config.json
     return Language(model.to(device).eval(), tokenizer, str(name), commit)
+
+
+def _unusable(name: str | Path, error: Exception) -> CheckpointError:
+    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    return CheckpointError(f"{name}: no language model can be loaded: {reason}")

@@ -67,6 +67,7 @@ class Speaking(Iterator[str]):
     Attributes:
         tone: As `Reply.tone`.
         notes: Those on the sound, as in `Reply.notes`.
+        tokens: Tokens that the language model has given so far.
     """
 
     def __init__(
@@ -80,9 +81,9 @@ class Speaking(Iterator[str]):
         limit: int = 0,
         started: float,
     ) -> None:
-        self.tone, self.notes = tone, tuple(notes)
+        self.tone, self.notes, self.tokens = tone, tuple(notes), 0
         self._started = started
-        self._seconds = {} if language is None else {"encoding": time.perf_counter() - started}
+        self._seconds = {} if language is None else {"encoding": self._passed}
         self._reply: Reply | None = None
         self._pieces = self._said(tokens, language, Sentences(words), limit)
 
@@ -107,36 +108,44 @@ class Speaking(Iterator[str]):
     def _said(
         self, tokens: Iterable[Sequence[int | None]], language: "Language | None", sentences: Sentences, limit: int
     ) -> Generator[str]:
-        text = passed = ""
-        ids: list[int] = []
-        if language is not None:
-            if piece := sentences.push(""):
-                text += piece
+        text = ""
+        for piece in self._checked(tokens, language, sentences) if language else ():
+            text += piece
+            if piece:
                 yield piece
-            for (token,) in tokens if not sentences.over else ():
-                self._seconds.setdefault("first_token", time.perf_counter() - self._started)
-                if token is not None:
-                    ids.append(token)
-                # A letter may take several tokens; until the last of them, its bytes decode to replacement characters.
-                known = language.text(ids).rstrip("\ufffd")
-                piece, passed = sentences.push(known[len(passed) :]), max(known, passed, key=len)
-                if piece:
-                    text += piece
-                    yield piece
-                if sentences.over:
-                    break
-            if not sentences.over:
-                piece = sentences.push(language.text(ids)[len(passed) :]) + sentences.finish()
-                if piece:
-                    text += piece
-                    yield piece
         notes = [*self.notes]
         if sentences.why:
             notes.append(f"the answer was changed: {sentences.why}")
-        elif len(ids) == limit > 0:
+        elif self.tokens == limit > 0:
             notes.append(f"the answer was ended after {limit} tokens")
-        seconds = {**self._seconds, "total": time.perf_counter() - self._started}
+        seconds = {**self._seconds, "total": self._passed}
         self._reply = Reply(text, self.tone, tuple(notes), seconds)
+
+    def _checked(
+        self, tokens: Iterable[Sequence[int | None]], language: "Language", sentences: Sentences
+    ) -> Iterator[str]:
+        yield sentences.push("")
+        if sentences.over:
+            return  # the remark itself asks for a fixed answer
+        ids: list[int] = []
+        given = ""
+        for (token,) in tokens:
+            self._seconds.setdefault("first_token", self._passed)
+            self.tokens += 1
+            ids += [] if token is None else [token]
+            # A letter may take several tokens; until the last of them, its bytes decode to replacement characters.
+            known = language.text(ids).rstrip("\ufffd")
+            if len(known) > len(given):
+                piece, given = known[len(given) :], known
+                yield sentences.push(piece)
+                if sentences.over:
+                    return
+        self._seconds.setdefault("first_token", self._passed)
+        yield sentences.push(language.text(ids)[len(given) :]) + sentences.finish()
+
+    @property
+    def _passed(self) -> float:
+        return time.perf_counter() - self._started
 
 
 class SpeechLM:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from e2v_port.errors import CheckpointError
@@ -85,7 +85,7 @@ def write(stored: Stored, folder: Path, card: str) -> None:
     }
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / WEIGHTS) as partial:
-        save_file(halved, partial)
+        partial.write_bytes(save(halved))  # save_file would let nobody else read it
     with replacing(folder / "README.md") as partial:
         partial.write_text(card, "utf-8", newline="\n")
     with replacing(folder / "config.json") as partial:
@@ -138,6 +138,11 @@ def merged(stored: Stored, language: Language) -> Adapter | None:
     Raises:
         CheckpointError: The tensors do not fit.
     """
+    if stored.adapter and stored.adapter.words != language.width:
+        raise CheckpointError(
+            f"{language.name}: embeddings of {language.width} numbers, the adapter gives {stored.adapter.words}: load "
+            f"{stored.language['name']}"
+        )
     layers = dict(language.model.named_modules())
     names = {name.rpartition(".")[0] for name in stored.low_rank}
     for name in sorted(names):
@@ -151,11 +156,6 @@ def merged(stored: Stored, language: Language) -> Adapter | None:
             ) from error
     if stored.adapter is None:
         return None
-    if stored.adapter.words != language.width:
-        raise CheckpointError(
-            f"{language.name}: embeddings of {language.width} numbers, the adapter gives {stored.adapter.words}: load "
-            f"{stored.language['name']}"
-        )
     adapter = Adapter(stored.adapter)
     try:
         adapter.load_state_dict(dict(stored.tensors))

@@ -1,5 +1,6 @@
 """e2v dialogue prepare."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +27,15 @@ Words = Annotated[
     str | None,
     typer.Option(metavar="MODEL", help="Whisper model that reads the words of clips whose corpus does not give them."),
 ]
+Rewriter = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Language model that rewrites the replies: address of an OpenAI-compatible endpoint, such as "
+        "http://127.0.0.1:8080/v1. It gets replies and labels only. Its key, if it needs one: E2V_REWRITER_KEY.",
+    ),
+]
+RewriterModel = Annotated[str | None, typer.Option(metavar="NAME", help="Name of that language model.")]
 Unbalanced = Annotated[
     bool,
     typer.Option("--unbalanced", help="Keep sentences that are not said equally often in every tone of their corpus."),
@@ -47,6 +57,8 @@ def prepare(
     emotion: Emotion = "bundled",
     speaker: Speaker = "bundled-voices",
     words: Words = None,
+    rewriter: Rewriter = None,
+    rewriter_model: RewriterModel = None,
     dev: Dev = "",
     test: Test = "",
     unbalanced: Unbalanced = False,
@@ -59,14 +71,18 @@ def prepare(
     """
     if out.exists() and not out.is_dir():
         fail(f"--out {out}: is a file, not a folder")
+    if (rewriter is None) != (rewriter_model is None):
+        fail("--rewriter and --rewriter-model go together: pass both, or neither")
     from e2v_port.dialogue import features
     from e2v_port.dialogue.prepare import prepare as make
     from e2v_port.dialogue.prepare import write
+    from e2v_port.dialogue.rewrite import Chat, distinct, rewrite
     from e2v_port.evaluation.datasets import SPLITS
     from e2v_port.evaluation.readers import read
     from e2v_port.llm.encoders import load as load_encoders
     from e2v_port.transcribe.load import load as load_reader
 
+    chat = Chat(rewriter, rewriter_model, os.environ.get("E2V_REWRITER_KEY")) if rewriter and rewriter_model else None
     corpora = [read(spec) for spec in corpus]
     encoders = about = None
     if semantic:
@@ -83,6 +99,9 @@ def prepare(
             balance=not unbalanced,
             step=advance,
         )
+    if chat:
+        with progress_bar(len(distinct(dialogues)), "rewriting") as advance:
+            dialogues = rewrite(dialogues, chat, out, advance)
     if encoders:
         parts, failed = {}, []
         with progress_bar(sum(map(len, dialogues.parts.values())), "encoding") as advance:
