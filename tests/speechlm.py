@@ -84,10 +84,13 @@ def toy_language(folder: Path, architecture: str = "Llama", *, width: int = 32, 
         eos_token_id=wrapped.eos_token_id,
         pad_token_id=wrapped.pad_token_id,
         tie_word_embeddings=True,
+        initializer_range=0.2,  # as the layers are narrow; with the usual 0.02 they pass almost nothing on
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = getattr(transformers, f"{architecture}ForCausalLM")(config)
+        # With embeddings as small, no low-rank matrix could make one word much likelier than another.
+        model.get_input_embeddings().weight.data *= 2.5
     model.generation_config.eos_token_id = wrapped.eos_token_id
     model.save_pretrained(folder)
     return folder
@@ -203,7 +206,7 @@ def toy_model(
         if hears == "speech":
             settings = {"width": 32, "heads": 4, "hidden": 32, **sizes}
             config = AdapterConfig(widths[0], width, LABELS, widths[1], widths[2], **settings)
-            tensors = dict(Adapter(config, loudness=0.02).state_dict())
+            tensors = dict(Adapter(config, loudness=0.5).state_dict())
     write(
         Stored(
             hears=hears,

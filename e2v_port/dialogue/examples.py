@@ -1,7 +1,7 @@
 """Reads dialogues back: what `e2v dialogue prepare` wrote, as examples to train and test a speech language model on."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e2v_port.dialogue import features
+from e2v_port.dialogue.replies import LABELS
 from e2v_port.errors import CorpusError
 from e2v_port.llm.adapter import Statistics
 from e2v_port.llm.language import Turn
 
-__all__ = ["Example", "read", "statistics"]
+__all__ = ["Example", "batches", "read", "statistics"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,8 @@ def read(folder: Path, part: str) -> list[Example]:
 
 def _example(row: dict[str, Any], folder: Path) -> Example:
     context = tuple(Turn(turn["role"], turn["content"]) for turn in row["context"])
+    if row["emotion_label"] not in LABELS:
+        raise ValueError(f"emotion_label is none of {', '.join(LABELS)}")
     for name in ("transcript", "emotion_label", "assistant_reply", "corpus", "speaker"):
         if not isinstance(row[name], str):
             raise ValueError(f"{name} is no text")
@@ -105,16 +108,16 @@ def _example(row: dict[str, Any], folder: Path) -> Example:
     )
 
 
-def statistics(examples: Iterable[Example]) -> Statistics:
-    """Returns the mean and deviation of each feature over all frames of examples.
+def statistics(clips: Iterable[Mapping[str, NDArray[Any]]]) -> Statistics:
+    """Returns the mean and deviation of each feature over all frames of clips.
 
-    Raises:
-        CorpusError, E2VError: See `Example.load`.
+    Args:
+        clips: Features by encoder, as of `Example.load`.
     """
     sums: dict[str, list[NDArray[np.float64]]] = {}
     counts: dict[str, int] = {}
-    for example in examples:
-        for name, values in example.load().items():
+    for clip in clips:
+        for name, values in clip.items():
             frames = np.atleast_2d(values).astype(np.float64)
             first, second = sums.setdefault(name, [np.zeros(frames.shape[1]), np.zeros(frames.shape[1])])
             first += frames.sum(0)

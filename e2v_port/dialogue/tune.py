@@ -1,19 +1,22 @@
 """Stage 2: tunes the language model, by low-rank matrices, and the adapter together, on the replies."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from e2v_port.dialogue.align import one_cycle
 from e2v_port.dialogue.augment import masked
 from e2v_port.dialogue.examples import Example, batches
 from e2v_port.dialogue.recipe import Recipe
-from e2v_port.llm.adapter import Adapter, heard
+from e2v_port.llm.adapter import Adapter, gathered
 from e2v_port.llm.language import Language
+from e2v_port.quiet import quiet
+from e2v_port.training.task import seeded
 
 __all__ = ["Tuning", "described", "low_rank"]
 
@@ -29,7 +32,8 @@ def low_rank(language: Language, rank: int, alpha: int) -> None:
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM")
-    language.model = get_peft_model(language.model, config)
+    with quiet():  # peft asks transformers for what it calls deprecated
+        language.model = get_peft_model(language.model, config)
 
 
 def described(clip: Example, hears: str, label: str | None = None) -> str:
@@ -49,10 +53,11 @@ class Tuning:
 
     Attributes:
         language: With low-rank matrices.
-        adapter: None if the language model gets text.
+        adapter: On the same device; None if the language model gets text.
         recipe: The settings.
         train: The training clips.
-        load: Returns the features of a clip.
+        load: Returns the features of a clip, `shortened`.
+        curve: Losses of each step so far: `text`, of the replies, and `emotion`, of the adapter's own estimate.
     """
 
     language: Language
@@ -60,6 +65,7 @@ class Tuning:
     recipe: Recipe
     train: Sequence[Example]
     load: Callable[[Example], Mapping[str, Any]]
+    curve: list[dict[str, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.parameters = [p for p in self.language.model.parameters() if p.requires_grad]
@@ -69,13 +75,21 @@ class Tuning:
         size = min(self.recipe.clips or len(self.train), len(self.train))
         self.size = size - size % self.recipe.batch or size
         self.per_epoch = -(-self.size // self.recipe.batch)
-        self.steps = 0
-        self.curve: list[dict[str, float]] = []
+
+    @property
+    def steps(self) -> int:
+        """Steps that are done."""
+        return len(self.curve)
 
     @property
     def total(self) -> int:
         """Steps of the whole training."""
         return self.recipe.tuning * self.per_epoch
+
+    @property
+    def settled(self) -> bool:
+        """Whether no gradient waits for the next steps, so that weights and optimizer are the whole state."""
+        return self.steps % self.recipe.accumulate == 0 or self.steps == self.total
 
     def order(self, epoch: int) -> list[list[int]]:
         """Returns the clips of each step of an epoch; they depend on the seed and its number alone."""
@@ -85,35 +99,51 @@ class Tuning:
         return [[int(chosen[i]) for i in step] for step in batches(sizes, self.recipe.batch, draw)]
 
     def step(self) -> dict[str, float]:
-        """Trains one step and returns its losses."""
+        """Trains one step and returns its losses; what is drawn depends on the seed and its number alone."""
         recipe = self.recipe
         epoch, number = divmod(self.steps, self.per_epoch)
         clips = [self.train[index] for index in self.order(epoch)[number]]
         draw = np.random.default_rng((recipe.seed, 3, self.steps))
-        torch.manual_seed(int(draw.integers(2**31)))
-        self.language.model.train()
-        answers = [[*self.language.ids(clip.reply), self.language.tokenizer.eos_token_id] for clip in clips]
-        prompts = [self.language.prompt(recipe.system, clip.context) for clip in clips]
-        emotion = torch.zeros(())
-        if self.adapter is None:
-            remarks = [self.language.embed(self.language.ids(described(clip, recipe.hears))) for clip in clips]
-        else:
-            self.adapter.train()
-            fused = self.adapter(
-                heard([masked(self.load(clip), recipe.masked, draw) for clip in clips], self.adapter.config)
-            )
-            remarks = [tokens[mask] for tokens, mask in zip(fused.tokens, fused.mask, strict=True)]
-            labels = [self.adapter.config.labels.index(clip.emotion) for clip in clips]
-            emotion = F.cross_entropy(fused.emotions, torch.tensor(labels))
-        text = self.language.loss(self.language.batch(prompts, remarks, answers))
-        loss = text + recipe.emotion_weight * emotion
-        (loss / recipe.accumulate).backward()
-        if (self.steps + 1) % recipe.accumulate == 0 or self.steps + 1 == self.total:
+        with seeded(int(draw.integers(2**31))):
+            self.language.model.train()
+            if self.adapter is not None:
+                self.adapter.train()
+            text, emotion = self._losses(clips, lambda clip: masked(self.load(clip), recipe.masked, draw))
+            ((text + recipe.emotion_weight * emotion) / recipe.accumulate).backward()
+        rate = recipe.rate * one_cycle(self.steps / self.total)
+        self.curve.append({"text": float(text.detach()), "emotion": float(emotion.detach())})
+        if self.settled:
             for group in self.optimizer.param_groups:
-                group["lr"] = recipe.rate * one_cycle(self.steps / self.total)
+                group["lr"] = rate
             torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
             self.optimizer.step()
             self.optimizer.zero_grad()
-        self.steps += 1
-        self.curve.append({"text": float(text.detach()), "emotion": float(emotion.detach())})
         return self.curve[-1]
+
+    def loss(self, clips: Sequence[Example]) -> float:
+        """Returns the mean loss of the replies to clips that are not trained on."""
+        self.language.model.eval()
+        if self.adapter is not None:
+            self.adapter.eval()
+        total = 0.0
+        with torch.no_grad():
+            for start in range(0, len(clips), self.recipe.batch):
+                some = clips[start : start + self.recipe.batch]
+                total += float(self._losses(some, self.load)[0]) * len(some)
+        return total / len(clips)
+
+    def _losses(self, clips: Sequence[Example], load: Callable[[Example], Mapping[str, Any]]) -> tuple[Tensor, Tensor]:
+        """Returns the loss of the replies, and that of the adapter's estimate of the emotion."""
+        language, device = self.language, self.language.device
+        answers = [[*language.ids(clip.reply), language.tokenizer.eos_token_id] for clip in clips]
+        prompts = [language.prompt(self.recipe.system, clip.context) for clip in clips]
+        if self.adapter is None:
+            remarks = [language.embed(language.ids(described(clip, self.recipe.hears))) for clip in clips]
+            emotion = torch.zeros((), device=device)
+        else:
+            config = self.adapter.config
+            fused = self.adapter(gathered([load(clip) for clip in clips], config).to(device))
+            remarks = [tokens[mask] for tokens, mask in zip(fused.tokens, fused.mask, strict=True)]
+            labels = torch.tensor([config.labels.index(clip.emotion) for clip in clips], device=device)
+            emotion = F.cross_entropy(fused.emotions, labels)
+        return language.loss(language.batch(prompts, remarks, answers)), emotion

@@ -23,7 +23,18 @@ from torch import Tensor, nn
 
 from e2v_port.errors import CheckpointError
 
-__all__ = ["FUSIONS", "Adapter", "AdapterConfig", "Fused", "Heard", "Statistics", "heard"]
+__all__ = [
+    "FUSIONS",
+    "Adapter",
+    "AdapterConfig",
+    "Fused",
+    "Heard",
+    "Statistics",
+    "averaged",
+    "gathered",
+    "heard",
+    "shortened",
+]
 
 Fusion = Literal["frames", "broadcast", "prefix"]
 FUSIONS: tuple[Fusion, ...] = ("frames", "broadcast", "prefix")
@@ -54,11 +65,11 @@ class AdapterConfig:
     emotion: int | None = None
     speaker: int | None = None
     fusion: Fusion = "frames"
-    width: int = 512
-    heads: int = 8
+    width: int = 256
+    heads: int = 4
     average: int = 4
     stack: int = 4
-    hidden: int = 1024
+    hidden: int = 512
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
@@ -154,6 +165,28 @@ def heard(clips: Sequence[Mapping[str, NDArray[Any]]], config: AdapterConfig) ->
     Raises:
         CheckpointError: Features are missing or of another width than the adapter's.
     """
+    return gathered([shortened(clip, config.average) for clip in clips], config)
+
+
+def shortened(clip: Mapping[str, NDArray[Any]], average: int) -> dict[str, NDArray[Any]]:
+    """Returns the features of a clip with its frames averaged, which is all that an adapter reads of them.
+
+    Args:
+        clip: Features by encoder.
+        average: Neighboring frames that become one.
+    """
+    return {
+        name: values if values.ndim == 1 else averaged(values, average).astype(np.float16)
+        for name, values in clip.items()
+    }
+
+
+def gathered(clips: Sequence[Mapping[str, NDArray[Any]]], config: AdapterConfig) -> Heard:
+    """Returns the batch of `heard`, of clips that are `shortened` already.
+
+    Raises:
+        CheckpointError: As `heard`.
+    """
     wanted = {"semantic": config.semantic, "emotion": config.emotion, "speaker": config.speaker}
     for clip in clips:
         for name, width in wanted.items():
@@ -162,10 +195,10 @@ def heard(clips: Sequence[Mapping[str, NDArray[Any]]], config: AdapterConfig) ->
                 raise CheckpointError(
                     f"the adapter reads {width} {name} features, these have {found}: use the encoders it was made with"
                 )
-    semantic, semantic_mask = _padded([averaged(clip["semantic"], config.average) for clip in clips])
+    semantic, semantic_mask = _padded([clip["semantic"] for clip in clips])
     emotion = emotion_mask = speaker = None
     if config.emotion is not None:
-        emotion, emotion_mask = _padded([averaged(clip["emotion"], config.average) for clip in clips])
+        emotion, emotion_mask = _padded([clip["emotion"] for clip in clips])
     if config.speaker is not None:
         speaker = torch.from_numpy(np.stack([clip["speaker"] for clip in clips]).astype(np.float32))
     return Heard(semantic, semantic_mask, emotion, emotion_mask, speaker)
@@ -178,12 +211,12 @@ def averaged(frames: NDArray[Any], number: int) -> NDArray[np.float32]:
     return (sums / np.diff([*starts, len(frames)])[:, None]).astype(np.float32)
 
 
-def _padded(frames: Sequence[NDArray[np.float32]]) -> tuple[Tensor, Tensor]:
+def _padded(frames: Sequence[NDArray[Any]]) -> tuple[Tensor, Tensor]:
     longest = max(map(len, frames))
     values = torch.zeros(len(frames), longest, frames[0].shape[-1])
     mask = torch.zeros(len(frames), longest, dtype=torch.bool)
     for row, clip in enumerate(frames):
-        values[row, : len(clip)] = torch.from_numpy(clip)
+        values[row, : len(clip)] = torch.from_numpy(clip.astype(np.float32))
         mask[row, : len(clip)] = True
     return values, mask
 

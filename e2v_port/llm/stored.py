@@ -20,8 +20,9 @@ from e2v_port.errors import CheckpointError
 from e2v_port.files import replacing
 from e2v_port.llm.adapter import Adapter, AdapterConfig
 from e2v_port.llm.language import Language
+from e2v_port.version import __version__
 
-__all__ = ["FORMAT", "Stored", "merged", "read", "write"]
+__all__ = ["FORMAT", "WEIGHTS", "Stored", "matrices", "merged", "read", "write"]
 
 FORMAT = 1  # of config.json and of the names in adapter.safetensors; a reader refuses any other
 WEIGHTS = "adapter.safetensors"
@@ -82,6 +83,7 @@ def write(stored: Stored, folder: Path, card: str) -> None:
         "encoders": {name: value and dict(value) for name, value in stored.encoders.items()},
         "adapter": stored.adapter and stored.adapter.to_dict(),
         "training": dict(stored.training),
+        "converter": f"e2v-port {__version__}",  # marks the folder as one that a training may replace
     }
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / WEIGHTS) as partial:

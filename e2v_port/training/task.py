@@ -273,13 +273,15 @@ def working(
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seeds torch's random numbers on the CPU inside the block, and restores their state after it.
+    """Seeds torch's random numbers inside the block, and restores the state of those on the CPU after it.
 
     Blocks in other threads wait, so that trainings in one process do not disturb each other.
     """
     with _drawing:
         before = torch.get_rng_state()
         torch.default_generator.manual_seed(seed)
+        if torch.cuda.is_initialized():
+            torch.cuda.manual_seed_all(seed)
         try:
             yield
         finally:
