@@ -1,5 +1,6 @@
 """e2v dialogue evaluate."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from e2v_port.cli.options import Offline
-from e2v_port.cli.output import need_folder, print_table, progress_bar
+from e2v_port.cli.output import fail, need_folder, print_table, progress_bar
 from e2v_port.files import printable
 
 __all__ = ["evaluate"]
@@ -56,6 +57,18 @@ JudgeFile = Annotated[
         show_default=False,
     ),
 ]
+RaterUrl = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Language model that rates the empathy of replies, such as http://127.0.0.1:8080/v1. It gets words, "
+        "labels and replies. Its key, if it needs one: E2V_RATER_KEY.",
+        show_default=False,
+    ),
+]
+RaterModel = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Name of the model at --rater.", show_default=False)
+]
 Language = Annotated[
     str | None,
     typer.Option(
@@ -75,6 +88,8 @@ def evaluate(
     part: Part = "test",
     labels_of: LabelsOf = None,
     judge: JudgeFile = None,
+    rater: RaterUrl = None,
+    rater_model: RaterModel = None,
     language: Language = None,
     device: Device = "cpu",
     show: Show = 10,
@@ -86,11 +101,15 @@ def evaluate(
     Run the same command again to resume after an interruption.
     """
     need_folder("--out", out)
-    from e2v_port.dialogue.scoring import report, written
+    if (rater is None) != (rater_model is None):
+        fail("--rater and --rater-model go together: pass both, or neither")
+    from e2v_port.dialogue.rewrite import Chat
+    from e2v_port.dialogue.scoring import empathy, report, written
     from e2v_port.dialogue.scoring.evaluate import REPLIES
     from e2v_port.dialogue.scoring.evaluate import evaluate as evaluate_
     from e2v_port.dialogue.scoring.tone import Classifier, sentences
 
+    chat = Chat(rater, rater_model, os.environ.get("E2V_RATER_KEY")) if rater and rater_model else None
     evaluation = evaluate_(
         model,
         dialogues,
@@ -98,6 +117,7 @@ def evaluate(
         part=part,
         judges=[Classifier(*sentences(judge))] if judge else [],
         labels_of=labels_of,
+        rater=empathy.asking(chat.ask) if chat else None,
         language=language,
         device=device,
         seed=seed,

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from e2v_port.dialogue.align import text_states
 from e2v_port.dialogue.examples import Example
 from e2v_port.dialogue.replies import LABELS
 from e2v_port.dialogue.scoring.written import Run
@@ -202,8 +203,7 @@ class _Hearing:
     """
 
     def __init__(self, words: language.Language, known: tuple[str, ...]) -> None:
-        states = words.states(known)
-        self._states = F.normalize(states - states.mean(0), dim=1)
+        self._states = text_states(words, known)
         self._known = known
         self._device = words.device
         self.tones: dict[int, str] = {}

@@ -10,6 +10,7 @@ import numpy as np
 from e2v_port.dialogue.examples import Example
 from e2v_port.dialogue.scoring.similarity import said
 from e2v_port.evaluation.metrics import Integers
+from e2v_port.llm.language import Turn
 
 __all__ = ["Pairs", "pairs"]
 
@@ -28,10 +29,10 @@ class Pairs:
 
 
 def pairs(examples: Sequence[Example]) -> Pairs:
-    """Finds all pairs of clips of the same speaker, corpus and words."""
-    cells: dict[tuple[str, str, tuple[str, ...]], list[int]] = defaultdict(list)
+    """Finds all pairs of clips of the same speaker, with the same words, after the same was said before."""
+    cells: dict[tuple[str, tuple[str, ...], tuple[Turn, ...]], list[int]] = defaultdict(list)
     for index, example in enumerate(examples):
-        cells[example.corpus, example.speaker, said(example.words)].append(index)
+        cells[example.speaker, said(example.words), example.context].append(index)
     other, same = [], []
     for cell in cells.values():
         for first, second in combinations(cell, 2):
