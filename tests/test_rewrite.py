@@ -22,6 +22,7 @@ from e2v_port.dialogue.rewrite import FILE, Chat, fault, rewrite
 from e2v_port.errors import ChatError, CorpusError
 from e2v_port.evaluation.datasets import SPLITS, Utterance
 from e2v_port.evaluation.readers import read
+from e2v_port.llm.safety import checked
 
 GOOD = "You sound cross. Tell me what went wrong."
 
@@ -262,3 +263,27 @@ def test_contexts_take_turns_and_hold_no_reply() -> None:
     for turns in contexts():
         assert [turn["role"] for turn in turns] == ["user", "assistant"] * (len(turns) // 2)
         assert not replied & {turn["content"] for turn in turns}
+
+
+def test_a_real_language_model_rewrites_replies(endpoint: Endpoint, smollm2: Path, tmp_path: Path) -> None:
+    """SmolLM2 at the endpoint, whose answers are checked like those of any other."""
+    import torch
+
+    from e2v_port.llm import language
+
+    loaded = language.load(smollm2)
+
+    def answer(request: dict[str, Any]) -> tuple[int, dict[str, str], str]:
+        messages = request["body"]["messages"]
+        text = loaded.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        ids = torch.tensor([loaded.ids(text)])
+        found = loaded.model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=30)
+        return said(loaded.text(found[0, ids.shape[1] :].tolist()))
+
+    endpoint.answer = answer
+    written = [reply(label, "normal", None, str(i)) for label in ("angry", "happy", "sad") for i in range(2)]
+    found = texts(rewrite(dialogues(*written), Chat(endpoint.url, "smollm2"), tmp_path))
+    rows = [json.loads(line) for line in (tmp_path / FILE).read_text().splitlines()]
+    assert found == [row["reply"] if row["why"] else row["rewritten"] for row in rows]
+    assert found != written, "none of its answers could be used"
+    assert all(checked(text).why is None for text in found)
