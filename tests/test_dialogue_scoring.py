@@ -27,7 +27,7 @@ from e2v_port.dialogue.scoring.evaluate import evaluate
 from e2v_port.dialogue.scoring.figures import Evaluation, evaluation
 from e2v_port.dialogue.scoring.pairs import pairs
 from e2v_port.dialogue.scoring.tone import Classifier, Lexicon, sentences
-from e2v_port.errors import CheckpointError, CorpusError
+from e2v_port.errors import CheckpointError, CorpusError, ModelNotFound
 from e2v_port.evaluation.bootstrap import Bootstrap
 from e2v_port.llm import language, stored
 from e2v_port.llm.adapter import heard
@@ -448,7 +448,7 @@ def test_finished_models_are_not_run_again(toys: Path, evaluated: tuple[Path, Do
         again = evaluate(models, toys / "dialogues", out, offline=True)
         assert (out / "replies.jsonl").read_bytes() == before
         assert [each.name for each in again.models][1:] == ["speech", "words", "label (true label)"]
-        with pytest.raises(CheckpointError):
+        with pytest.raises(ModelNotFound, match="language"):
             evaluate(models, toys / "dialogues", out, part="dev", offline=True)
         assert (out / "replies.jsonl").read_bytes() == before
         once = evaluate([toys / "words"], toys / "dialogues", toys / "other", language=str(toys / "elsewhere"))
