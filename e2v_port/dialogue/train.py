@@ -1,6 +1,7 @@
 """Trains a speech language model on dialogues and writes its folder and its report."""
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 
+from e2v_port.checkpoints.hubs import offline_by_environment
 from e2v_port.dialogue import features
 from e2v_port.dialogue import report as pages
 from e2v_port.dialogue.examples import Example, read
@@ -58,7 +60,7 @@ def train(
         device: `auto`, `cpu` or `cuda`; the language model is in bfloat16 on `cuda`, in float32 elsewhere.
         number_of_threads: Number of threads of torch; by default its own choice.
         restart: Whether to discard an interrupted training and replace an existing model.
-        offline: Never open a connection.
+        offline: Never open a connection; `E2V_OFFLINE=1` does the same.
         progress: Receives a line per epoch or minute.
 
     Returns:
@@ -72,6 +74,7 @@ def train(
         OSError: The disk is full.
     """
     device = _device(device)
+    language = os.path.abspath(language) if os.path.exists(language) else language
     if 2 in recipe.stages:
         import_module("peft")  # raises at once rather than after stage 1
     clips = {part: read(dialogues, part) for part in PARTS}
@@ -195,7 +198,7 @@ def _licence(language: str, revision: str | None, offline: bool) -> str:
             language,
             "README.md",
             revision=revision,
-            local_files_only=offline,
+            local_files_only=offline or offline_by_environment(),
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
         )

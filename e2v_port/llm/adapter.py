@@ -131,7 +131,7 @@ class Heard:
 
     def to(self, device: torch.device | str) -> "Heard":
         """Returns the same on another device."""
-        moved = (value if value is None else value.to(device) for value in self.__dict__.values())
+        moved: list[Any] = [value if value is None else value.to(device) for value in self.__dict__.values()]
         return Heard(*moved)
 
 

@@ -235,7 +235,8 @@ def working(
 ) -> Iterator[Path]:
     """Provides the hidden folder that holds the state of an unfinished training.
 
-    The folder is `.NAME.training` next to `out`. It stays if an exception leaves the block, and is deleted otherwise.
+    The folder is `.NAME.training` next to `out`. It is deleted at the end, unless an exception leaves the block after
+    something was written to it.
 
     Args:
         out: Folder the model will be written to.
@@ -267,7 +268,12 @@ def working(
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(stored) as partial:
             partial.write_text(json.dumps(settings, indent=2), "utf-8")
-    yield folder
+    try:
+        yield folder
+    except BaseException:
+        if os.listdir(folder) == [stored.name]:  # there is nothing to resume
+            shutil.rmtree(folder)
+        raise
     shutil.rmtree(folder)
 
 
