@@ -99,8 +99,11 @@ def labels_of(
         E2VError: The model cannot be loaded, or has no labels.
     """
     file = folder / _LABELS
-    known: dict[str, dict[str, str]] = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-    found = dict(known.get(model, {}))
+    try:
+        known: dict[str, dict[str, str]] = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+        found = dict(known.get(model, {}))
+    except (ValueError, AttributeError) as error:
+        raise CorpusError(f"{file}: damaged ({error}): remove it and evaluate again") from error
     lacking = [example.audio for example in examples if str(example.audio) not in found]
     if lacking:
         from e2v_port.models.load import load
