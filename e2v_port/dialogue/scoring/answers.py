@@ -193,8 +193,8 @@ def answer(
         contender.hears,
         key(contender, examples, labels, name, limit),
         tuple(replies[index] for index in order),
-        hearing and tuple(hearing.tones[index] for index in order),
-        hearing and tuple(hearing.nearest[index] for index in order),
+        tuple(hearing.tones[index] for index in order) if hearing else None,
+        tuple(hearing.nearest[index] for index in order) if hearing else None,
     )
 
 

@@ -296,7 +296,8 @@ class _Sample:
         if not len(holds):
             return None
         each = np.stack([np.ones(len(holds), np.float32), holds.astype(np.float32)], axis=1)
-        return self._bootstrap.figure(metrics.share, each.sum(0), counts @ each)
+        whole, draws = each.sum(0, dtype=np.float64), np.asarray(counts @ each, np.float64)
+        return self._bootstrap.figure(metrics.share, whole, draws)
 
 
 def _confusions(truth: Integers, predicted: Integers) -> Array:

@@ -39,7 +39,7 @@ def each_bleu(texts: Sequence[str], known: Sequence[tuple[str, ...]]) -> Array:
 
 @cache
 def _counted(text: str, known: tuple[str, ...]) -> tuple[int, ...]:
-    from sacrebleu.metrics import BLEU
+    from sacrebleu.metrics.bleu import BLEU
 
     # `effective_order` is for the scores of sentences, which are not used; it changes no count.
     found = BLEU(effective_order=True).sentence_score(text, list(known))
@@ -48,7 +48,7 @@ def _counted(text: str, known: tuple[str, ...]) -> tuple[int, ...]:
 
 def bleu(sums: Array) -> Array:
     """Returns corpus BLEU, 0 to 100, of sums [..., 10]: that of sacrebleu (Post 2018), Papineni et al. 2002."""
-    from sacrebleu.metrics import BLEU
+    from sacrebleu.metrics.bleu import BLEU
 
     rows = sums.reshape(-1, _COLUMNS).astype(int).tolist()
     scores = [
