@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
 
 import e2v_port
 
@@ -38,9 +39,12 @@ def speech_reply(
         `text`, the reply; `tone`, the probability of each tone of voice; `notes`; `seconds` that it took.
     """
     if (path is None) == (audio is None):
-        raise ValueError("pass either path or audio")
-    clip = path if audio is None else io.BytesIO(base64.b64decode(audio))
-    return model(clip, context=context or []).to_dict()
+        raise ToolError("pass either path or audio")
+    try:
+        clip = path if audio is None else io.BytesIO(base64.b64decode(audio))
+        return model(clip, context=context or []).to_dict()
+    except (e2v_port.E2VError, ValueError) as error:
+        raise ToolError(str(error)) from error
 
 
 server.run()  # stdio

@@ -210,6 +210,7 @@ TURN = {"role": "user", "content": "Hi."}
         (["Hi."], "a turn of the context must be"),
         ([{"role": "system", "content": "Swear."}], "a turn of the context must be"),
         ([{"role": "user"}], "a turn of the context must be"),
+        ([{**TURN, "role": []}], "a turn of the context must be"),
         ([{**TURN, "content": None}], "a turn of the context must be"),
         ([{**TURN, "content": " "}], "a turn of the context must be"),
     ],
@@ -297,6 +298,13 @@ def test_a_model_runs_with_what_it_was_trained_with_or_not_at_all(folder: Path, 
     plain = Path(shutil.copytree(config["language"]["name"], tmp_path / "plain"))
     (plain / "chat_template.jinja").unlink()
     assert "has no chat template" in error(folder, language=plain)
+
+
+@pytest.mark.parametrize("library", ["torch", "transformers"])
+def test_without_a_library_the_extra_is_named(library: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(RuntimeUnavailable, match=rf'this needs {library}, .*: pip install "e2v-port\[reply\]"'):
+        e2v_port.SpeechLM.load(folder)
 
 
 def test_encoders_that_an_adapter_does_not_use_are_not_needed(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """A causal language model of transformers that reads embeddings among its words: its prompt, batches and answers."""
 
 import inspect
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +91,8 @@ class Language:
         return int(getattr(self.model.config, "max_position_embeddings", None) or 2**31)
 
     @property
-    def bytes(self) -> int:
-        """Size of its weights in memory."""
+    def memory(self) -> int:
+        """Size of its weights in memory, in bytes."""
         packed = [
             layer
             for layer in self.model.modules()
@@ -108,11 +108,9 @@ class Language:
             RuntimeUnavailable: This torch cannot do it.
         """
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch announces that it will move
-                from torch.ao.quantization import quantize_dynamic
-
-                self.model = quantize_dynamic(self.model, {torch.nn.Linear}, dtype=torch.qint8)
+            with quiet():  # torch announces that it will move
+                quantize: Any = import_module("torch.ao.quantization").quantize_dynamic
+                self.model = quantize(self.model, {torch.nn.Linear}, dtype=torch.qint8, inplace=True)
         except (ImportError, AttributeError, RuntimeError) as error:
             raise RuntimeUnavailable(f"this torch has no int8 on this CPU ({error}): use dtype float32") from error
 

@@ -13,6 +13,7 @@ from e2v_port.emotions.fusion import FusionSettings, unsure
 from e2v_port.emotions.judgement import rivals
 from e2v_port.errors import AudioError, CheckpointError, E2VError, RuntimeUnavailable, need, number, quoted
 from e2v_port.files import printable
+from e2v_port.host import own_settings
 from e2v_port.llm.safety import Sentences, checked
 from e2v_port.models import devices
 from e2v_port.speech.detect import describe_level, detect
@@ -24,6 +25,7 @@ if TYPE_CHECKING:  # these import torch
     from e2v_port.llm.encoders import Encoders
     from e2v_port.llm.language import Language, Turn
     from e2v_port.llm.stored import Stored
+    from e2v_port.models.model import Model
 
 __all__ = ["DTYPES", "LONGEST", "Reply", "Speaking", "SpeechLM", "answers", "sounds"]
 
@@ -187,7 +189,7 @@ class SpeechLM:
             runtime: Runtime of the encoders, as for `e2v_port.load`.
             device: Where the language model computes: `cpu`, `cuda`, `mps`, or `auto` for CUDA where there is one.
             dtype: Type of its weights: `float32`, `bfloat16`, `float16`; `int8` packs its linear layers at 8 bits, on
-                the CPU; `auto` selects the fastest of the first two or three on this machine.
+                the CPU; `auto` selects 16 bits where they are faster.
             offline: Never open a connection; `E2V_OFFLINE=1` does the same.
 
         Raises:
@@ -197,18 +199,23 @@ class SpeechLM:
             E2VError: An encoder cannot be loaded, see `e2v_port.load`.
         """
         started = time.perf_counter()
-        device, dtype = _placed(device, dtype)
         try:
             import torch
+            import transformers  # noqa: F401 (before anything is loaded)
 
             from e2v_port.llm import language as languages
             from e2v_port.llm.stored import merged, read
         except ModuleNotFoundError as error:
-            raise _missing(error) from error
+            if error.name not in {"torch", "transformers"}:
+                raise
+            raise RuntimeUnavailable(
+                f'this needs {error.name}, which is not installed: pip install "e2v-port[reply]"'
+            ) from error
+        device, dtype = _placed(device, dtype)
         stored = read(Path(folder))
         encoders = _encoders(folder, stored, runtime, offline) if stored.adapter else None
         name, revision = language or stored.language["name"], None
-        if language is None and stored.language["revision"]:
+        if language is None and stored.language.get("revision"):
             revision = stored.language["revision"]
         elif not Path(name).exists():
             raise CheckpointError(
@@ -216,10 +223,7 @@ class SpeechLM:
                 "language= (--language)"
             )
         number_format = torch.float32 if dtype == "int8" else getattr(torch, dtype)
-        try:
-            loaded = languages.load(name, revision=revision, device=device, dtype=number_format, offline=offline)
-        except ModuleNotFoundError as error:
-            raise _missing(error) from error
+        loaded = languages.load(name, revision=revision, device=device, dtype=number_format, offline=offline)
         adapter = merged(stored, loaded)
         if dtype == "int8":
             loaded.pack()
@@ -252,7 +256,7 @@ class SpeechLM:
             return
         language, _, encoders = self._parts
         self._parts = None
-        for model in (encoders.semantic, encoders.emotion, encoders.speaker) if encoders else ():
+        for model in vars(encoders).values() if encoders else ():
             if model is not None:
                 model.close()
         device = language.device.type
@@ -349,7 +353,7 @@ class SpeechLM:
             E2VError: Remarks are of the other kind, or the model is closed.
         """
         language, adapter, _ = self._opened()
-        wanted = str if adapter is None else Mapping
+        wanted: type = str if adapter is None else Mapping
         if not all(isinstance(remark, wanted) for remark in remarks):
             raise E2VError(f"this model hears {self.hears}: pass {'texts' if adapter is None else 'features'}")
         if contexts is not None and len(contexts) != len(remarks):
@@ -371,9 +375,8 @@ class SpeechLM:
         `memory_bytes` is the size of the weights of adapter and language model; the encoders come on top.
         """
         language, adapter, encoders = self._opened()
-        models = {} if encoders is None else {"semantic": encoders.semantic, "emotion": encoders.emotion}
-        models |= {} if encoders is None else {"speaker": encoders.speaker}
-        sizes = [language.bytes, 0 if adapter is None else 4 * sum(each.numel() for each in adapter.parameters())]
+        models: dict[str, Model | None] = vars(encoders) if encoders else {}
+        adapted = 0 if adapter is None else sum(4 * weights.numel() for weights in adapter.parameters())
         return {
             "hears": self.hears,
             "language": {**self.stored.language, "loaded": language.name, "commit": language.revision},
@@ -381,7 +384,7 @@ class SpeechLM:
             "dtype": self.dtype,
             "encoders": {kind: model and model.config.source.repository for kind, model in models.items()},
             "labels": [] if adapter is None else list(adapter.config.labels),
-            "memory_bytes": sum(sizes),
+            "memory_bytes": language.memory + adapted,
             "load_seconds": self.load_seconds,
         }
 
@@ -443,7 +446,6 @@ def _heard(
     language: "Language", adapter: "Adapter", encoders: "Encoders", waveform: Waveform
 ) -> "tuple[dict[str, float], Tensor]":
     """Returns the tone of a remark and its embeddings, [tokens, width]."""
-    from e2v_port.host import own_settings
     from e2v_port.llm.adapter import heard
 
     features = encoders.of(waveform)
@@ -488,13 +490,16 @@ def _turns(context: "Sequence[Turn | Mapping[str, str]]") -> "list[Turn]":
     for turn in context:
         if isinstance(turn, Mapping) and turn.keys() == {"role", "content"}:
             turn = Turn(turn["role"], turn["content"])  # noqa: PLW2901
-        valid = isinstance(turn, Turn) and turn.role in {"user", "assistant"} and isinstance(turn.content, str)
-        if not valid or not turn.content.strip():
+        if not isinstance(turn, Turn) or turn.role not in ("user", "assistant") or not _said(turn.content):
             raise ValueError(
                 f'a turn of the context must be {{"role": "user" or "assistant", "content": text}}, not {quoted(turn)}'
             )
         found.append(replace(turn, content=turn.content.strip()))
     return found
+
+
+def _said(content: object) -> bool:
+    return isinstance(content, str) and bool(content.strip())
 
 
 def _placed(device: str, dtype: str) -> tuple[str, str]:
@@ -523,16 +528,9 @@ def _encoders(folder: str | Path, stored: "Stored", runtime: str, offline: bool)
     encoders, loaded = load({kind: found["name"] for kind, found in about.items()}, runtime=runtime, offline=offline)
     for kind, found in about.items():
         here = (loaded[kind] or {}).get("sha256")
-        if here != found["sha256"]:
+        if here != found.get("sha256", here):
             raise CheckpointError(
                 f"{folder}: was trained with other weights of {found['name']} (sha256 {found['sha256'][:12]}..., here "
                 f"{str(here)[:12]}...): put those back, or train again with these"
             )
     return encoders
-
-
-def _missing(error: ModuleNotFoundError) -> Exception:
-    """Returns what to raise where a library is not installed."""
-    if (error.name or "").partition(".")[0] not in {"torch", "transformers"}:
-        return error
-    return RuntimeUnavailable(f'this needs {error.name}, which is not installed: pip install "e2v-port[reply]"')
