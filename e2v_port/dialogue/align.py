@@ -82,7 +82,7 @@ class Aligning:
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.aligning_rate * one_cycle(number / (self.recipe.aligning * self.steps))
         self.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), 1.0)
         self.optimizer.step()
 

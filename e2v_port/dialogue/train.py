@@ -108,7 +108,7 @@ def train(
             system=recipe.system,
             language={"name": lm.name, "revision": lm.revision, "width": lm.width, "licence": licence},
             encoders={kind: each if used[kind] else None for kind, each in about.items()},
-            adapter=run.adapter and run.adapter.config,
+            adapter=run.adapter.config if run.adapter else None,
             tensors=run.adapter.state_dict() if run.adapter else {},
             low_rank=stored.matrices(lm.model) if 2 in recipe.stages else {},
             training={**_corpora(clips), "recipe": recipe.to_dict(), "seconds": run.seconds, **run.figures()},
@@ -189,7 +189,7 @@ def _corpora(clips: Mapping[str, Sequence[Example]]) -> dict[str, Any]:
 
 def _licence(language: str, revision: str | None, offline: bool) -> str:
     """Returns the license that the model card of a language model declares; `unknown` without one."""
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     if Path(language).exists():
         file: str | Path | None = Path(language) / "README.md"

@@ -109,7 +109,8 @@ class Tuning:
             if self.adapter is not None:
                 self.adapter.train()
             text, emotion = self._losses(clips, lambda clip: masked(self.load(clip), recipe.masked, draw))
-            ((text + recipe.emotion_weight * emotion) / recipe.accumulate).backward()
+            loss = (text + recipe.emotion_weight * emotion) / recipe.accumulate
+            loss.backward()  # type: ignore[no-untyped-call]
         rate = recipe.rate * one_cycle(self.steps / self.total)
         self.curve.append({"text": float(text.detach()), "emotion": float(emotion.detach())})
         if self.settled:

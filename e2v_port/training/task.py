@@ -286,7 +286,7 @@ def seeded(seed: int) -> Iterator[None]:
     with _drawing:
         before = torch.get_rng_state()
         torch.default_generator.manual_seed(seed)
-        if torch.cuda.is_initialized():
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.manual_seed_all(seed)
         try:
             yield
