@@ -1,6 +1,6 @@
 # make demo         emotions in speech with torch and with MLX, and a checkpoint converted for both
 # make test         the tests; ARGS="-k audio" runs some of them, ARGS="--full-size" those of full-size models as well
-# make weights      real weights for tests at full size, in build/weights: OpenAI's Whisper and SmolLM2-135M, 300 MB to download
+# make weights      real weights for tests at full size, in build/weights: Whisper and SmolLM2, 300 MB to download
 # make lint         ruff and mypy
 # make site         the page with the bundled model as static files, in build/site-app
 # make docs         the documentation site, in build/site; warnings are errors
