@@ -21,7 +21,18 @@ from e2v_port.emotions import taxonomy
 from e2v_port.emotions.estimates import Dimensions
 from e2v_port.emotions.taxonomy import Compound
 
-TABLES = ("emotions", "labels", "compounds", "dimensions", "emotion2vec", "corpora", "prosody", "replies", "safety")
+TABLES = (
+    "emotions",
+    "labels",
+    "compounds",
+    "dimensions",
+    "emotion2vec",
+    "corpora",
+    "prosody",
+    "replies",
+    "safety",
+    "tone_words",
+)
 LEVELS = ("low", "moderate", "high")
 AT = {"low": 0.2, "moderate": 0.5, "high": 0.8}  # a value of each level
 

@@ -29,6 +29,7 @@ _EXTRAS = {
     "peft": "dialogue",
     "sacrebleu": "dialogue",
     "rouge_score": "dialogue",
+    "sklearn": "dialogue",
 }
 
 _UsageError: Any = typer.BadParameter.__base__  # of every missing, unknown or invalid option; it has no public name

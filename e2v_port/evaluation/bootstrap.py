@@ -19,6 +19,9 @@ class Bootstrap:
 
     Every figure is a function of sums over clips, so a resample is a weighted sum of the sums of the units.
 
+    With corpora, each resample is stratified (Davison & Hinkley 1997, section 3.2): it has as many speakers of each
+    corpus as there are or, if a corpus has too few of them, as many clips of each speaker.
+
     Attributes:
         speakers: Number of speakers.
         resampled: Unit that is drawn, `speakers` or `clips`.
@@ -26,12 +29,16 @@ class Bootstrap:
         seed: Seed of the draws.
     """
 
-    def __init__(self, speakers: Sequence[str], seed: int) -> None:
+    def __init__(self, speakers: Sequence[str], seed: int, corpora: Sequence[str] | None = None) -> None:
         names = {name: i for i, name in enumerate(sorted(set(speakers)))}
         self.speakers = len(names)
-        self.resampled = "speakers" if len(names) >= FEWEST_SPEAKERS else "clips"
         of_speaker = np.array([names[name] for name in speakers], dtype=np.int64)
+        of_corpus = np.unique(corpora, return_inverse=True)[1] if corpora else np.zeros(len(speakers), np.int64)
+        fewest = min(len(np.unique(of_speaker[of_corpus == corpus])) for corpus in np.unique(of_corpus))
+        self.resampled = "speakers" if fewest >= FEWEST_SPEAKERS else "clips"
         self.units: Integers = of_speaker if self.resampled == "speakers" else np.arange(len(speakers))
+        strata = np.zeros_like(of_speaker) if not corpora else of_corpus if fewest >= FEWEST_SPEAKERS else of_speaker
+        self._strata = [np.unique(self.units[strata == stratum]) for stratum in np.unique(strata)]
         self._count = int(self.units.max()) + 1
         self.seed = seed
 
@@ -51,7 +58,8 @@ class Bootstrap:
     def _counts(self) -> Iterator[Integers]:
         generator = np.random.default_rng(self.seed)  # the same draws for every figure
         for _ in range(RESAMPLES):
-            yield np.bincount(generator.integers(self._count, size=self._count), minlength=self._count)
+            drawn = [units[generator.integers(len(units), size=len(units))] for units in self._strata]
+            yield np.bincount(np.concatenate(drawn), minlength=self._count)
 
     def figure(self, metric: Callable[[Array], Array], whole: Array, draws: Array) -> Figure:
         """Returns a metric of the sums over all clips, with its interval over the draws."""

@@ -2,7 +2,9 @@
 
 import typer
 
+from e2v_port.cli.dialogue.evaluate import evaluate
 from e2v_port.cli.dialogue.prepare import prepare
+from e2v_port.cli.dialogue.rate import rate
 from e2v_port.cli.dialogue.train import train
 from e2v_port.cli.options import Command
 
@@ -16,5 +18,5 @@ dialogue = typer.Typer(
     rich_markup_mode=None,
 )
 
-for _command in (prepare, train):  # in the order of the help
+for _command in (prepare, train, evaluate, rate):  # in the order of the help
     dialogue.command(cls=Command)(_command)

@@ -1,0 +1,101 @@
+"""Evaluates speech language models: runs them on a set of dialogues, and measures what they answer."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from e2v_port.dialogue import examples
+from e2v_port.dialogue.replies import LABELS
+from e2v_port.dialogue.scoring import answers, empathy, figures, written
+from e2v_port.dialogue.scoring.tone import Judge, Lexicon
+from e2v_port.errors import CorpusError
+
+__all__ = ["RATINGS", "REPLIES", "Bar", "evaluate"]
+
+REPLIES, RATINGS = "replies.jsonl", "ratings.jsonl"
+
+Bar = Callable[[int, str], AbstractContextManager[Callable[[], None]]]
+"""Shows progress: takes the number of steps and a title, and provides a function to call after each."""
+
+
+@contextmanager
+def _silent(total: int, title: str) -> Iterator[Callable[[], None]]:
+    yield lambda: None
+
+
+def evaluate(
+    models: Sequence[Path],
+    dialogues: Path,
+    out: Path,
+    *,
+    part: str = "test",
+    judges: Sequence[Judge] = (),
+    labels_of: str | None = None,
+    rater: empathy.Rater | None = None,
+    language: str | None = None,
+    device: str = "cpu",
+    limit: int = 60,
+    seed: int = 0,
+    offline: bool = False,
+    bar: Bar = _silent,
+) -> figures.Evaluation:
+    """Evaluates models on the same clips.
+
+    The answers are kept in `replies.jsonl`, those of these models alone. What the same model has answered there, to the
+    same clips, is not answered again.
+
+    Args:
+        models: Folders of `e2v dialogue train`; the first is the one that others are compared with.
+        dialogues: Folder of `e2v dialogue prepare`.
+        out: Folder for the answers; it is made.
+        part: `train`, `dev` or `test`.
+        judges: Judges of the tone of replies, besides `Lexicon`.
+        labels_of: Emotion model whose labels models read that hear `label`; they get the true labels as well.
+        rater: Rates the empathy of replies; None for no such figures.
+        language: Hub name or folder of the language model, in place of those that the models name.
+        device: `cpu`, `cuda` or `mps`.
+        limit: Most tokens of an answer.
+        seed: Seed of the bootstrap.
+        offline: Never open a connection.
+        bar: Shows the progress of each model.
+
+    Raises:
+        CheckpointError: A model cannot be loaded.
+        CorpusError: The dialogues cannot be used.
+        OSError: The folder cannot be written to.
+    """
+    found = examples.read(dialogues, part)
+    if strange := sorted({example.emotion for example in found} - set(LABELS)):
+        raise CorpusError(f"{dialogues}: {strange[0]} is no label that has replies: use {', '.join(LABELS)}")
+    out.mkdir(parents=True, exist_ok=True)
+    asked = []
+    for contender in answers.contenders(models, labels_of):
+        labels = None
+        if contender.labels == answers.TRUE:
+            labels = [example.emotion for example in found]
+        elif contender.labels:
+            with bar(len(found), contender.labels) as advance:
+                labels = answers.labels_of(contender.labels, found, out, offline=offline, advance=advance)
+        asked.append((contender, labels, answers.key(contender, found, labels, language, limit)))
+    known = written.read(out / REPLIES)
+    runs = {key: known[key] for _, _, key in asked if key in known}
+    for contender, labels, key in asked:
+        if key in runs:
+            continue
+        with bar(len(found), contender.name) as advance:
+            runs[key] = answers.answer(
+                contender, found, labels, name=language, device=device, limit=limit, offline=offline, advance=advance
+            )
+        written.write(list(runs.values()), found, out / REPLIES)
+    answered = [runs[key] for _, _, key in asked]
+    written.write(answered, found, out / REPLIES)
+    ratings = None
+    if rater is not None:
+        wanted = dict.fromkeys(
+            (example.words, example.emotion, reply)
+            for replies in ([example.reply for example in found], *(run.replies for run in answered))
+            for example, reply in zip(found, replies, strict=True)
+        )
+        with bar(len(wanted), "rating") as advance:
+            ratings = empathy.rate(rater, wanted, out / RATINGS, advance)
+    return figures.evaluation(part, found, answered, [Lexicon(), *judges], ratings=ratings, seed=seed)
