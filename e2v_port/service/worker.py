@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,6 +46,7 @@ from e2v_port.models.model import Model
 from e2v_port.service import answers
 from e2v_port.service.batching import BatchedModel, Batcher, Job, Stopped
 from e2v_port.service.reading import JobReader, SharedReader
+from e2v_port.service.replying import Replier
 from e2v_port.speakers.known import Heard, KnownVoices
 from e2v_port.speakers.roster import Roster
 from e2v_port.speech import silero
@@ -146,6 +148,8 @@ class _Worker:
             model = catalog.BUNDLED
         reader = reading.opened(options["words"], None, options["offline"])
         self.reader = SharedReader(reader, self.seconds) if reader else None
+        reply = options["reply"]
+        self.replier = Replier(Path(reply), options["runtime"], options["offline"]) if reply else None
         load_options = {name: options[name] for name in ("runtime", "dtype", "labels", "offline")}
         judge = Judge.load(model or None, dimensional or None, **load_options)
         warm = np.linspace(-1, 1, 2 * SAMPLING_RATE, dtype=np.float32)  # silence would be worth a note
@@ -166,6 +170,7 @@ class _Worker:
         self.pool = ThreadPoolExecutor(THREADS, "request")
         self.stream_pool = ThreadPoolExecutor(STREAM_THREADS, "stream")
         self.words_pool = ThreadPoolExecutor(WORDS_THREADS, "request with words")
+        self.reply_pool = ThreadPoolExecutor(1, "reply")  # in the order in which they are asked for
         self._switch(self.enabled)
 
     def _read_roster(self, options: dict[str, Any]) -> tuple[Roster, Batcher]:
@@ -200,6 +205,7 @@ class _Worker:
         ops = {
             "analyze": self._analyze,
             "embed": self._embed,
+            "reply": self._reply,
             "open": self._open,
             "push": self._push,
             "finish": self._finish,
@@ -224,6 +230,7 @@ class _Worker:
             else:
                 pool = self.words_pool if message.get("words") else self.pool
                 pool = self.stream_pool if "stream" in message else pool
+                pool = self.reply_pool if op == "reply" else pool
                 stream = self.streams.get(message.get("stream", 0))
                 job = stream.job if stream else Job(self.seconds)
                 with self.counting:
@@ -483,11 +490,8 @@ class _Worker:
                     kind="too_long",
                 )
             embedding = None
-            if self.enabled and self.enrolment.admits(message["speaker"]):
-                with suppress(Stopped):
-                    known = self._known(job)
-                    if known and known.only and known.whose(waveform, self.segments).name is None:
-                        raise Stopped
+            with suppress(Stopped):
+                if self.enabled and self._admitted(job, waveform, message["speaker"]):
                     embedding = model.embed(waveform, SAMPLING_RATE, granularity=message["granularity"]).tolist()
         job.check()
         answer = {
@@ -498,6 +502,40 @@ class _Worker:
             "notes": [note._asdict() for note in sounds.notes],
         }
         return answer, json.dumps(embedding).encode()
+
+    def _reply(self, job: Job, message: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes | None]:
+        assert self.replier is not None  # the front has asked
+
+        def tell(name: str, part: dict[str, Any]) -> None:
+            self._replying(job)
+            self._send({"id": message["id"], "part": {"event": name, **part}})
+
+        with self._decoded(job, body, message["name"], Request(message["channel"]), self.long) as sounds:
+            [sound] = sounds.by_channel.values()
+            self._replying(job)
+            if not self._admitted(job, sound.waveform, message["speaker"]):
+                raise RequestRefused(f"{message['name']}: {NOBODY}", kind="not_enrolled")
+            words = None
+            if message["words"]:
+                read, _ = self._job_reader(job, message["language"]).read(sound.waveform, [(0.0, sounds.duration)])
+                words = "".join(word.text for word in read).strip()
+            answer = self.replier.reply(sound.waveform, message["context"], words, message["aloud"], tell)
+        self._replying(job)
+        notes = [*(note._asdict() for note in sounds.notes), *answer["notes"]]
+        return {**answer, "notes": notes, "duration": sounds.duration}, None
+
+    def _replying(self, job: Job) -> None:
+        """Notes that a reply makes progress; raises RequestRefused once emotions are switched off."""
+        job.check()
+        if not self.enabled:
+            raise RequestRefused(answers.NO_REPLY, status=409, kind="off")
+
+    def _admitted(self, job: Job, waveform: Waveform, speaker: str | None) -> bool:
+        """Returns whether a clip may reach a model: by the name that its request gives, or by the voice."""
+        if not self.enrolment.admits(speaker):
+            return False
+        known = self._known(job)
+        return known is None or not known.only or known.whose(waveform, self.segments).name is not None
 
     def _open(self, job: Job, message: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes | None]:
         from e2v_port.live.words import LiveWords
