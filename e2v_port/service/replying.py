@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from e2v_port.audio import Waveform
+from e2v_port.audio import SAMPLING_RATE, Waveform
 from e2v_port.emotions import taxonomy
 from e2v_port.emotions.fusion import FusionSettings, unsure
 from e2v_port.errors import E2VError
@@ -14,6 +14,7 @@ from e2v_port.expression.engines import to_engine
 from e2v_port.expression.profiles import NEUTRAL
 from e2v_port.expression.respond import Response, respond
 from e2v_port.expression.speak import speak
+from e2v_port.llm.speech import SpeechLM
 
 __all__ = ["Replier"]
 
@@ -27,15 +28,13 @@ class Replier:
         offline: Never connect to a hub.
 
     Raises:
-        E2VError: The model cannot be loaded.
+        E2VError: The model cannot be loaded, or hears text.
     """
 
     def __init__(self, folder: Path, runtime: str, offline: bool) -> None:
-        try:
-            from e2v_port.llm.speech import SpeechLM
-        except ImportError as error:
-            raise E2VError(f'--reply needs {error.name}: pip install "e2v-port[reply]"') from error
         self._model = SpeechLM.load(folder, runtime=runtime, offline=offline)
+        if self._model.hears != "speech":
+            raise E2VError(f"{folder}: this model hears {self._model.hears}, not speech: serve one that was trained to")
 
     def reply(
         self,
@@ -58,19 +57,19 @@ class Replier:
         Returns:
             The whole reply, as `POST /v1/reply` returns it.
         """
-        with closing(self._model.stream(waveform, context=context)) as speaking:
+        with closing(self._model.stream(waveform, SAMPLING_RATE, context=context, words=words)) as speaking:
             heard = _heard(speaking.tone, words)
             tell("tone", heard)
             for piece in speaking:
                 tell("text", {"text": piece})
         reply = speaking.reply
         manner = _manner(speaking.tone)
-        spoken = speak(reply.text, manner.parameters) if aloud else None
+        spoken = speak(reply.text, manner.parameters) if aloud and reply.text else None
         return {
             "reply": reply.text,
             **heard,
             "notes": [{"kind": "reply", "text": note} for note in reply.notes],
-            "seconds": reply.seconds,
+            "seconds": dict(reply.seconds),
             "prosody": {
                 "emotion": manner.emotion,
                 "intensity": manner.intensity,
@@ -91,7 +90,7 @@ def _heard(tone: Mapping[str, float] | None, words: str | None) -> dict[str, Any
 
 def _manner(tone: Mapping[str, float] | None) -> Response:
     """Returns how the reply to a tone should sound: neutral, where no emotion is known."""
-    label, probability = max(tone.items(), key=lambda item: item[1]) if tone else ("neutral", 1.0)
+    label, probability = max(tone.items(), key=lambda item: item[1]) if tone else ("unknown", 0.0)
     if not taxonomy.names_emotion(label):
         return Response("neutral", 0.0, NEUTRAL, "complement")
     return respond(label, probability)

@@ -41,6 +41,7 @@ from e2v_port.errors import (
     ServiceError,
     ServiceUnavailable,
 )
+from e2v_port.llm.speech import LONGEST
 from e2v_port.models.load import load
 from e2v_port.models.model import Model
 from e2v_port.service import answers
@@ -510,7 +511,8 @@ class _Worker:
             self._replying(job)
             self._send({"id": message["id"], "part": {"event": name, **part}})
 
-        with self._decoded(job, body, message["name"], Request(message["channel"]), self.long) as sounds:
+        request = Request(message["channel"])
+        with self._decoded(job, body, message["name"], request, self.long, remark=True) as sounds:
             [sound] = sounds.by_channel.values()
             self._replying(job)
             if not self._admitted(job, sound.waveform, message["speaker"]):
@@ -521,7 +523,8 @@ class _Worker:
                 words = "".join(word.text for word in read).strip()
             answer = self.replier.reply(sound.waveform, message["context"], words, message["aloud"], tell)
         self._replying(job)
-        notes = [*(note._asdict() for note in sounds.notes), *answer["notes"]]
+        known = {note.text for note in sounds.notes}
+        notes = [*(note._asdict() for note in sounds.notes), *(n for n in answer["notes"] if n["text"] not in known)]
         return {**answer, "notes": notes, "duration": sounds.duration}, None
 
     def _replying(self, job: Job) -> None:
@@ -614,7 +617,7 @@ class _Worker:
 
     @contextmanager
     def _decoded(
-        self, job: Job, body: bytes, name: str, request: Request, long: threading.Semaphore
+        self, job: Job, body: bytes, name: str, request: Request, long: threading.Semaphore, *, remark: bool = False
     ) -> Iterator[Sounds]:
         """Decodes a clip up to the longest allowed length; a long one waits until few others are in memory.
 
@@ -629,6 +632,9 @@ class _Worker:
                 if seconds > self.max_seconds:
                     limit = f"{self.max_seconds:g} s, the limit of this service (--max-seconds)"
                     message = f"longer than {limit}: split it"
+                    raise RequestRefused(f"{name}: {message}", status=413, kind="too_long")
+                if remark and seconds > LONGEST:
+                    message = f"longer than {LONGEST:g} s, which a remark may last: send its end"
                     raise RequestRefused(f"{name}: {message}", status=413, kind="too_long")
                 if seconds >= LONG and not waited:
                     waited = True

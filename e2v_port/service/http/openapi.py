@@ -186,7 +186,7 @@ class ReplyAnswer(TypedDict):
     """A reply to a remark; `tone` is an estimate, and no answer where `unclear` is true.
 
     `words` are null unless they were asked for; `audio` is a WAV file in base64, null unless it was asked for and the
-    service has a speech engine. `seconds` are those until the first words, and in all.
+    service has a speech engine. `seconds` are those until the voice was encoded, until the first token, and in all.
     """
 
     request_id: str

@@ -1,4 +1,4 @@
-"""The route of replies: a remark comes in, the tone heard and an answer in words go out, whole or as server-sent events."""
+"""The route of replies: a remark comes in; the tone heard and an answer in words go out, whole or as events."""
 
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -28,7 +28,7 @@ router = APIRouter()
 
 class _Turn(BaseModel, extra="forbid"):
     role: Literal["user", "assistant"]
-    content: str = Field(min_length=1, max_length=_CHARACTERS)
+    content: str = Field(pattern=r"\S", max_length=_CHARACTERS)
 
 
 _CONTEXT = TypeAdapter(Annotated[list[_Turn], Field(max_length=_TURNS)])
@@ -60,7 +60,7 @@ async def reply(
 
     The body is the audio itself, whatever its Content-Type, or a form with `file` and, optionally, `context`: a JSON
     list of what was said before. With `Accept: text/event-stream` the reply comes as it is made: an event `tone`, an
-    event `text` for each piece, and `done` with the whole; or `error` with the fields of every error.
+    event `text` for each piece, and `done` with the whole; or `error` with the fields of every error, and its status.
     """
     service.check_replies()
     service.check_words(words)
@@ -104,7 +104,7 @@ async def _events(
         yield _event("done", _whole(service, request, part))
     except ServiceError as error:
         service.telemetry.errors.labels(error.kind).inc()
-        yield _event("error", error_body(error, request.state.request_id))
+        yield _event("error", {**error_body(error, request.state.request_id), "status": error.status})
 
 
 def _event(name: str, content: dict[str, Any]) -> str:
