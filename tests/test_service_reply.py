@@ -323,6 +323,7 @@ def test_the_fields_are_documented(service: Served) -> None:
     }
     assert {"404", "409", "413", "422", "503"} <= operation["responses"].keys()
     assert service.client.get("/readyz").json() == {"status": "ready", "words": True, "replies": True}
+    assert service.metric("e2v_reply_first_token_seconds_count") > 0
     assert service.metric('e2v_request_seconds_count{route="/v1/reply",status="200"}') > 0
 
 

@@ -3,7 +3,6 @@
 Messages are JSON objects, followed by bytes if their `body` is true: see `e2v_port.service.engine`, the other end.
 """
 
-import io
 import json
 import logging
 import os
@@ -12,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -41,11 +40,11 @@ from e2v_port.errors import (
     ServiceError,
     ServiceUnavailable,
 )
-from e2v_port.llm.speech import LONGEST
 from e2v_port.models.load import load
 from e2v_port.models.model import Model
 from e2v_port.service import answers
 from e2v_port.service.batching import BatchedModel, Batcher, Job, Stopped
+from e2v_port.service.inputs import Decoder, given_segments
 from e2v_port.service.reading import JobReader, SharedReader
 from e2v_port.service.replying import Replier
 from e2v_port.speakers.known import Heard, KnownVoices
@@ -53,7 +52,6 @@ from e2v_port.speakers.roster import Roster
 from e2v_port.speech import silero
 from e2v_port.speech.enrolment import Enrolment
 from e2v_port.speech.segment import GivenSegment, Quality, Segment, SegmentSettings
-from e2v_port.speech.transcripts import parse_segments
 from e2v_port.transcribe.words import Reader
 
 if TYPE_CHECKING:
@@ -66,27 +64,12 @@ _log = logging.getLogger(__name__)
 
 THREADS = 32  # requests decoded or waiting for the models at a time, and so the most clips in one batch
 STREAM_THREADS = 16
-# Seconds; two longer recordings are held at a time, since an hour takes 230 MB, and twice that while it is analyzed.
-LONG = 600
-LONG_AT_ONCE = 2
-# Requests whose words are read at a time: they have threads of their own and only wait for each other. One of them may
-# be long, as it stays in memory for minutes.
-WORDS_THREADS = 8
-LONG_WORDS_AT_ONCE = 1
-SEGMENTS, SEGMENT_BYTES = 50_000, 8_000_000  # given for one clip: five times the words of an hour, and 12 s to read
+WORDS_THREADS = 8  # requests whose words are read at a time: they only wait for each other
 FRAME_NUMBERS = 1 << 22  # in an embedding by frames: 80 MB as JSON
 
 NOT_ENROLLED: Quality = "not_enrolled"
 NOBODY_HEARD = Heard(None, None)
 NOBODY = "no enrolled speaker is heard in this clip"
-
-
-class _Body(io.BytesIO):
-    """A clip in memory, with a name for errors."""
-
-    def __init__(self, data: bytes, name: str) -> None:
-        super().__init__(data)
-        self.name = name
 
 
 class _ToFront(logging.Handler):
@@ -127,7 +110,7 @@ def serve(connection: Connection, options: dict[str, Any]) -> None:
 class _Worker:
     def __init__(self, connection: Connection, options: dict[str, Any]) -> None:
         self.connection = connection
-        self.max_seconds: float = options["max_seconds"]
+        self.decoder = Decoder(options["max_seconds"])
         self.segments = SegmentSettings(**{name: options[name] for name in ("speech_threshold", "max_gain")})
         self.max_audio_seconds: float = options["max_audio_seconds"]
         self.enrolment = Enrolment(None if options["roster"] else options["speakers"])
@@ -140,7 +123,6 @@ class _Worker:
         logger = logging.getLogger("e2v_port")
         logger.addHandler(_ToFront(self._send))
         logger.setLevel(logging.INFO)
-        self.long, self.long_words = threading.Semaphore(LONG_AT_ONCE), threading.Semaphore(LONG_WORDS_AT_ONCE)
         self.busy = 0
         self.counting = threading.Lock()
 
@@ -326,7 +308,7 @@ class _Worker:
             what = "granularity=frame needs a model that gives labels: start the service with --model, or leave it out"
             raise RequestRefused(what)
         segments = message["segments"]
-        given = None if segments is None else _parsed(segments.encode("utf-8", "surrogateescape"))
+        given = None if segments is None else given_segments(segments.encode("utf-8", "surrogateescape"))
         job.check()
         started = time.perf_counter()
         request = Request(message["channel"], given, message["granularity"] == "clip")
@@ -334,8 +316,7 @@ class _Worker:
         reader = self._job_reader(job, language) if message["words"] else None
         if language is not None and reader is None and not any(segment.text for segment in given or ()):
             raise RequestRefused(answers.NO_TEXT)
-        long = self.long_words if reader else self.long
-        with self._decoded(job, body, message["name"], request, long) as sounds:
+        with self.decoder.decoded(job, body, message["name"], request, words=reader is not None) as sounds:
             timings["decode"] = time.perf_counter() - started
             about = (message["speaker"], message["granularity"])
             analysis = self._analyzed(job, sounds, request, *about, reader=reader, language=language)
@@ -479,7 +460,7 @@ class _Worker:
         kind = next(iter(self.batchers))
         model = BatchedModel(self.batchers[kind], job)
         architecture = model.config.architecture
-        with self._decoded(job, body, message["name"], Request(message["channel"]), self.long) as sounds:
+        with self.decoder.decoded(job, body, message["name"], Request(message["channel"])) as sounds:
             [sound] = sounds.by_channel.values()
             waveform, samples = sound.waveform, sounds.samples
             numbers = architecture.frames(samples) * architecture.frame_dim
@@ -512,7 +493,7 @@ class _Worker:
             self._send({"id": message["id"], "part": {"event": name, **part}})
 
         request = Request(message["channel"])
-        with self._decoded(job, body, message["name"], request, self.long, remark=True) as sounds:
+        with self.decoder.decoded(job, body, message["name"], request, remark=True) as sounds:
             [sound] = sounds.by_channel.values()
             self._replying(job)
             if not self._admitted(job, sound.waveform, message["speaker"]):
@@ -615,34 +596,6 @@ class _Worker:
         models = {kind: BatchedModel(batcher, job) for kind, batcher in self.batchers.items()}
         return models.get(CATEGORICAL), models.get(DIMENSIONAL)
 
-    @contextmanager
-    def _decoded(
-        self, job: Job, body: bytes, name: str, request: Request, long: threading.Semaphore, *, remark: bool = False
-    ) -> Iterator[Sounds]:
-        """Decodes a clip up to the longest allowed length; a long one waits until few others are in memory.
-
-        Channels that are judged apart count together.
-        """
-        waited = False
-        with ExitStack() as held:
-
-            def check(seconds: float) -> None:
-                nonlocal waited
-                job.check()
-                if seconds > self.max_seconds:
-                    limit = f"{self.max_seconds:g} s, the limit of this service (--max-seconds)"
-                    message = f"longer than {limit}: split it"
-                    raise RequestRefused(f"{name}: {message}", status=413, kind="too_long")
-                if remark and seconds > LONGEST:
-                    message = f"longer than {LONGEST:g} s, which a remark may last: send its end"
-                    raise RequestRefused(f"{name}: {message}", status=413, kind="too_long")
-                if seconds >= LONG and not waited:
-                    waited = True
-                    with job.waiting():
-                        held.enter_context(long)
-
-            yield request.load(_Body(body, name), check=check)
-
     def _described(self, kind: str) -> dict[str, Any]:
         model = self.batchers[kind].model
         config = model.config
@@ -662,20 +615,6 @@ class _Worker:
 def _named(segments: Sequence[JudgedSegment], speaker: str) -> tuple[JudgedSegment, ...]:
     """Returns segments as those of a speaker, unless their voice has a name."""
     return tuple(replace(segment, speaker=segment.speaker or speaker) for segment in segments)
-
-
-def _parsed(data: bytes) -> list[GivenSegment]:
-    """Reads given segments; raises RequestRefused for more of them than any clip has."""
-    if len(data) > SEGMENT_BYTES:
-        raise _too_many(f"{len(data)} bytes of segments are more than {SEGMENT_BYTES}")
-    given = parse_segments(data)
-    if len(given) > SEGMENTS:
-        raise _too_many(f"{len(given)} segments are more than {SEGMENTS}")
-    return given
-
-
-def _too_many(what: str) -> RequestRefused:
-    return RequestRefused(f"{what}: send those of this clip alone, or the clip in parts", status=413, kind="too_large")
 
 
 def _refused(error: Exception) -> ServiceError:

@@ -75,8 +75,8 @@ async def reply(
         if _EVENTS not in request.headers.get("accept", ""):
             return JSONResponse(await unless_disconnected(request, _last(service, request, parts)))
         first = await unless_disconnected(request, anext(parts))  # what is refused before it has an ordinary response
-        return _Events(_events(service, request, first, parts), held.pop_all())
-    raise AssertionError  # never reached: nothing in the stack swallows an error
+        held_on = held.pop_all()
+    return _Events(_events(service, request, first, parts), held_on)
 
 
 class _Events(StreamingResponse):
@@ -112,15 +112,17 @@ def _event(name: str, content: dict[str, Any]) -> str:
 
 
 async def _last(service: Service, request: Request, parts: AsyncGenerator[dict[str, Any], None]) -> dict[str, Any]:
-    async for part in parts:
-        if "event" not in part:
-            return _whole(service, request, part)
-    raise AssertionError  # the last part is the reply
+    part = await anext(parts)
+    while "event" in part:
+        part = await anext(parts)
+    return _whole(service, request, part)
 
 
 def _whole(service: Service, request: Request, found: dict[str, Any]) -> dict[str, Any]:
     service.check_replies()
     service.telemetry.received.inc(found["duration"])
+    if "first_token" in found["seconds"]:  # some speech was heard
+        service.telemetry.first_token.observe(found["seconds"]["first_token"])
     return {"request_id": request.state.request_id, **found}
 
 
