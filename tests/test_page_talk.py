@@ -26,13 +26,18 @@ VOICES = """
     } });
     window.SpeechSynthesisUtterance = function (text) { this.text = text; };
 """
-# What the page sends as context; a browser does not show the bodies of its forms.
+# The context that the page sends, and what is answered.
 SENT = """
     window.contexts = [];
+    window.answers = [];
     const ordinary = window.fetch;
-    window.fetch = (address, options) => {
-        if (options?.body instanceof FormData) contexts.push(JSON.parse(options.body.get("context")));
-        return ordinary(address, options);
+    window.fetch = async (address, options) => {
+        const response = await ordinary(address, options);
+        if (options?.body instanceof FormData) {
+            contexts.push(JSON.parse(options.body.get("context")));
+            response.clone().text().then((text) => answers.push(text));
+        }
+        return response;
     };
 """
 
@@ -70,11 +75,10 @@ def test_a_service_that_does_not_reply_has_no_talk(service: Served, visit: Visit
 def test_a_conversation(talking: Served, visit: Visitor) -> None:
     """Tone, reply, voice: those of the service; and each reply knows of those before it."""
     page = visit(talking, script=MICROPHONES + VOICES + SENT)
-    answers: list[Any] = []
-    page.on("response", lambda response: "/v1/reply" in response.url and answers.append(response))
     for _ in range(2):
         talk(page)
-    wholes = [json.loads(answer.text().rpartition("event: done\ndata: ")[2]) for answer in answers]
+    answers = page.evaluate("() => answers")
+    wholes = [json.loads(answer.rpartition("event: done\ndata: ")[2]) for answer in answers]
     assert page.locator(".reply").all_inner_texts() == [whole["reply"] for whole in wholes]
     for heard, whole in zip(page.locator(".heard").all_inner_texts(), wholes, strict=True):
         label = max(whole["tone"], key=whole["tone"].get)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from http.client import HTTPConnection
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -179,11 +180,10 @@ def test_the_client(service: Served, expected: dict[str, e2v_port.Reply]) -> Non
 
 def test_a_client_that_does_not_wait_goes_on_without_a_reply(service: Served, folder: Path) -> None:
     with holding(folder):
-        client, pieces = Client(service.url, timeout=1), list[str]()
-        found = client.reply(CLIP, speaker="ann", hear=pieces.append)
-        assert (found.reply, found.tone) == (None, None)
-        assert "no answer within 1 s" in str(found.unavailable)
-        assert pieces == ["That sounds hard."]
+        for hear in (None, list[str]().append):
+            found = Client(service.url, timeout=1).reply(CLIP, speaker="ann", hear=hear)
+            assert (found.reply, found.tone) == (None, None)
+            assert "no answer within 1 s" in str(found.unavailable)
         with pytest.raises(ServiceUnavailable):
             Client(service.url, timeout=0.5, strict=True).reply(CLIP, speaker="ann")
 
@@ -193,13 +193,12 @@ def test_a_client_that_disconnects_stops_the_reply(service: Served, folder: Path
     until(lambda: service.metric("e2v_requests_in_flight") == 0)
     with holding(folder) as said:
         said.write_text("")
-        with pytest.raises(httpx.ReadTimeout):
-            service.client.post(
-                "/v1/reply", params={"speaker": "ann"}, content=CLIP.read_bytes(), headers=headers, timeout=1.5
-            )
+        connection = HTTPConnection("127.0.0.1", service.port)
+        connection.request("POST", "/v1/reply?speaker=ann", CLIP.read_bytes(), headers)
+        until(lambda: "1" in said.read_text())
+        connection.close()
         until(lambda: service.metric("e2v_requests_in_flight") == 0)
         assert service.metric("e2v_held_bytes") == 0
-        assert set(said.read_text().split()) == {"0"}, "it had begun"
     again = ask(service, clip=b"no audio")  # answered after whatever was made before
     assert again.status_code == 422
     assert "2" not in said.read_text().split(), "it ended with its second sentence"
@@ -210,8 +209,8 @@ def test_remarks_wait_for_each_other_and_for_nothing_else(service: Served, folde
         said.write_text("")
         waiting = [pool.submit(ask, service, TURNS[: i % 2 + 1]) for i in range(3)]
         until(lambda: service.metric("e2v_requests_in_flight") == 3)
-        until(lambda: bool(said.read_text()))
-        time.sleep(0.5)
+        until(lambda: "1" in said.read_text())
+        time.sleep(0.3)
         begun = said.read_text()
         assert service.analyze(CLIP, speaker="ann")["segments"][0]["emotion"]
         assert said.read_text() == begun, "the first sentence of one of them"
@@ -283,7 +282,7 @@ def test_emotions_switched_off_end_a_reply(service: Served, folder: Path) -> Non
             with holding(folder) as said:
                 said.write_text("")
                 going = pool.submit(ask, service, headers=EVENTS)
-                until(lambda: bool(said.read_text()))
+                until(lambda: "1" in said.read_text())
                 service.client.put("/v1/config/emotion", json={"enabled": False})
             *_, (name, error) = events(going.result(60).text)
             assert (name, error["error"]["kind"], error["status"]) == ("error", "off", 409)
