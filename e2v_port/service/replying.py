@@ -11,7 +11,6 @@ from e2v_port.emotions import taxonomy
 from e2v_port.emotions.fusion import FusionSettings, unsure
 from e2v_port.errors import E2VError
 from e2v_port.expression.engines import to_engine
-from e2v_port.expression.profiles import NEUTRAL
 from e2v_port.expression.respond import Response, respond
 from e2v_port.expression.speak import speak
 from e2v_port.llm.speech import SpeechLM
@@ -91,6 +90,4 @@ def _heard(tone: Mapping[str, float] | None, words: str | None) -> dict[str, Any
 def _manner(tone: Mapping[str, float] | None) -> Response:
     """Returns how the reply to a tone should sound: neutral, where no emotion is known."""
     label, probability = max(tone.items(), key=lambda item: item[1]) if tone else ("unknown", 0.0)
-    if not taxonomy.names_emotion(label):
-        return Response("neutral", 0.0, NEUTRAL, "complement")
-    return respond(label, probability)
+    return respond(label, probability) if taxonomy.names_emotion(label) else respond("neutral", 0.0)
