@@ -40,6 +40,7 @@ export class Conversation {
     try {
       const whole = await service.reply(recording, this.context, options, (name, part) => on[name]?.(part), run.signal);
       reply.textContent = whole.reply;
+      reply.hidden = !whole.reply;
       for (const { text } of whole.notes) turn.append(html("p", { class: "muted" }, text));
       const said = [["user", whole.words], ["assistant", whole.reply]].filter(([, content]) => content);
       const turns = said.map(([role, content]) => ({ role, content: content.slice(0, LONGEST_TURN) }));
@@ -69,7 +70,7 @@ export class Conversation {
     const primary = tone && likeliest(tone);
     const notes = unclear ? ["uncertain"] : [];
     const emotion = tone && { primary, confidence: tone[primary], e2v_scores: tone, notes };
-    heard.textContent = emotion ? `Your voice sounds ${label({ emotion })}` : "Your voice";
+    heard.textContent = emotion ? `Your voice sounds ${label({ emotion })}` : "No speech was heard";
     if (emotion && !unclear) heard.style.setProperty("--color", this.taxonomy.color(primary));
     if (words) heard.after(html("blockquote", {}, words));
     say({ status: "Replying …" });
