@@ -822,7 +822,7 @@ def _last_event(response: HTTPResponse, put: Callable[[str], None]) -> tuple[int
             put(json.loads(rest)["text"])
         elif kind == "data" and name in {"done", "error"}:
             return (200 if name == "done" else int(json.loads(rest)["status"])), rest.encode()
-    raise RemoteDisconnected
+    raise RemoteDisconnected("the reply ended before it was whole")
 
 
 def _embedding(found: Mapping[str, Any]) -> Embedding:

@@ -30,12 +30,15 @@ VOICES = """
 SENT = """
     window.contexts = [];
     window.answers = [];
+    const collect = async (reader, i) => {
+        for (let part; !(part = await reader.read()).done; ) answers[i] += new TextDecoder().decode(part.value);
+    };
     const ordinary = window.fetch;
     window.fetch = async (address, options) => {
         const response = await ordinary(address, options);
         if (options?.body instanceof FormData) {
             contexts.push(JSON.parse(options.body.get("context")));
-            response.clone().text().then((text) => answers.push(text));
+            collect(response.clone().body.getReader(), answers.push("") - 1).catch(() => {}); // closed by the page
         }
         return response;
     };
