@@ -201,7 +201,9 @@ def test_a_client_that_disconnects_stops_the_reply(service: Served, folder: Path
         assert service.metric("e2v_held_bytes") == 0
     again = ask(service, clip=b"no audio")  # answered after whatever was made before
     assert again.status_code == 422
-    assert "2" not in said.read_text().split(), "it ended with its second sentence"
+    made = said.read_text().count("2")
+    assert ask(service).status_code == 200
+    assert 2 * made < said.read_text().count("2"), "it ended before its last sentence did"
 
 
 def test_remarks_wait_for_each_other_and_for_nothing_else(service: Served, folder: Path) -> None:
