@@ -7,15 +7,18 @@ newer service adds are ignored.
 import json
 import math
 import os
+import queue
 import socket
 import threading
+import time
 import uuid
+from base64 import b64decode
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from datetime import datetime
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, RemoteDisconnected
 from typing import Any, BinaryIO, Literal, Protocol, TypeAlias, TypeVar, cast
 from urllib.parse import SplitResult, urlencode, urlsplit
 
@@ -31,6 +34,8 @@ __all__ = [
     "Emotion",
     "GivenSegment",
     "Note",
+    "Prosody",
+    "Reply",
     "Segment",
     "ServedModel",
     "Shade",
@@ -43,6 +48,7 @@ __all__ = [
 Audio: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 _T = TypeVar("_T")
 
+_EVENTS = "text/event-stream"
 _AUDIO = {"audio", "empty", "too_large", "too_long"}  # kinds of errors that are about the clip
 _LATER = {408, 429}  # of the caller by their number, but not its fault
 _NAME = 255  # characters that the service takes
@@ -327,6 +333,56 @@ class Embedding:
     notes: tuple[Note, ...] = ()
 
 
+@dataclass(frozen=True)
+class Prosody:
+    """How a reply should sound: an emotion that answers the tone, and factors for a neutral voice.
+
+    Attributes:
+        emotion: Name of one of the 26 emotions.
+        intensity: Strength of the emotion, 0 to 1.
+        rate: Factor for the speed.
+        pitch: Factor for the pitch.
+        volume: Factor for the amplitude, at most 1.
+    """
+
+    emotion: str
+    intensity: float
+    rate: float
+    pitch: float
+    volume: float
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The service's reply to a remark.
+
+    Attributes:
+        reply: The words; None without the service.
+        unavailable: Reason why there is no reply, in one line; None if there is one. All fields below are then None.
+        request_id: Identifier of the request in the service's log.
+        tone: Probability of each label for the tone that was heard: an estimate.
+        unclear: Whether the tone is in doubt: then it is no answer.
+        words: Words of the remark; None unless they were asked for.
+        notes: What the user must know about the sound of the clip, and about the reply.
+        duration: Duration of the clip in seconds.
+        seconds: Seconds that the reply took: `encoding` the voice, until the `first_token`, and in `total`.
+        prosody: How the reply should sound.
+        audio: The reply as a WAV file; None unless it was asked for, or without a speech engine of the service.
+    """
+
+    reply: str | None
+    unavailable: str | None = None
+    request_id: str | None = None
+    tone: Mapping[str, float] | None = None
+    unclear: bool | None = None
+    words: str | None = None
+    notes: tuple[Note, ...] = ()
+    duration: float | None = None
+    seconds: Mapping[str, float] | None = None
+    prosody: Prosody | None = None
+    audio: bytes | None = None
+
+
 class Client:
     """Sends requests to a service. Safe to use from several threads: each request has a connection of its own.
 
@@ -404,7 +460,9 @@ class Client:
         """
         given = None if segments is None else _all_given(segments)
         data, own_name = _read(audio)
-        body, kind = (data, "application/octet-stream") if given is None else _form(data, json.dumps(_sent(given)))
+        body, kind = (
+            (data, "application/octet-stream") if given is None else _form(data, json.dumps(_sent(given)), "segments")
+        )
         query = {"granularity": granularity, "speaker": speaker, "channel": str(channel), "name": name or own_name}
         if words or language is not None:
             query |= {"words": str(bool(words)).lower(), "language": language}
@@ -449,6 +507,56 @@ class Client:
         return self._else(
             lambda why: Embedding(None, why),
             lambda: self._ask("POST", target, _embedding, data, kind),
+        )
+
+    def reply(
+        self,
+        audio: Audio,
+        context: Iterable[Mapping[str, str]] = (),
+        *,
+        words: bool = False,
+        language: str | None = None,
+        aloud: bool = False,
+        speaker: str | None = None,
+        channel: int | str = "mix",
+        name: str | None = None,
+        hear: Callable[[str], None] | None = None,
+    ) -> Reply:
+        """Returns an answer to a remark in words, and the tone that it answers.
+
+        The service must be started with `--reply`. A reply takes seconds, more on a slow computer or while others wait:
+        raise the `timeout`. If the service is unavailable, `analyze` describes what happens.
+
+        Args:
+            audio: Path, bytes of a file, or a binary file object.
+            context: What was said before, oldest first, each as {"role": "user" or "assistant", "content": words}.
+            words: Whether to read the words as well; the service must be started with `--words`.
+            language: Code of the language of the words, such as `en`; None to detect it.
+            aloud: Whether to speak the reply, if the service has a speech engine.
+            speaker: Name of the speaker of the whole clip.
+            channel: `mix`, `left`, `right` or a number from 1.
+            name: Name of the clip in error messages; by default the last part of its path.
+            hear: Called with each piece of the reply as soon as it is made; together they are `Reply.reply`.
+
+        Raises:
+            AudioError: The clip cannot be read, by the client or by the service.
+            RequestRefused: The service refuses the request: it does not reply, or the context cannot be used.
+            ServiceUnavailable: With `strict`, instead of an answer without a reply.
+        """
+        data, own_name = _read(audio)
+        try:
+            turns = json.dumps([dict(turn) for turn in context])
+        except (TypeError, ValueError):
+            raise RequestRefused(
+                'context: pass a list of turns, each {"role": "user", "content": "words"}', kind="context"
+            ) from None
+        body, kind = _form(data, turns, "context")
+        query = {"speaker": speaker, "channel": str(channel), "name": name or own_name}
+        query |= {"words": str(bool(words)).lower(), "language": language, "aloud": str(bool(aloud)).lower()}
+        target = f"/v1/reply?{_encoded(query)}"
+        return self._else(
+            lambda why: Reply(None, why),
+            lambda: self._ask("POST", target, _reply, body, kind, hear=hear),
         )
 
     @property
@@ -496,9 +604,11 @@ class Client:
         read: Callable[[Any], _T],
         body: bytes | None = None,
         kind: str | None = None,
+        *,
+        hear: Callable[[str], None] | None = None,
     ) -> _T:
         """Sends a request and reads the answer; raises ServiceUnavailable if there is none."""
-        status, data = self._answered(method, target, body, kind)
+        status, data = self._answered(method, target, body, kind, hear)
         try:
             found = json.loads(data)
             if status == 200:
@@ -515,14 +625,23 @@ class Client:
             raise (SegmentError if what == "segments" else AudioError)(message)
         raise RequestRefused(message, status=status, kind=str(what))
 
-    def _answered(self, method: str, target: str, body: bytes | None, kind: str | None) -> tuple[int, bytes]:
-        """Returns status and body within the time.
+    def _answered(
+        self,
+        method: str,
+        target: str,
+        body: bytes | None,
+        kind: str | None,
+        hear: Callable[[str], None] | None,
+    ) -> tuple[int, bytes]:
+        """Returns status and body within the time; of server-sent events, those of the last one.
 
         A timeout of sockets counts for each read anew, so that another thread waits for this one.
         """
         connection = self._connection(self._host, self._port, timeout=self._timeout)
         headers = self._headers | ({"Content-Type": kind} if kind else {})
+        headers |= {"Accept": _EVENTS} if hear else {}
         done: Future[tuple[int, bytes]] = Future()
+        pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         opened: list[socket.socket] = []
 
         def exchange() -> None:
@@ -533,23 +652,37 @@ class Client:
                 with suppress(BrokenPipeError, ConnectionResetError):
                     connection.request(method, self._path + target, body, headers)
                 with connection.getresponse() as response:
-                    done.set_result((response.status, response.read()))
+                    if response.getheader("content-type", "").startswith(_EVENTS):
+                        done.set_result(_last_event(response, pieces.put))
+                    else:
+                        done.set_result((response.status, response.read()))
             except BaseException as error:
                 done.set_exception(error)
             finally:
                 connection.close()
+                pieces.put(None)
 
+        until = time.monotonic() + self._timeout
         threading.Thread(target=exchange, name="e2v-client", daemon=True).start()
         try:
-            return done.result(self._timeout)
-        except TimeoutError:
-            why = f"no answer within {self._timeout:g} s: pass a longer timeout=, or shorter clips"
+            while True:
+                try:
+                    piece = pieces.get(timeout=max(until - time.monotonic(), 0))
+                    if piece is None:
+                        return done.result(0)
+                except (queue.Empty, TimeoutError):
+                    why = f"no answer within {self._timeout:g} s: pass a longer timeout=, or shorter clips"
+                    break
+                except (OSError, HTTPException, UnicodeError) as error:  # UnicodeError: a host that is no name
+                    text = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+                    why = f"cannot be asked ({text}): is `e2v serve` running there?"
+                    break
+                if hear:
+                    hear(piece)
+        finally:
             for each in opened:  # wakes the thread, which closes it
                 with suppress(OSError):
                     each.shutdown(socket.SHUT_RDWR)
-        except (OSError, HTTPException, UnicodeError) as error:  # UnicodeError: a host that is no name
-            text = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
-            why = f"cannot be asked ({text}): is `e2v serve` running there?"
         raise ServiceUnavailable(f"{self._url}: {why}")
 
 
@@ -630,11 +763,11 @@ def _sent(given: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**item, "end": None if item["end"] == math.inf else item["end"]} for item in given]
 
 
-def _form(audio: bytes, segments: str) -> tuple[bytes, str]:
-    """Returns multipart/form-data and its Content-Type."""
+def _form(audio: bytes, text: str, name: str) -> tuple[bytes, str]:
+    """Returns multipart/form-data with a clip and a text of a name, and its Content-Type."""
     boundary = uuid.uuid4().hex  # which no clip contains
     body = (
-        f'--{boundary}\r\nContent-Disposition: form-data; name="segments"\r\n\r\n{segments}\r\n'
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{text}\r\n'
         f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="clip"\r\n'
         "Content-Type: application/octet-stream\r\n\r\n"
     )
@@ -666,6 +799,30 @@ def _segment(found: Mapping[str, Any]) -> Segment:
     words = found.get("words")
     read = None if words is None else tuple(_made(Word, word) for word in words)
     return _made(Segment, {**found, "emotion": _emotion(found["emotion"]), "words": read})
+
+
+def _reply(found: Mapping[str, Any]) -> Reply:
+    audio = None if found["audio"] is None else b64decode(found["audio"])
+    notes = tuple(_made(Note, note) for note in found["notes"])
+    return _made(Reply, {**found, "audio": audio, "notes": notes, "prosody": _made(Prosody, found["prosody"])})
+
+
+def _last_event(response: HTTPResponse, put: Callable[[str], None]) -> tuple[int, bytes]:
+    """Reads server-sent events: puts the pieces of a reply, and returns status and body as if there were no events.
+
+    Raises:
+        HTTPException: The events end before the reply does.
+    """
+    name = ""
+    for line in response:
+        kind, _, rest = line.decode().strip().partition(": ")
+        if kind == "event":
+            name = rest
+        elif kind == "data" and name == "text":
+            put(json.loads(rest)["text"])
+        elif kind == "data" and name in {"done", "error"}:
+            return (200 if name == "done" else int(json.loads(rest)["status"])), rest.encode()
+    raise RemoteDisconnected("the reply ended before it was whole")
 
 
 def _embedding(found: Mapping[str, Any]) -> Embedding:

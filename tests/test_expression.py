@@ -330,6 +330,11 @@ def test_an_engine_and_the_remainder_add_up(values: dict[str, float], engine: st
     elif engine == "say":
         assert settings["-r"] == pytest.approx(175 * parameters.speech_rate, abs=0.5)
         assert settings["prefix"].startswith(f"[[pbas {parameters.pitch_shift_semitones:+.2f}; volm ")
+    elif engine == "browser":  # fields of the Web Speech API: rate 0.1 to 10, pitch 0 to 2, volume 0 to 1
+        assert settings["rate"] == parameters.speech_rate
+        assert 12 * math.log2(settings["pitch"]) == pytest.approx(parameters.pitch_shift_semitones, abs=1e-9)
+        assert 0 < settings["pitch"] <= 2
+        assert 0 < settings["volume"] <= 1
     else:
         assert 80 <= settings["-s"] <= 500
         assert 0 <= settings["-p"] <= 99

@@ -145,4 +145,5 @@ if __name__ == "__main__":
 
     with tempfile.TemporaryDirectory() as folder:
         made = answers(Path(folder) / "history.sqlite")
+    made = json.loads(EXAMPLES.read_text("utf-8")) | made  # a reply takes a model that was trained
     EXAMPLES.write_text(json.dumps(made, indent=2, ensure_ascii=False) + "\n", "utf-8")

@@ -38,6 +38,10 @@ Words = Annotated[
     str | None,
     typer.Option(metavar="MODEL", help="Read words where a request asks for them, with a Whisper model or its folder."),
 ]
+Reply = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Answer remarks with this speech language model, of `e2v dialogue train`."),
+]
 Token = Annotated[
     str | None,
     typer.Option(
@@ -99,6 +103,7 @@ def serve(
     dtype: DtypeName = None,
     labels: LabelNames = None,
     words: Words = None,
+    reply: Reply = None,
     token: Token = None,
     insecure: Insecure = None,
     speakers: Speakers = None,

@@ -271,7 +271,8 @@ VoiceName = Annotated[str | None, typer.Option(metavar="NAME", help="Voice of th
 Engine = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME", help="Print the settings of an engine instead: piper, kokoro, xtts, espeak-ng, say or rvc."
+        metavar="NAME",
+        help="Print the settings of an engine instead: piper, kokoro, xtts, espeak-ng, say, browser or rvc.",
     ),
 ]
 SpeechFile = Annotated[

@@ -25,6 +25,7 @@ def to_engine(parameters: ProsodyParameters, engine: str) -> dict[str, Any]:
     | `xtts` | `speed` | `Xtts.inference`, `TTS.tts` of Coqui |
     | `espeak-ng` | `-s`, `-p`, `-a` | its command line; voices of the default pitch |
     | `say` | `-r`, `prefix` | its command line on macOS, and commands to put in front of the text |
+    | `browser` | `rate`, `pitch`, `volume` | fields of `SpeechSynthesisUtterance` |
     | `rvc` | see `to_rvc` | |
 
     Parameters that an engine does not support are left out; see `remainder`. Neutral parameters return its defaults.
@@ -107,6 +108,13 @@ def _say(p: ProsodyParameters) -> Settings:
     return settings, done
 
 
+def _browser(p: ProsodyParameters) -> Settings:
+    softer = min(p.volume_db, 0.0)  # 1 is the maximum
+    settings = {"rate": p.speech_rate, "pitch": 2 ** (p.pitch_shift_semitones / 12), "volume": 10 ** (softer / 20)}
+    done = {"speech_rate": p.speech_rate, "pitch_shift_semitones": p.pitch_shift_semitones, "volume_db": softer}
+    return settings, done
+
+
 def _rvc(p: ProsodyParameters) -> Settings:
     key = round(p.pitch_shift_semitones)
     shaped = p.dynamic_range != 1 or p.tremolo_amount != 0
@@ -125,6 +133,7 @@ _ENGINES: dict[str, Callable[[ProsodyParameters], Settings]] = {
     "xtts": _speed,
     "espeak-ng": _espeak,
     "say": _say,
+    "browser": _browser,
     "rvc": _rvc,
 }
 ENGINES = tuple(_ENGINES)

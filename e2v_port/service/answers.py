@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["NO_TEXT", "NO_WORDS", "OFF", "unjudged"]
+__all__ = ["NO_REPLIES", "NO_REPLY", "NO_TEXT", "NO_WORDS", "OFF", "unjudged"]
 
+NO_REPLIES = "this service does not reply: start it with --reply FOLDER (see e2v dialogue train)"
+NO_REPLY = "emotion analysis is switched off, and a reply depends on it: switch it on"
 NO_TEXT = "language belongs to words: add words=true, or leave it out"
 NO_WORDS = "this service reads no words: start it with --words MODEL"
 OFF = "emotion analysis is switched off"  # reason in answers

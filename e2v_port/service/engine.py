@@ -45,8 +45,8 @@ class Engine:
 
         Args:
             options: Values of model, dimensional, runtime, dtype, words, offline, speech_threshold, max_gain,
-                max_seconds, max_audio_seconds, engine_seconds, speakers, roster, only_enrolled, speaker_model, adapt
-                and emotion.
+                max_seconds, max_audio_seconds, engine_seconds, speakers, roster, only_enrolled, speaker_model, adapt,
+                emotion and reply.
             report: Called after each batch of a model with its number of clips and its seconds of audio.
         """
         self.options = options | {"sign_seconds": options["engine_seconds"] / _SIGNS}
@@ -55,6 +55,7 @@ class Engine:
         self.restarts = 0
         self._report = report
         self._pending: dict[int, asyncio.Future[tuple[dict[str, Any], bytes]]] = {}
+        self._hearing: dict[int, Callable[[dict[str, Any]], None]] = {}
         self._number = 0
         self._outbox: _Outbox = queue.SimpleQueue()
         self._process: Any = None
@@ -78,10 +79,18 @@ class Engine:
         self.models = await started
         self._watchers = [asyncio.create_task(self._watch(gone)), asyncio.create_task(self._guard())]
 
-    async def call(self, op: str, body: bytes = b"", **fields: Any) -> tuple[dict[str, Any], bytes]:
+    async def call(
+        self, op: str, body: bytes = b"", *, hear: Callable[[dict[str, Any]], None] | None = None, **fields: Any
+    ) -> tuple[dict[str, Any], bytes]:
         """Sends a message and returns the answer, with the bytes that follow it.
 
         If the waiting task is cancelled, the engine drops the message.
+
+        Args:
+            op: Name of the operation.
+            body: Bytes that follow the message.
+            hear: Called with each part of an answer that comes in parts, before the answer itself.
+            fields: Fields of the message.
 
         Raises:
             ServiceError: The answer of the engine is an error.
@@ -93,6 +102,8 @@ class Engine:
         number = self._number
         answer: asyncio.Future[tuple[dict[str, Any], bytes]] = asyncio.get_running_loop().create_future()
         self._pending[number] = answer
+        if hear is not None:
+            self._hearing[number] = hear
         self._outbox.put(({"id": number, "op": op, "sent": time.monotonic(), **fields}, body))
         try:
             return await answer
@@ -101,6 +112,7 @@ class Engine:
             raise
         finally:
             del self._pending[number]
+            self._hearing.pop(number, None)
 
     async def switch(self, enabled: bool) -> None:
         """Switches emotions on or off. Once this returns, no model starts to run while they are off."""
@@ -181,6 +193,9 @@ class Engine:
                 started.set_exception(ServiceError(message["failed"]))
             else:
                 started.set_result(message["ready"])
+        elif "part" in message:
+            if hear := self._hearing.get(message["id"]):
+                hear(message["part"])
         elif "batch" in message:
             self._report(message["batch"], message["seconds"])
         elif "log" in message:

@@ -34,6 +34,8 @@ class Settings(BaseSettings):
             default all of them.
         words: Recognizer that reads words where a request asks for them: a Whisper model or its folder, as for
             `e2v_port.analyze`. By default none does.
+        reply: Folder of a speech language model, of `e2v dialogue train`, that answers remarks. Also read from
+            E2V_REPLY. By default the service does not reply.
         offline: Never connect to a hub.
         token: Token that every request must carry.
         insecure: Allow another host than loopback without a token.
@@ -80,6 +82,7 @@ class Settings(BaseSettings):
     dtype: str | None = None
     labels: str | None = None
     words: str | None = None
+    reply: Path | None = Field(None, validation_alias=AliasChoices("E2V_SERVE_REPLY", "E2V_REPLY"))
     offline: bool = False
     token: SecretStr | None = Field(None, min_length=1)
     insecure: bool = False

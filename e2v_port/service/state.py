@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
@@ -16,9 +16,10 @@ from e2v_port.service.history import History
 from e2v_port.service.settings import Settings
 from e2v_port.service.telemetry import Telemetry, resident_bytes
 
-__all__ = ["Service"]
+__all__ = ["Service", "unless_disconnected"]
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 
 class Service:
@@ -51,7 +52,7 @@ class Service:
         options |= {"speakers": settings.enrolled, "adapt": settings.adapt, "emotion": self.enabled}
         options |= {"roster": str(settings.roster) if settings.roster else None}
         options |= {"only_enrolled": settings.only_enrolled, "speaker_model": settings.speaker_model}
-        options["words"] = settings.words
+        options |= {"words": settings.words, "reply": str(settings.reply) if settings.reply else None}
         self.engine = Engine(options, self.telemetry.count_batch)
         self.running = 0
         self.held = 0
@@ -97,6 +98,13 @@ class Service:
         if words and self.settings.words is None:
             raise RequestRefused(answers.NO_WORDS, kind="no_words")
 
+    def check_replies(self) -> None:
+        """Raises RequestRefused if this service does not reply, or not now."""
+        if self.settings.reply is None:
+            raise RequestRefused(answers.NO_REPLIES, status=404, kind="no_replies")
+        if not self.enabled:
+            raise RequestRefused(answers.NO_REPLY, status=409, kind="off")
+
     @contextmanager
     def slot(self) -> Iterator[None]:
         """Counts a request as running for as long as the context lasts, if there is room."""
@@ -130,16 +138,22 @@ class Service:
 
     async def ask(self, request: Request, op: str, body: bytes, **fields: Any) -> tuple[dict[str, Any], bytes]:
         """Asks the engine, and cancels the call if the client disconnects meanwhile."""
-        call = asyncio.ensure_future(self.engine.call(op, body, **fields))
-        gone = asyncio.ensure_future(_disconnected(request))
+        return await unless_disconnected(request, self.engine.call(op, body, **fields))
+
+    async def parts(self, op: str, body: bytes, **fields: Any) -> AsyncGenerator[dict[str, Any], None]:
+        """Asks the engine for an answer that comes in parts, and yields these, then the answer.
+
+        Closing the generator cancels the call.
+        """
+        arrived: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        call = asyncio.ensure_future(self.engine.call(op, body, hear=arrived.put_nowait, **fields))
+        call.add_done_callback(lambda _: arrived.put_nowait(None))
         try:
-            await asyncio.wait((call, gone), return_when=asyncio.FIRST_COMPLETED)
-            if not call.done():
-                raise ClientDisconnect
-            return call.result()
+            while (part := await arrived.get()) is not None:
+                yield part
+            yield call.result()[0]
         finally:
             call.cancel()
-            gone.cancel()
 
     async def store(self, answer: dict[str, Any], recorded_at: datetime, client: str | None) -> str:
         """Stores an answer in the history and returns the outcome. A failure never fails the request."""
@@ -170,6 +184,21 @@ class Service:
             except HistoryError as error:
                 _log.warning("%s", error)
             await asyncio.sleep(60)
+
+
+async def unless_disconnected(request: Request, awaited: Awaitable[_T]) -> _T:
+    """Returns what is awaited; cancels that and raises ClientDisconnect if the client disconnects before."""
+    wanted = asyncio.ensure_future(awaited)
+    gone = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait((wanted, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not wanted.done():
+            raise ClientDisconnect
+        return wanted.result()
+    finally:
+        wanted.cancel()
+        gone.cancel()
+        await asyncio.wait((wanted, gone))  # until both have stopped: what they use may be closed next
 
 
 async def _disconnected(request: Request) -> None:

@@ -19,6 +19,7 @@ class Telemetry:
     Attributes:
         latency: Seconds from a request to its response, by route and status.
         queue: Seconds from a complete body to the start of its analysis.
+        first_token: Seconds from a decoded remark to the first token of its reply.
         batches: Number of segments that ran through a model together.
         received: Seconds of audio analyzed.
         judged: Seconds of audio that ran through a model; audio that runs through two models counts twice.
@@ -38,6 +39,12 @@ class Telemetry:
         self.queue = Histogram(
             "e2v_queue_seconds",
             "Seconds from a complete body to the start of its analysis.",
+            buckets=_SECONDS,
+            **shared,
+        )
+        self.first_token = Histogram(
+            "e2v_reply_first_token_seconds",
+            "Seconds from a decoded remark to the first token of its reply.",
             buckets=_SECONDS,
             **shared,
         )

@@ -3,7 +3,6 @@
 Messages are JSON objects, followed by bytes if their `body` is true: see `e2v_port.service.engine`, the other end.
 """
 
-import io
 import json
 import logging
 import os
@@ -12,9 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,13 +44,14 @@ from e2v_port.models.load import load
 from e2v_port.models.model import Model
 from e2v_port.service import answers
 from e2v_port.service.batching import BatchedModel, Batcher, Job, Stopped
+from e2v_port.service.inputs import Decoder, given_segments
 from e2v_port.service.reading import JobReader, SharedReader
+from e2v_port.service.replying import Replier
 from e2v_port.speakers.known import Heard, KnownVoices
 from e2v_port.speakers.roster import Roster
 from e2v_port.speech import silero
 from e2v_port.speech.enrolment import Enrolment
 from e2v_port.speech.segment import GivenSegment, Quality, Segment, SegmentSettings
-from e2v_port.speech.transcripts import parse_segments
 from e2v_port.transcribe.words import Reader
 
 if TYPE_CHECKING:
@@ -63,27 +64,12 @@ _log = logging.getLogger(__name__)
 
 THREADS = 32  # requests decoded or waiting for the models at a time, and so the most clips in one batch
 STREAM_THREADS = 16
-# Seconds; two longer recordings are held at a time, since an hour takes 230 MB, and twice that while it is analyzed.
-LONG = 600
-LONG_AT_ONCE = 2
-# Requests whose words are read at a time: they have threads of their own and only wait for each other. One of them may
-# be long, as it stays in memory for minutes.
-WORDS_THREADS = 8
-LONG_WORDS_AT_ONCE = 1
-SEGMENTS, SEGMENT_BYTES = 50_000, 8_000_000  # given for one clip: five times the words of an hour, and 12 s to read
+WORDS_THREADS = 8  # requests whose words are read at a time: they only wait for each other
 FRAME_NUMBERS = 1 << 22  # in an embedding by frames: 80 MB as JSON
 
 NOT_ENROLLED: Quality = "not_enrolled"
 NOBODY_HEARD = Heard(None, None)
 NOBODY = "no enrolled speaker is heard in this clip"
-
-
-class _Body(io.BytesIO):
-    """A clip in memory, with a name for errors."""
-
-    def __init__(self, data: bytes, name: str) -> None:
-        super().__init__(data)
-        self.name = name
 
 
 class _ToFront(logging.Handler):
@@ -124,7 +110,7 @@ def serve(connection: Connection, options: dict[str, Any]) -> None:
 class _Worker:
     def __init__(self, connection: Connection, options: dict[str, Any]) -> None:
         self.connection = connection
-        self.max_seconds: float = options["max_seconds"]
+        self.decoder = Decoder(options["max_seconds"])
         self.segments = SegmentSettings(**{name: options[name] for name in ("speech_threshold", "max_gain")})
         self.max_audio_seconds: float = options["max_audio_seconds"]
         self.enrolment = Enrolment(None if options["roster"] else options["speakers"])
@@ -137,7 +123,6 @@ class _Worker:
         logger = logging.getLogger("e2v_port")
         logger.addHandler(_ToFront(self._send))
         logger.setLevel(logging.INFO)
-        self.long, self.long_words = threading.Semaphore(LONG_AT_ONCE), threading.Semaphore(LONG_WORDS_AT_ONCE)
         self.busy = 0
         self.counting = threading.Lock()
 
@@ -146,6 +131,8 @@ class _Worker:
             model = catalog.BUNDLED
         reader = reading.opened(options["words"], None, options["offline"])
         self.reader = SharedReader(reader, self.seconds) if reader else None
+        reply = options["reply"]
+        self.replier = Replier(Path(reply), options["runtime"], options["offline"]) if reply else None
         load_options = {name: options[name] for name in ("runtime", "dtype", "labels", "offline")}
         judge = Judge.load(model or None, dimensional or None, **load_options)
         warm = np.linspace(-1, 1, 2 * SAMPLING_RATE, dtype=np.float32)  # silence would be worth a note
@@ -166,6 +153,7 @@ class _Worker:
         self.pool = ThreadPoolExecutor(THREADS, "request")
         self.stream_pool = ThreadPoolExecutor(STREAM_THREADS, "stream")
         self.words_pool = ThreadPoolExecutor(WORDS_THREADS, "request with words")
+        self.reply_pool = ThreadPoolExecutor(1, "reply")  # in the order in which they are asked for
         self._switch(self.enabled)
 
     def _read_roster(self, options: dict[str, Any]) -> tuple[Roster, Batcher]:
@@ -200,6 +188,7 @@ class _Worker:
         ops = {
             "analyze": self._analyze,
             "embed": self._embed,
+            "reply": self._reply,
             "open": self._open,
             "push": self._push,
             "finish": self._finish,
@@ -224,6 +213,7 @@ class _Worker:
             else:
                 pool = self.words_pool if message.get("words") else self.pool
                 pool = self.stream_pool if "stream" in message else pool
+                pool = self.reply_pool if op == "reply" else pool
                 stream = self.streams.get(message.get("stream", 0))
                 job = stream.job if stream else Job(self.seconds)
                 with self.counting:
@@ -318,7 +308,7 @@ class _Worker:
             what = "granularity=frame needs a model that gives labels: start the service with --model, or leave it out"
             raise RequestRefused(what)
         segments = message["segments"]
-        given = None if segments is None else _parsed(segments.encode("utf-8", "surrogateescape"))
+        given = None if segments is None else given_segments(segments.encode("utf-8", "surrogateescape"))
         job.check()
         started = time.perf_counter()
         request = Request(message["channel"], given, message["granularity"] == "clip")
@@ -326,8 +316,7 @@ class _Worker:
         reader = self._job_reader(job, language) if message["words"] else None
         if language is not None and reader is None and not any(segment.text for segment in given or ()):
             raise RequestRefused(answers.NO_TEXT)
-        long = self.long_words if reader else self.long
-        with self._decoded(job, body, message["name"], request, long) as sounds:
+        with self.decoder.decoded(job, body, message["name"], request, words=reader is not None) as sounds:
             timings["decode"] = time.perf_counter() - started
             about = (message["speaker"], message["granularity"])
             analysis = self._analyzed(job, sounds, request, *about, reader=reader, language=language)
@@ -471,7 +460,7 @@ class _Worker:
         kind = next(iter(self.batchers))
         model = BatchedModel(self.batchers[kind], job)
         architecture = model.config.architecture
-        with self._decoded(job, body, message["name"], Request(message["channel"]), self.long) as sounds:
+        with self.decoder.decoded(job, body, message["name"], Request(message["channel"])) as sounds:
             [sound] = sounds.by_channel.values()
             waveform, samples = sound.waveform, sounds.samples
             numbers = architecture.frames(samples) * architecture.frame_dim
@@ -483,11 +472,8 @@ class _Worker:
                     kind="too_long",
                 )
             embedding = None
-            if self.enabled and self.enrolment.admits(message["speaker"]):
-                with suppress(Stopped):
-                    known = self._known(job)
-                    if known and known.only and known.whose(waveform, self.segments).name is None:
-                        raise Stopped
+            with suppress(Stopped):
+                if self.enabled and self._admitted(job, waveform, message["speaker"]):
                     embedding = model.embed(waveform, SAMPLING_RATE, granularity=message["granularity"]).tolist()
         job.check()
         answer = {
@@ -498,6 +484,42 @@ class _Worker:
             "notes": [note._asdict() for note in sounds.notes],
         }
         return answer, json.dumps(embedding).encode()
+
+    def _reply(self, job: Job, message: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes | None]:
+        assert self.replier is not None  # the front has asked
+
+        def tell(name: str, part: dict[str, Any]) -> None:
+            self._replying(job)
+            self._send({"id": message["id"], "part": {"event": name, **part}})
+
+        request = Request(message["channel"])
+        with self.decoder.decoded(job, body, message["name"], request, remark=True) as sounds:
+            [sound] = sounds.by_channel.values()
+            self._replying(job)
+            if not self._admitted(job, sound.waveform, message["speaker"]):
+                raise RequestRefused(f"{message['name']}: {NOBODY}", kind="not_enrolled")
+            words = None
+            if message["words"]:
+                read, _ = self._job_reader(job, message["language"]).read(sound.waveform, [(0.0, sounds.duration)])
+                words = "".join(word.text for word in read).strip()
+            answer = self.replier.reply(sound.waveform, message["context"], words, message["aloud"], tell)
+        self._replying(job)
+        known = {note.text for note in sounds.notes}
+        notes = [*(note._asdict() for note in sounds.notes), *(n for n in answer["notes"] if n["text"] not in known)]
+        return {**answer, "notes": notes, "duration": sounds.duration}, None
+
+    def _replying(self, job: Job) -> None:
+        """Notes that a reply makes progress; raises RequestRefused once emotions are switched off."""
+        job.check()
+        if not self.enabled:
+            raise RequestRefused(answers.NO_REPLY, status=409, kind="off")
+
+    def _admitted(self, job: Job, waveform: Waveform, speaker: str | None) -> bool:
+        """Returns whether a clip may reach a model: by the name that its request gives, or by the voice."""
+        if not self.enrolment.admits(speaker):
+            return False
+        known = self._known(job)
+        return known is None or not known.only or known.whose(waveform, self.segments).name is not None
 
     def _open(self, job: Job, message: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes | None]:
         from e2v_port.live.words import LiveWords
@@ -574,31 +596,6 @@ class _Worker:
         models = {kind: BatchedModel(batcher, job) for kind, batcher in self.batchers.items()}
         return models.get(CATEGORICAL), models.get(DIMENSIONAL)
 
-    @contextmanager
-    def _decoded(
-        self, job: Job, body: bytes, name: str, request: Request, long: threading.Semaphore
-    ) -> Iterator[Sounds]:
-        """Decodes a clip up to the longest allowed length; a long one waits until few others are in memory.
-
-        Channels that are judged apart count together.
-        """
-        waited = False
-        with ExitStack() as held:
-
-            def check(seconds: float) -> None:
-                nonlocal waited
-                job.check()
-                if seconds > self.max_seconds:
-                    limit = f"{self.max_seconds:g} s, the limit of this service (--max-seconds)"
-                    message = f"longer than {limit}: split it"
-                    raise RequestRefused(f"{name}: {message}", status=413, kind="too_long")
-                if seconds >= LONG and not waited:
-                    waited = True
-                    with job.waiting():
-                        held.enter_context(long)
-
-            yield request.load(_Body(body, name), check=check)
-
     def _described(self, kind: str) -> dict[str, Any]:
         model = self.batchers[kind].model
         config = model.config
@@ -618,20 +615,6 @@ class _Worker:
 def _named(segments: Sequence[JudgedSegment], speaker: str) -> tuple[JudgedSegment, ...]:
     """Returns segments as those of a speaker, unless their voice has a name."""
     return tuple(replace(segment, speaker=segment.speaker or speaker) for segment in segments)
-
-
-def _parsed(data: bytes) -> list[GivenSegment]:
-    """Reads given segments; raises RequestRefused for more of them than any clip has."""
-    if len(data) > SEGMENT_BYTES:
-        raise _too_many(f"{len(data)} bytes of segments are more than {SEGMENT_BYTES}")
-    given = parse_segments(data)
-    if len(given) > SEGMENTS:
-        raise _too_many(f"{len(given)} segments are more than {SEGMENTS}")
-    return given
-
-
-def _too_many(what: str) -> RequestRefused:
-    return RequestRefused(f"{what}: send those of this clip alone, or the clip in parts", status=413, kind="too_large")
 
 
 def _refused(error: Exception) -> ServiceError:

@@ -21,6 +21,9 @@ __all__ = [
     "EXPORT",
     "HISTORY",
     "MODELS",
+    "REMARK",
+    "REPLY",
+    "REPLYING",
     "TEXT",
     "UPLOAD",
     "Audit",
@@ -29,6 +32,8 @@ __all__ = [
     "EmbedAnswer",
     "ErrorAnswer",
     "ModelAnswer",
+    "Ready",
+    "ReplyAnswer",
     "Status",
     "Switch",
     "Taxonomy",
@@ -62,9 +67,17 @@ class ErrorAnswer(TypedDict):
 
 
 class Status(TypedDict):
-    """State of the service: `ok`, or `ready` once its models are loaded."""
+    """State of the service: `ok`."""
 
     status: str
+
+
+class Ready(TypedDict):
+    """State of the service: `ready`; and whether it reads words, and replies."""
+
+    status: str
+    words: bool
+    replies: bool
 
 
 class Taxonomy(TypedDict):
@@ -156,6 +169,38 @@ class ModelAnswer(TypedDict):
     hop_seconds: float
 
 
+class Prosody(TypedDict):
+    """How the reply should sound: an emotion that answers the tone, and factors for a neutral voice.
+
+    `rate`, `pitch` and `volume` are those of `SpeechSynthesisUtterance` in a browser.
+    """
+
+    emotion: str
+    intensity: float
+    rate: float
+    pitch: float
+    volume: float
+
+
+class ReplyAnswer(TypedDict):
+    """A reply to a remark; `tone` is an estimate, and no answer where `unclear` is true.
+
+    `words` are null unless they were asked for; `audio` is a WAV file in base64, null unless it was asked for and the
+    service has a speech engine. `seconds` are those until the voice was encoded, until the first token, and in all.
+    """
+
+    request_id: str
+    reply: str
+    tone: dict[str, float] | None
+    unclear: bool | None
+    words: str | None
+    notes: list[dict[str, str]]
+    duration: float
+    seconds: dict[str, float]
+    prosody: Prosody
+    audio: str | None
+
+
 class Switch(BaseModel, extra="forbid"):
     """Whether emotion analysis is to be on."""
 
@@ -206,6 +251,13 @@ ANALYSIS = _answer(
 )
 ANALYSIS[200]["content"]["application/x-ndjson"] = {"schema": {"$ref": f"{_SCHEMAS}answer"}}
 EMBEDDING = _answer({"$ref": f"{_SCHEMAS}EmbedAnswer"})
+REPLY = _answer({"$ref": f"{_SCHEMAS}ReplyAnswer"})
+REPLY[200]["content"]["text/event-stream"] = {
+    "schema": {
+        "type": "string",
+        "description": "Events `tone`, `text`, and `done` or `error`, with JSON as their data.",
+    }
+}
 MODELS = _answer({"type": "array", "items": {"$ref": f"{_SCHEMAS}ModelAnswer"}})
 AUDIT = _answer({"$ref": f"{_SCHEMAS}Audit"})
 EXPORT = _answer(
@@ -221,29 +273,25 @@ TEXT: dict[int | str, Any] = {
 }
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
-_FORM = {
-    "type": "object",
-    "required": ["file"],
-    "properties": {
-        "file": {"type": "string", "format": "binary", "description": "Audio file."},
-        "segments": {
-            "type": "string",
-            "description": "Diarization, subtitles or transcript of the clip: formats in docs/analysis.md; or a "
-            'JSON list of {"start", "end", "speaker", "text"}.',
-        },
-    },
-}
-BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/octet-stream": _BINARY,
-            "audio/wav": _BINARY,
-            "audio/flac": _BINARY,
-            "multipart/form-data": {"schema": _FORM},
-        },
-    }
-}
+
+
+def _body(**beside: str) -> dict[str, Any]:
+    """Returns the body of a route that takes audio: that alone, or a form with a text beside it."""
+    fields: dict[str, Any] = {"file": {"type": "string", "format": "binary", "description": "Audio file."}}
+    fields |= {name: {"type": "string", "description": text} for name, text in beside.items()}
+    form = {"type": "object", "required": ["file"], "properties": fields}
+    content: dict[str, Any] = dict.fromkeys(("application/octet-stream", "audio/wav", "audio/flac"), _BINARY)
+    content["multipart/form-data"] = {"schema": form}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+BODY = _body(
+    segments="Diarization, subtitles or transcript of the clip: formats in docs/analysis.md; or a JSON list of "
+    '{"start", "end", "speaker", "text"}.'
+)
+REMARK = _body(
+    context='What was said before, oldest first: a JSON list of {"role": "user" or "assistant", "content": words}.'
+)
 UPLOAD = errors(
     _400="The body holds no audio, or the form is malformed.",
     _408="The body arrived too slowly.",
@@ -251,6 +299,10 @@ UPLOAD = errors(
     _415="The multipart body is not form-data.",
     _422="The audio cannot be decoded, or parameters or segments are invalid.",
     _503="Too many requests, or the models are being loaded: see Retry-After.",
+)
+REPLYING = errors(
+    _404="The service does not reply: start it with --reply FOLDER.",
+    _409="Emotion analysis is switched off.",
 )
 HISTORY = errors(
     _404="Nothing is stored: start the service with --history FILE.",

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Annotated, Any, Literal, TypeAlias
 
-from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response, WebSocket
+from fastapi import APIRouter, FastAPI, Query, Request, Response, WebSocket
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, StreamingResponse
 from fastapi.routing import APIRoute, APIWebSocketRoute
@@ -28,13 +28,15 @@ from e2v_port.service.http import openapi
 from e2v_port.service.http.bodies import received
 from e2v_port.service.http.documentation import documentation
 from e2v_port.service.http.gate import Routes, error_body, error_headers
+from e2v_port.service.http.parameters import CHANNEL, Channel, ClipSpeaker, Language, Shared
+from e2v_port.service.http.replies import router as replies
 from e2v_port.service.state import Service
 from e2v_port.service.streams import START, StreamSocket
 from e2v_port.version import __version__
 
 __all__ = ["UPLOADS", "application", "routes"]
 
-UPLOADS = frozenset({"/v1/analyze", "/v1/embed"})  # paths that accept audio
+UPLOADS = frozenset({"/v1/analyze", "/v1/embed", "/v1/reply"})  # paths that accept audio
 _MEDIA_TYPES = {
     "csv": "text/csv; charset=utf-8",
     "turns": "text/csv; charset=utf-8",
@@ -57,11 +59,6 @@ Format: TypeAlias = Literal["json", "csv", "turns", "md", "vtt", "srt", "textgri
 From: TypeAlias = Annotated[AwareDatetime | None, Query(alias="from", description="Start of the period.")]
 To: TypeAlias = Annotated[AwareDatetime | None, Query(alias="to", description="End of the period, not included.")]
 Speaker: TypeAlias = Annotated[str | None, Query(description="Name of one speaker.")]
-_CHANNEL = "mix|left|right|[1-9][0-9]?"
-ClipSpeaker: TypeAlias = Annotated[str | None, Query(max_length=200, description="Speaker of the whole clip.")]
-Language: TypeAlias = Annotated[
-    str | None, Query(max_length=20, description="Language of the words, such as `en`; by default it is detected.")
-]
 
 
 class _Application(FastAPI):
@@ -83,6 +80,7 @@ def application(service: Service) -> FastAPI:
     )
     app.state.service = service
     app.include_router(router)
+    app.include_router(replies)
     app.mount("/page", StaticFiles(directory=_PAGE))
     for kind in (ServiceError, HTTPException, RequestValidationError, ClientDisconnect):
         app.add_exception_handler(kind, _answered)
@@ -92,7 +90,7 @@ def application(service: Service) -> FastAPI:
 def routes(app: FastAPI) -> Routes:
     """Returns the query parameters of each route of an application."""
     found: dict[str, frozenset[str]] = {}
-    for route in (*app.routes, *router.routes):
+    for route in (*app.routes, *router.routes, *replies.routes):
         if isinstance(route, Mount):
             found |= dict.fromkeys((f"GET {route.path}/*", f"HEAD {route.path}/*"), frozenset())
         elif isinstance(route, APIWebSocketRoute):
@@ -126,12 +124,6 @@ def _service_error(error: Exception) -> ServiceError:
     return RequestCancelled("the client disconnected")  # for the log alone: nobody reads the response
 
 
-async def _shared(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service
-
-
-Shared: TypeAlias = Annotated[Service, Depends(_shared)]
 router = APIRouter()
 
 
@@ -157,7 +149,7 @@ async def analyze(
     channel: Annotated[
         str,
         Query(
-            pattern=f"^({_CHANNEL}|each)$",
+            pattern=f"^({CHANNEL}|each)$",
             description="Channel to judge: `mix`, `left`, `right`, a number from 1, or `each` channel as one speaker.",
         ),
     ] = "mix",
@@ -175,13 +167,13 @@ async def analyze(
     started = time.perf_counter()
     service.check_words(words)
     async with received(service, request) as upload:
-        if upload.segments is not None and granularity == "clip":
+        if upload.beside is not None and granularity == "clip":
             raise RequestRefused("segments and granularity=clip contradict each other: leave one out")
         if speaker is not None and channel == "each":
             raise RequestRefused("speaker and channel=each contradict each other: each channel is a speaker")
         complete = time.perf_counter()
         fields: dict[str, Any] = {"granularity": granularity, "format": form, "speaker": speaker}
-        fields |= {"segments": upload.segments, "channel": channel, "words": words, "language": language}
+        fields |= {"segments": upload.beside, "channel": channel, "words": words, "language": language}
         clip_name = name or upload.name or "clip"
         result, _ = await service.ask(request, "analyze", upload.audio, name=clip_name, **fields)
     analysis = result["analysis"] if service.enabled else answers.unjudged(result["analysis"])
@@ -216,10 +208,7 @@ async def embed(
         Literal["utterance", "frame"], Query(description="One vector for the clip, or one for each frame.")
     ] = "utterance",
     speaker: ClipSpeaker = None,
-    channel: Annotated[
-        str,
-        Query(pattern=f"^({_CHANNEL})$", description="Channel to embed: `mix`, `left`, `right` or a number from 1."),
-    ] = "mix",
+    channel: Channel = "mix",
     name: Annotated[str | None, Query(max_length=255, description="Name of the clip in error messages.")] = None,
 ) -> Response:
     """Returns embeddings of a voice: the result of `Model.embed`."""
@@ -318,14 +307,15 @@ async def healthz() -> dict[str, str]:
 @router.get(
     "/readyz",
     summary="Check readiness",
-    response_model=openapi.Status,
+    response_model=openapi.Ready,
     responses=openapi.errors(_503="The models are being loaded."),
 )
-async def readyz(service: Shared) -> dict[str, str]:
-    """Answers 200 while the models are loaded."""
+async def readyz(service: Shared) -> dict[str, Any]:
+    """Answers 200 while the models are loaded, and says what the service offers besides judgements."""
     if not service.engine.ready:
         raise ModelsUnavailable
-    return {"status": "ready"}
+    settings = service.settings
+    return {"status": "ready", "words": settings.words is not None, "replies": settings.reply is not None}
 
 
 @router.get("/metrics", summary="Read the metrics", response_class=PlainTextResponse, responses=openapi.TEXT)

@@ -9,15 +9,18 @@ import { analyze, listen, record } from "./runs.js";
 import * as service from "./service.js";
 import { onState, run, running } from "./state.js";
 import { EmotionSwitch } from "./switch.js";
+import { Conversation } from "./talk.js";
 import { Taxonomy } from "./taxonomy.js";
 import { peaksOf } from "./timeline.js";
 import { sorted } from "./uploads.js";
 
 const LONGEST_WAVEFORM = 1800; // s; a browser decodes a file as a whole: half a gigabyte for one of this length
+const LONGEST_REMARK = 29.5; // s; the service takes 30 s
 
 const player = new Player((seconds) => results.follow(seconds));
 const emotion = new EmotionSwitch(() => results?.answer?.emotion_enabled);
 let results = null; // made once the taxonomy has arrived
+let conversation = null; // as well
 
 onState(showState);
 // A recording exists nowhere else: the browser asks before it is left.
@@ -27,8 +30,11 @@ addEventListener("pagehide", () => running()?.cancel("")); // also closes the mi
 /** Returns the results, which need the taxonomy of the service. */
 async function ready() {
   if (results) return results;
-  const [taxonomy, config] = await Promise.all([service.taxonomy(), service.config()]);
-  results ??= new Results(new Taxonomy(taxonomy), player);
+  const [table, config, offers] = await Promise.all([service.taxonomy(), service.config(), service.offers()]);
+  const taxonomy = new Taxonomy(table);
+  results ??= new Results(taxonomy, player);
+  conversation ??= new Conversation(taxonomy, offers.words);
+  $("talk").hidden = !offers.replies;
   showService(config.enabled, config.history);
   return results;
 }
@@ -148,6 +154,22 @@ onToggle("live", async (mine) => {
   player.stop();
   const onReady = ({ emotion_enabled: enabled, history }) => showService(enabled, history);
   await listen(mine, await ready(), onReady);
+});
+
+onToggle("talk", async (mine) => {
+  player.stop();
+  await ready();
+  conversation.hush();
+  const { recording } = await record(mine, LONGEST_REMARK);
+  mine.enter("answering");
+  await conversation.answer(mine, recording);
+});
+$("aloud").addEventListener("change", () => $("aloud").checked || conversation.hush());
+$("forget").addEventListener("click", () => {
+  if (refused()) return;
+  conversation.startOver();
+  say({ status: "The conversation is forgotten." });
+  $("talk").focus();
 });
 
 /** Offers a recording that could not be analyzed: it exists nowhere else. */

@@ -3,6 +3,10 @@
 const SENTENCES = {
   audio: "This file could not be read as a recording. It may be damaged, or of a kind that the service does not know.",
   segments: "The transcript does not fit its recording, or could not be read.",
+  context: "The service could not use what was said before. Start over.",
+  not_enrolled: "The service replies to enrolled speakers only.",
+  off: "Emotion analysis is off, and a reply depends on it. Turn it on first.",
+  no_replies: "This service does not reply. Whoever runs it needs to start it with a model for that.",
   empty: "The file is empty. Record or export it again.",
   too_large: "The file is too large for this service. Send a shorter part, or a compressed copy such as MP3 or Opus.",
   too_long: "The recording is too long for this service. Cut it into parts.",

@@ -18,14 +18,15 @@ export async function analyze(run, recording, transcript) {
   return service.analyze(recording, transcript, (share) => showProgress(share, recording.name), run.signal);
 }
 
-/** Records until the user stops it, and returns the recording. */
-export async function record(run) {
+/** Records until the user stops it, or for so many seconds, and returns the recording. */
+export async function record(run, longest = Infinity) {
   const blocks = [];
   const microphone = await openMicrophone(
     run.signal,
     (samples) => {
       blocks.push(samples);
       showLevel(peak(samples), blocks.length * BLOCK_SECONDS, microphone.muted ? MUTED : "");
+      if (blocks.length * BLOCK_SECONDS >= longest) run.stop();
     },
     (why) => run.stop(why),
   );

@@ -51,6 +51,8 @@ async function request(method, path, body) {
   return answer;
 }
 
+/** Returns what the service offers besides judgements: {words, replies}; nothing while its models are being loaded. */
+export const offers = () => request("GET", "/readyz").catch(() => ({}));
 export const taxonomy = () => request("GET", "/v1/taxonomy");
 export const config = () => request("GET", "/v1/config/emotion");
 export const enableEmotion = (enabled) => request("PUT", "/v1/config/emotion", { enabled });
@@ -92,4 +94,35 @@ export function analyze(file, segments, onSent, signal) {
       call.send(file);
     }
   });
+}
+
+/**
+ * Sends a remark, with what was said before, and returns the whole reply. `onPart` gets the name and the content of each
+ * part before it: `tone`, then `text` for each piece.
+ */
+export async function reply(recording, context, options, onPart, signal) {
+  const form = new FormData();
+  form.append("file", recording);
+  form.append("context", JSON.stringify(context));
+  const headers = { ...authorization(), Accept: "text/event-stream" };
+  const lost = (kind) => (error) => {
+    throw signal.aborted ? error : new ServiceError({ kind });
+  };
+  const sent = fetch(`/v1/reply?${new URLSearchParams(options)}`, { method: "POST", headers, body: form, signal });
+  const response = await sent.catch(lost("gone"));
+  if (!response.ok) throw failure(response.status, await response.text());
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  for (let text = ""; ; ) {
+    const { done, value } = await reader.read().catch(lost("lost"));
+    if (done) throw new ServiceError({ kind: "lost" });
+    const events = (text + value).split("\n\n");
+    text = events.pop(); // not complete yet
+    for (const event of events) {
+      const [, name, data] = event.match(/^event: (\w+)\ndata: (.*)$/);
+      const content = JSON.parse(data);
+      if (name === "error") throw new ServiceError(content.error, content.status);
+      if (name === "done") return content;
+      onPart(name, content);
+    }
+  }
 }

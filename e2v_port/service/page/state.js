@@ -3,10 +3,11 @@
 const NEXT = {
   idle: ["opening", "analyzing"], // begins a run
   opening: ["recording", "live"], // a microphone, and a connection to the service
-  recording: ["analyzing"],
+  recording: ["analyzing", "answering"],
   live: ["finishing"],
   finishing: [], // the last segments of a live voice are being judged
   analyzing: [],
+  answering: [], // a reply to a remark is being made
 }; // and from everywhere to idle
 
 let current = null; // the run; null while idle
