@@ -99,7 +99,7 @@ class Language:
             if hasattr(layer, "in_features") and not hasattr(layer.weight, "numel")
         ]
         plain = sum(weights.numel() * weights.element_size() for weights in self.model.parameters())
-        return plain + sum(layer.in_features * layer.out_features for layer in packed)
+        return int(plain + sum(layer.in_features * layer.out_features for layer in packed))
 
     def pack(self) -> None:
         """Packs its linear layers at 8 bits, for the CPU; the numbers between them are rounded as they are used.
@@ -301,14 +301,15 @@ def load(
 
     local = Path(name).exists()
     options: dict[str, Any] = {"local_files_only": local or offline or offline_by_environment()}
+    place = name
     if Path(name).is_file():
-        place, options = Path(name).parent, {**options, "gguf_file": Path(name).name}
+        place, options["gguf_file"] = Path(name).parent, Path(name).name
     else:
-        place, options = name, {**options, "revision": revision}
+        options["revision"] = revision
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(place, **options)
-            model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, use_safetensors=True, **options)
+            model: Any = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, use_safetensors=True, **options)
     except ImportError as error:
         if "gguf_file" not in options:
             raise
