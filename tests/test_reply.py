@@ -213,6 +213,7 @@ TURN = {"role": "user", "content": "Hi."}
         ([{**TURN, "role": []}], "a turn of the context must be"),
         ([{**TURN, "content": None}], "a turn of the context must be"),
         ([{**TURN, "content": " "}], "a turn of the context must be"),
+        ([{**TURN, "content": "half a sign: \ud83d"}], "a turn of the context must be"),
     ],
 )
 def test_a_context_in_another_form_is_refused(pipe: e2v_port.SpeechLM, context: Any, problem: str) -> None:
@@ -223,7 +224,7 @@ def test_a_context_in_another_form_is_refused(pipe: e2v_port.SpeechLM, context: 
 
 def test_a_context_that_the_language_model_cannot_read_is_refused(pipe: e2v_port.SpeechLM) -> None:
     with pytest.raises(E2VError, match=r"are more than .* reads \(512\): shorten the context"):
-        pipe(CLIP, context=[{"role": "user", "content": "Kids are talking. " * 200}])
+        pipe.stream(CLIP, context=[{"role": "user", "content": "Kids are talking. " * 200}])
     with pytest.raises(ValueError, match="max_new_tokens must be from 1 to 1000, not 0"):
         pipe(CLIP, max_new_tokens=0)
     with pytest.raises(AudioError):

@@ -9,6 +9,7 @@ from e2v_port.dialogue.replies import LABELS
 from e2v_port.dialogue.scoring import answers, empathy, figures, written
 from e2v_port.dialogue.scoring.tone import Judge, Lexicon
 from e2v_port.errors import CorpusError
+from e2v_port.llm import stored
 
 __all__ = ["RATINGS", "REPLIES", "Bar", "evaluate"]
 
@@ -32,6 +33,7 @@ def evaluate(
     judges: Sequence[Judge] = (),
     labels_of: str | None = None,
     rater: empathy.Rater | None = None,
+    rater_name: str = "",
     language: str | None = None,
     device: str = "cpu",
     limit: int = 60,
@@ -52,6 +54,7 @@ def evaluate(
         judges: Judges of the tone of replies, besides `Lexicon`.
         labels_of: Emotion model whose labels models read that hear `label`; they get the true labels as well.
         rater: Rates the empathy of replies; None for no such figures.
+        rater_name: Its name: of the ratings that are kept in `ratings.jsonl`, only those under this name count.
         language: Hub name or folder of the language model, in place of those that the models name.
         device: `cpu`, `cuda` or `mps`.
         limit: Most tokens of an answer.
@@ -61,7 +64,7 @@ def evaluate(
 
     Raises:
         CheckpointError: A model cannot be loaded.
-        CorpusError: The dialogues cannot be used.
+        CorpusError: The dialogues cannot be used, or a model was trained on speakers of `dev` or `test`.
         OSError: The folder cannot be written to.
     """
     found = examples.read(dialogues, part)
@@ -70,6 +73,8 @@ def evaluate(
     out.mkdir(parents=True, exist_ok=True)
     asked = []
     for contender in answers.contenders(models, labels_of):
+        if part != "train":
+            _unheard(contender, found)
         labels = None
         if contender.labels == answers.TRUE:
             labels = [example.emotion for example in found]
@@ -97,5 +102,16 @@ def evaluate(
             for example, reply in zip(found, replies, strict=True)
         )
         with bar(len(wanted), "rating") as advance:
-            ratings = empathy.rate(rater, wanted, out / RATINGS, advance)
+            ratings = empathy.rate(rater, rater_name, wanted, out / RATINGS, advance)
     return figures.evaluation(part, found, answered, [Lexicon(), *judges], ratings=ratings, seed=seed)
+
+
+def _unheard(contender: answers.Contender, found: Sequence[examples.Example]) -> None:
+    """Raises CorpusError if a model was trained on speakers of a set that is to show how it answers others."""
+    trained = stored.read(contender.folder).speakers
+    if known := sorted({example.speaker for example in found} & trained):
+        names = f"{', '.join(known[:3])}{', ...' * (len(known) > 3)}"
+        raise CorpusError(
+            f"{contender.folder}: was trained on {names} of this set, and figures are of voices never heard: evaluate "
+            "it on the dialogues that it was trained with, or train it again on these"
+        )
