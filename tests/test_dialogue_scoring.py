@@ -455,6 +455,10 @@ def test_finished_models_are_not_run_again(toys: Path, evaluated: tuple[Path, Do
         with pytest.raises(ModelNotFound, match="language"):
             evaluate(models, toys / "dialogues", out, part="dev", offline=True)
         assert (out / "replies.jsonl").read_bytes() == before
+        (toys / "cut").mkdir()
+        (toys / "cut" / "replies.jsonl").write_bytes(before[: before.find(b"\n", len(before) // 2) + 1])
+        with pytest.raises(ModelNotFound, match="language"):  # some replies are lacking
+            evaluate(models[1:], toys / "dialogues", toys / "cut", offline=True)
         once = evaluate([toys / "words"], toys / "dialogues", toys / "other", language=str(toys / "elsewhere"))
         assert once.models[1].whole.tones == again.models[2].whole.tones
     finally:
@@ -507,6 +511,18 @@ def test_a_model_is_not_evaluated_on_speakers_that_it_was_trained_on(toys: Path,
     assert not (tmp_path / "out" / "replies.jsonl").exists()
     found = evaluate([trained_on("toy/01")], toys / "dialogues", tmp_path / "out", part="dev", limit=2)
     assert found.models[1].name == "known"
+
+
+def test_a_model_is_not_evaluated_on_features_of_other_encoders(toys: Path, tmp_path: Path) -> None:
+    """They may be as wide as its own, so that its answers would be wrong without a word."""
+    others = tmp_path / "others"
+    shutil.copytree(toys / "dialogues", others)
+    about = json.loads((others / "encoders.json").read_text("utf-8"))
+    about["emotion"] = {"name": "bundled-nc", "revision": "", "sha256": 64 * "0"}
+    (others / "encoders.json").write_text(json.dumps(about), "utf-8")
+    with pytest.raises(CorpusError, match=r"features are of bundled-nc, and .*speech was trained with those of"):
+        evaluate([toys / "speech"], others, tmp_path / "out")
+    assert evaluate([toys / "words"], others, tmp_path / "out", part="dev", limit=2).models[1].name == "words"
 
 
 def test_texts_may_hold_any_character(tmp_path: Path) -> None:

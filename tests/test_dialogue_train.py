@@ -501,6 +501,7 @@ def test_licenses_are_read_from_the_model_card(run: Run, folder: Path, tmp_path:
         ({"masked": 1.0}, "masked is out of range"),
         ({"fusion": "none"}, "fusion must be one of frames, broadcast, prefix"),
         ({"stages": [2, 1]}, "stages must be 1, 2 or both"),
+        ({"stages": [[1]]}, "stages must be 1, 2 or both"),
         ({"hears": "words"}, "only stage 2 trains it"),
         ({"width": 102}, "width must be a multiple of heads"),
     ],

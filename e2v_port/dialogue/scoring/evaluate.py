@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from e2v_port.dialogue import examples
+from e2v_port.dialogue import examples, features
 from e2v_port.dialogue.replies import LABELS
 from e2v_port.dialogue.scoring import answers, empathy, figures, written
 from e2v_port.dialogue.scoring.tone import Judge, Lexicon
@@ -64,7 +64,8 @@ def evaluate(
 
     Raises:
         CheckpointError: A model cannot be loaded.
-        CorpusError: The dialogues cannot be used, or a model was trained on speakers of `dev` or `test`.
+        CorpusError: The dialogues cannot be used, a model was trained on speakers of `dev` or `test`, or the
+            features are of other encoders than those of a model.
         OSError: The folder cannot be written to.
     """
     found = examples.read(dialogues, part)
@@ -75,6 +76,8 @@ def evaluate(
     for contender in answers.contenders(models, labels_of):
         if part != "train":
             _unheard(contender, found)
+        if contender.hears == "speech":
+            _encoded(contender, dialogues)
         labels = None
         if contender.labels == answers.TRUE:
             labels = [example.emotion for example in found]
@@ -83,7 +86,7 @@ def evaluate(
                 labels = answers.labels_of(contender.labels, found, out, offline=offline, advance=advance)
         asked.append((contender, labels, answers.key(contender, found, labels, language, limit)))
     known = written.read(out / REPLIES)
-    runs = {key: known[key] for _, _, key in asked if key in known}
+    runs = {key: known[key] for _, _, key in asked if key in known and len(known[key].replies) == len(found)}
     for contender, labels, key in asked:
         if key in runs:
             continue
@@ -115,3 +118,15 @@ def _unheard(contender: answers.Contender, found: Sequence[examples.Example]) ->
             f"{contender.folder}: was trained on {names} of this set, and figures are of voices never heard: evaluate "
             "it on the dialogues that it was trained with, or train it again on these"
         )
+
+
+def _encoded(contender: answers.Contender, dialogues: Path) -> None:
+    """Raises CorpusError if the features are of other encoders than a model reads, which may be as wide."""
+    here = features.encoders(dialogues)
+    for kind, wanted in stored.read(contender.folder).encoders.items():
+        if wanted and (here[kind] or {}).get("sha256") != wanted["sha256"]:
+            name = (here[kind] or {}).get("name", "none")
+            raise CorpusError(
+                f"{dialogues}: {kind} features are of {name}, and {contender.folder} was trained with those of "
+                f"{wanted['name']}: prepare the dialogues again with the encoders of the model"
+            )
