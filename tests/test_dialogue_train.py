@@ -122,6 +122,8 @@ def test_a_model_names_what_it_is_made_of(learned: tuple[Path, dict[str, Any]], 
     found = stored.read(learned[0])
     assert found.encoders == speechlm.encoders()
     assert found.language["name"] == str(folder / "Llama")
+    weights = (folder / "Llama" / "model.safetensors").read_bytes()
+    assert found.language["sha256"] == hashlib.sha256(weights).hexdigest()
     assert found.training["clips"] == {"train": 72, "dev": 24}
     assert found.training["corpora"][0]["name"] == "toy"
     assert {"toy/07", "toy/08"} == {*found.training["corpora"][0]["speakers"]["dev"]}

@@ -285,6 +285,8 @@ def test_a_model_runs_with_what_it_was_trained_with_or_not_at_all(folder: Path, 
     speaker = {**config["encoders"]["speaker"], "sha256": 64 * "0"}
     other = changed(folder, tmp_path / "other", encoders={**config["encoders"], "speaker": speaker})
     assert "trained with other weights of bundled-voices" in error(other)
+    swapped = changed(folder, tmp_path / "swapped", language={**config["language"], "sha256": 64 * "0"})
+    assert "holds another language model than this one was trained with (sha256 " in error(swapped)
     gone = {**config["language"], "name": str(tmp_path / "gone")}
     lost = changed(folder, tmp_path / "lost", language=gone)
     assert "name its folder with language=" in error(lost)

@@ -186,7 +186,7 @@ class SpeechLM:
         Args:
             folder: Folder of `e2v dialogue train`.
             language: Language model in place of the one that it names: its folder, or its file in the form GGUF. Only
-                its shapes are checked, so it must be the same model.
+                its shapes are checked here, so it must be the same model.
             runtime: Runtime of the encoders, as for `e2v_port.load`.
             device: Where the language model computes: `cpu`, `cuda`, `mps`, or `auto` for CUDA where there is one.
             dtype: Type of its weights: `float32`, `bfloat16`, `float16`; `int8` packs its linear layers at 8 bits, on

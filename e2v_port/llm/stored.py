@@ -37,7 +37,8 @@ class Stored:
     Attributes:
         hears: What the language model gets of a remark: `speech`, `words` or `label`, see `dialogue.recipe.Recipe`.
         system: Instruction to the language model.
-        language: Where it is from: `name` (hub repository or folder), `revision`, `width` and `licence`.
+        language: Where it is from: `name` (hub repository or folder), `revision`, `width`, `licence` and, if it is from
+            a folder, `sha256` of its weights.
         encoders: Where `semantic`, `emotion` and `speaker` are from: `name`, `revision` and `sha256` of each; None for
             one that the adapter does not use. Empty without an adapter.
         adapter: Its sizes; None if the language model gets text.
@@ -164,12 +165,18 @@ def merged(stored: Stored, language: Language) -> Adapter | None:
         The adapter, on the device of the language model; None if the language model gets text.
 
     Raises:
-        CheckpointError: The tensors do not fit.
+        CheckpointError: The tensors do not fit, or its folder holds other weights than in training.
     """
     if stored.adapter and stored.adapter.words != language.width:
         raise CheckpointError(
             f"{language.name}: embeddings of {language.width} numbers, the adapter gives {stored.adapter.words}: load "
             f"{stored.language['name']}"
+        )
+    wanted = stored.language.get("sha256", "")
+    if language.name == stored.language["name"] and language.sha256 != wanted != "":
+        raise CheckpointError(
+            f"{language.name}: holds another language model than this one was trained with (sha256 "
+            f"{language.sha256[:12]}..., not {wanted[:12]}...): put that one back, or train again with this"
         )
     layers = dict(language.model.named_modules())
     names = {name.rpartition(".")[0] for name in stored.low_rank}
