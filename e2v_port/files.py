@@ -13,7 +13,7 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-__all__ = ["identity", "naming", "packaged", "printable", "replacing", "sync"]
+__all__ = ["identity", "lines", "naming", "packaged", "printable", "replacing", "sync"]
 
 
 @contextmanager
@@ -93,6 +93,14 @@ def identity(path: Path) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino, status.st_ctime_ns  # the inode number of a deleted file is reused
+
+
+def lines(text: str) -> list[str]:
+    """Returns the lines of a text, which only a line feed ends.
+
+    `str.splitlines` also splits at characters such as U+2028, which JSON leaves as they are inside a line.
+    """
+    return text.removesuffix("\n").split("\n") if text else []
 
 
 def printable(name: str) -> str:

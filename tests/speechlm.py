@@ -216,7 +216,7 @@ def toy_model(
             adapter=config,
             tensors=tensors,
             low_rank=low_rank,
-            training={"corpora": {"toy": "unknown"}, "seed": seed},
+            training={"corpora": [{"name": "toy", "licence": None}], "seed": seed},
         ),
         folder,
         "A toy.\n",

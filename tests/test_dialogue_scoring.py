@@ -2,9 +2,11 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import TypeAlias
@@ -334,16 +336,18 @@ def test_ratings_are_kept_and_absent_where_there_are_none(tmp_path: Path) -> Non
     assert rater("a", "sad", "odd") is None
     asked.clear()
     wanted = [("a", "sad", "b"), ("a", "sad", "odd"), ("a", "sad", "b")]
-    assert empathy.rate(rater, wanted, file) == {("a", "sad", "b"): 4}
+    assert empathy.rate(rater, "one", wanted, file) == {("a", "sad", "b"): 4}
     assert len(asked) == 2
     with pytest.raises(ConnectionError):
-        empathy.rate(rater, [("c", "sad", "d"), ("e", "sad", "fails")], file)
+        empathy.rate(rater, "one", [("c", "sad", "d"), ("e", "sad", "fails")], file)
     asked.clear()
-    assert empathy.rate(rater, [("c", "sad", "d"), ("a", "sad", "b")], file) == {
+    assert empathy.rate(rater, "one", [("c", "sad", "d"), ("a", "sad", "b")], file) == {
         ("c", "sad", "d"): 4,
         ("a", "sad", "b"): 4,
     }
     assert asked == [], "what was rated before a failure is kept"
+    assert empathy.rate(lambda *_: 1, "other", [("a", "sad", "b")], file) == {("a", "sad", "b"): 1}, "each for itself"
+    assert empathy.rate(rater, "one", [("a", "sad", "b")], file) == {("a", "sad", "b"): 4}
     clips = said_twice()[:2]
     given = {(each.words, each.emotion, each.reply): rating for each, rating in zip(clips, (2.0, 5.0), strict=True)}
     scores = evaluation("test", [*clips, clip(2, "happy")], [], [Lexicon()], ratings=given).models[0].whole
@@ -351,7 +355,7 @@ def test_ratings_are_kept_and_absent_where_there_are_none(tmp_path: Path) -> Non
     assert (scores.empathy.value, scores.rated) == (3.5, 2)
     file.write_text("{}\n")
     with pytest.raises(CorpusError, match="remove it and evaluate again"):
-        empathy.rate(rater, [], file)
+        empathy.rate(rater, "one", [], file)
 
 
 # ---- models on dialogues
@@ -451,6 +455,10 @@ def test_finished_models_are_not_run_again(toys: Path, evaluated: tuple[Path, Do
         with pytest.raises(ModelNotFound, match="language"):
             evaluate(models, toys / "dialogues", out, part="dev", offline=True)
         assert (out / "replies.jsonl").read_bytes() == before
+        (toys / "cut").mkdir()
+        (toys / "cut" / "replies.jsonl").write_bytes(before[: before.find(b"\n", len(before) // 2) + 1])
+        with pytest.raises(ModelNotFound, match="language"):  # some replies are lacking
+            evaluate(models[1:], toys / "dialogues", toys / "cut", offline=True)
         once = evaluate([toys / "words"], toys / "dialogues", toys / "other", language=str(toys / "elsewhere"))
         assert once.models[1].whole.tones == again.models[2].whole.tones
     finally:
@@ -486,6 +494,46 @@ def test_errors_are_one_line(toys: Path, tmp_path: Path) -> None:
         written.rows(tmp_path / "replies.jsonl")
     done = command("rate", "--out", tmp_path)
     assert done.stderr == "error: pass --replies and --out to make sheets, or --read and --key to read them\n"
+
+
+def test_a_model_is_not_evaluated_on_speakers_that_it_was_trained_on(toys: Path, tmp_path: Path) -> None:
+    def trained_on(*speakers: str) -> Path:
+        folder = tmp_path / "known"
+        shutil.copytree(toys / "words", folder, dirs_exist_ok=True)
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        config["training"]["corpora"] = [{"name": "toy", "speakers": {"train": list(speakers), "dev": ["toy/08"]}}]
+        (folder / "config.json").write_text(json.dumps(config), "utf-8")
+        return folder
+
+    for part, speaker in (("test", "toy/09"), ("dev", "toy/07")):
+        with pytest.raises(CorpusError, match=f"known: was trained on {speaker} of this set"):
+            evaluate([trained_on("toy/01", speaker)], toys / "dialogues", tmp_path / "out", part=part)
+    assert not (tmp_path / "out" / "replies.jsonl").exists()
+    found = evaluate([trained_on("toy/01")], toys / "dialogues", tmp_path / "out", part="dev", limit=2)
+    assert found.models[1].name == "known"
+
+
+def test_a_model_is_not_evaluated_on_features_of_other_encoders(toys: Path, tmp_path: Path) -> None:
+    """They may be as wide as its own, so that its answers would be wrong without a word."""
+    others = tmp_path / "others"
+    shutil.copytree(toys / "dialogues", others)
+    about = json.loads((others / "encoders.json").read_text("utf-8"))
+    about["emotion"] = {"name": "bundled-nc", "revision": "", "sha256": 64 * "0"}
+    (others / "encoders.json").write_text(json.dumps(about), "utf-8")
+    with pytest.raises(CorpusError, match=r"features are of bundled-nc, and .*speech was trained with those of"):
+        evaluate([toys / "speech"], others, tmp_path / "out")
+    assert evaluate([toys / "words"], others, tmp_path / "out", part="dev", limit=2).models[1].name == "words"
+
+
+def test_texts_may_hold_any_character(tmp_path: Path) -> None:
+    """JSON leaves U+2028 and U+0085 inside a line, where Python sees the end of one."""
+    odd = "One\u2028two\u0085three."
+    clips = [replace(clip(0), words=odd, reply=odd)]
+    one = written.Run("odd", "words", "k", (odd,))
+    written.write([one], clips, tmp_path / "replies.jsonl")
+    assert written.read(tmp_path / "replies.jsonl") == {"k": one}
+    assert empathy.rate(lambda *_: 3, "one", [(odd, "sad", odd)], tmp_path / "ratings.jsonl") == {(odd, "sad", odd): 3}
+    assert empathy.rate(lambda *_: 4, "one", [(odd, "sad", odd)], tmp_path / "ratings.jsonl") == {(odd, "sad", odd): 3}
 
 
 def test_shown_replies_are_drawn_and_cover_all_tones() -> None:
@@ -598,7 +646,7 @@ def test_a_bad_cell_is_named(rows: list[dict[str, str]], tmp_path: Path) -> None
         (",4,4,4,4\r\n", ",4,six,4,4\r\n", r"rater-1.csv:\d+: empathy is 'six': use 1 to 5, or leave it empty"),
         (",4,4,4,4\r\n", ",4,4,0,4\r\n", r"rater-1.csv:\d+: relevance is '0'"),
         ("item,", "thing,", r"no column item"),
-        ("\r\n1,", "\r\n777,", r"item '777' is not in .*key.csv"),
+        ("\r\n1,", "\r\n777,", r"item '777' with this reply is not in .*key.csv"),
         ("\r\n1,", "\r\n2,", r"item '2' is there twice"),
     ):
         assert old in good
@@ -607,6 +655,18 @@ def test_a_bad_cell_is_named(rows: list[dict[str, str]], tmp_path: Path) -> None
             rating.read(files, tmp_path / "key.csv")
     with pytest.raises(CorpusError, match="named twice"):
         rating.read([files[1], files[1]], tmp_path / "key.csv")
+    copy = tmp_path / "again.csv"
+    copy.write_bytes(files[1].read_bytes())
+    with pytest.raises(CorpusError, match=r"again.csv: is a copy of .*rater-2.csv"):
+        rating.read([files[1], copy], tmp_path / "key.csv")
+
+
+def test_sheets_of_another_key_are_refused(rows: list[dict[str, str]], tmp_path: Path) -> None:
+    """Items are numbered alike under every key, so that ratings would go to other models without a word."""
+    files = filled(tmp_path, rows)
+    rating.write(rating.sheets(rows, 1, 10, 1), tmp_path / "other")
+    with pytest.raises(CorpusError, match=r"with this reply is not in .*key.csv: use the sheets of one key"):
+        rating.read(files, tmp_path / "other" / "key.csv")
 
 
 def test_sheets_are_made_of_an_evaluation(evaluated: tuple[Path, Done], tmp_path: Path) -> None:

@@ -122,6 +122,8 @@ def test_a_model_names_what_it_is_made_of(learned: tuple[Path, dict[str, Any]], 
     found = stored.read(learned[0])
     assert found.encoders == speechlm.encoders()
     assert found.language["name"] == str(folder / "Llama")
+    weights = (folder / "Llama" / "model.safetensors").read_bytes()
+    assert found.language["sha256"] == hashlib.sha256(weights).hexdigest()
     assert found.training["clips"] == {"train": 72, "dev": 24}
     assert found.training["corpora"][0]["name"] == "toy"
     assert {"toy/07", "toy/08"} == {*found.training["corpora"][0]["speakers"]["dev"]}
@@ -501,6 +503,7 @@ def test_licenses_are_read_from_the_model_card(run: Run, folder: Path, tmp_path:
         ({"masked": 1.0}, "masked is out of range"),
         ({"fusion": "none"}, "fusion must be one of frames, broadcast, prefix"),
         ({"stages": [2, 1]}, "stages must be 1, 2 or both"),
+        ({"stages": [[1]]}, "stages must be 1, 2 or both"),
         ({"hears": "words"}, "only stage 2 trains it"),
         ({"width": 102}, "width must be a multiple of heads"),
     ],

@@ -18,6 +18,7 @@ import pytest
 import soundfile
 import torch
 from loopback_hub import LoopbackHub
+from safetensors.torch import load_file, save
 from speechlm import SENTENCES, TEMPLATES, toy_language, toy_model
 
 import e2v_port
@@ -28,6 +29,7 @@ from e2v_port.llm import language as languages
 from e2v_port.llm.language import Language, Turn
 from e2v_port.llm.safety import checked
 from e2v_port.llm.speech import sounds
+from e2v_port.llm.stored import WEIGHTS, read
 
 ROOT = Path(__file__).parents[1]
 CLIP = ROOT / "benchmarks" / "speech" / "low.flac"
@@ -213,6 +215,7 @@ TURN = {"role": "user", "content": "Hi."}
         ([{**TURN, "role": []}], "a turn of the context must be"),
         ([{**TURN, "content": None}], "a turn of the context must be"),
         ([{**TURN, "content": " "}], "a turn of the context must be"),
+        ([{**TURN, "content": "half a sign: \ud83d"}], "a turn of the context must be"),
     ],
 )
 def test_a_context_in_another_form_is_refused(pipe: e2v_port.SpeechLM, context: Any, problem: str) -> None:
@@ -223,7 +226,7 @@ def test_a_context_in_another_form_is_refused(pipe: e2v_port.SpeechLM, context: 
 
 def test_a_context_that_the_language_model_cannot_read_is_refused(pipe: e2v_port.SpeechLM) -> None:
     with pytest.raises(E2VError, match=r"are more than .* reads \(512\): shorten the context"):
-        pipe(CLIP, context=[{"role": "user", "content": "Kids are talking. " * 200}])
+        pipe.stream(CLIP, context=[{"role": "user", "content": "Kids are talking. " * 200}])
     with pytest.raises(ValueError, match="max_new_tokens must be from 1 to 1000, not 0"):
         pipe(CLIP, max_new_tokens=0)
     with pytest.raises(AudioError):
@@ -282,6 +285,8 @@ def test_a_model_runs_with_what_it_was_trained_with_or_not_at_all(folder: Path, 
     speaker = {**config["encoders"]["speaker"], "sha256": 64 * "0"}
     other = changed(folder, tmp_path / "other", encoders={**config["encoders"], "speaker": speaker})
     assert "trained with other weights of bundled-voices" in error(other)
+    swapped = changed(folder, tmp_path / "swapped", language={**config["language"], "sha256": 64 * "0"})
+    assert "holds another language model than this one was trained with (sha256 " in error(swapped)
     gone = {**config["language"], "name": str(tmp_path / "gone")}
     lost = changed(folder, tmp_path / "lost", language=gone)
     assert "name its folder with language=" in error(lost)
@@ -298,6 +303,47 @@ def test_a_model_runs_with_what_it_was_trained_with_or_not_at_all(folder: Path, 
     plain = Path(shutil.copytree(config["language"]["name"], tmp_path / "plain"))
     (plain / "chat_template.jinja").unlink()
     assert "has no chat template" in error(folder, language=plain)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"hears": 5}, "hears is no text"),
+        ({"hears": "words"}, "no model hears words with an adapter"),
+        ({"adapter": None}, "no model hears speech without an adapter"),
+        ({"system": None}, "system is no text"),
+        ({"language": "smollm2"}, "language is no object"),
+        ({"language": {}}, "language has no name"),
+        ({"encoders": []}, "encoders is no object"),
+        ({"encoders": {"semantic": "bundled"}}, "semantic has no name"),
+        ({"training": {"corpora": {"toy": 1}}}, "training has no list of corpora"),
+        ({"adapter": {"labels": "abc"}}, "labels are no list of names"),
+    ],
+)
+def test_a_damaged_configuration_is_named(folder: Path, tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(CheckpointError, match=reason) as caught:
+        read(changed(folder, tmp_path / "bad", **changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_weights_are_named(folder: Path, tmp_path: Path) -> None:
+    good = (folder / WEIGHTS).read_bytes()
+    for number, content in enumerate((good[: len(good) // 2], b"", b"no tensors")):
+        copy = Path(shutil.copytree(folder, tmp_path / str(number)))
+        (copy / WEIGHTS).write_bytes(content)
+        with pytest.raises(CheckpointError, match="damaged"):
+            read(copy)
+    tensors = load_file(folder / WEIGHTS)
+    name = "adapter.projection.1.bias"
+    copy = Path(shutil.copytree(folder, tmp_path / "nan"))
+    (copy / WEIGHTS).write_bytes(save({**tensors, name: tensors[name] * float("nan")}))
+    with pytest.raises(CheckpointError, match=f"{name} has numbers that are not finite"):
+        read(copy)
+    name = next(name for name in tensors if name.endswith(".b"))
+    copy = Path(shutil.copytree(folder, tmp_path / "row"))
+    (copy / WEIGHTS).write_bytes(save({**tensors, name: tensors[name][:1].clone()}))
+    with pytest.raises(CheckpointError, match="does not fit the matrices of"):  # one row would be added to all
+        e2v_port.SpeechLM.load(copy, offline=True)
 
 
 @pytest.mark.parametrize("library", ["torch", "transformers"])
@@ -408,6 +454,7 @@ def test_the_command(
         ([], "no speech language model: pass --model FOLDER or set E2V_REPLY"),
         (["--model", "nowhere"], "nowhere: no speech language model: make one with e2v dialogue train"),
         (["--model", "x", "--context", "Hi."], '--context \'Hi.\': must be "user: TEXT" or "assistant: TEXT"'),
+        (["--model", "x", "--context", "user: \udcff"], "--context 'user: \\udcff': is not in UTF-8"),
         (["--model", "x", "--max-tokens", "0"], "--max-tokens 0: must be from 1 to 1000"),
     ],
 )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from e2v_port.dialogue import features
 from e2v_port.dialogue.replies import LABELS
 from e2v_port.errors import CorpusError
+from e2v_port.files import lines
 from e2v_port.llm.adapter import Statistics
 from e2v_port.llm.language import Turn
 
@@ -72,11 +73,11 @@ def read(folder: Path, part: str) -> list[Example]:
     """
     file = folder / f"{part}.jsonl"
     try:
-        lines = file.read_text("utf-8").splitlines()
+        rows = lines(file.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise CorpusError(f"{file}: cannot be read: make it with e2v dialogue prepare") from error
     found = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(rows, 1):
         try:
             found.append(_example(json.loads(line), folder))
         except (ValueError, KeyError, TypeError) as error:

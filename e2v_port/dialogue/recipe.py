@@ -98,7 +98,7 @@ class Recipe:
                 raise TrainingError(f"{name} must be one of {', '.join(known)}, not {quoted(getattr(self, name))}")
         if self.temperature == 0 or self.width % self.heads:
             raise TrainingError("temperature must not be 0, and width must be a multiple of heads")
-        if not self.stages or self.stages not in {(1,), (2,), (1, 2)}:
+        if self.stages not in ((1,), (2,), (1, 2)):
             raise TrainingError("stages must be 1, 2 or both")
         if self.hears != "speech" and self.stages != (2,):
             raise TrainingError(

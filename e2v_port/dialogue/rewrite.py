@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from e2v_port.dialogue.prepare import Dialogues
 from e2v_port.errors import ChatError, CorpusError, cut, quoted
+from e2v_port.files import lines
 from e2v_port.llm.safety import checked
 
 __all__ = ["FILE", "Chat", "distinct", "fault", "rewrite"]
@@ -199,7 +200,7 @@ def _read(file: Path) -> dict[tuple[str, str, str], str]:
         with file.open("r+b") as torn:
             torn.truncate(len(whole))
     found: dict[tuple[str, str, str], str] = {}
-    for number, line in enumerate(whole.decode("utf-8", errors="replace").splitlines(), 1):
+    for number, line in enumerate(lines(whole.decode("utf-8", errors="replace")), 1):
         try:
             row: dict[str, Any] = json.loads(line)
             text = row["reply"] if row["why"] else row["rewritten"]

@@ -106,7 +106,13 @@ def train(
         model = stored.Stored(
             hears=recipe.hears,
             system=recipe.system,
-            language={"name": lm.name, "revision": lm.revision, "width": lm.width, "licence": licence},
+            language={
+                "name": lm.name,
+                "revision": lm.revision,
+                "sha256": lm.sha256,
+                "width": lm.width,
+                "licence": licence,
+            },
             encoders={kind: each if used[kind] else None for kind, each in about.items()},
             adapter=run.adapter.config if run.adapter else None,
             tensors=run.adapter.state_dict() if run.adapter else {},

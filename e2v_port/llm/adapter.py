@@ -89,7 +89,10 @@ class AdapterConfig:
             CheckpointError: Something is missing, unknown or of the wrong kind.
         """
         try:
-            return cls(**{**values, "labels": tuple(values["labels"])})
+            names = values["labels"]
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                raise TypeError("labels are no list of names")
+            return cls(**{**values, "labels": tuple(names)})
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"not the configuration of an adapter: {error}") from error
 

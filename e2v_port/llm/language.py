@@ -1,5 +1,6 @@
 """A causal language model of transformers that reads embeddings among its words: its prompt, batches and answers."""
 
+import hashlib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -62,12 +63,14 @@ class Language:
         tokenizer: Of transformers, with a chat template.
         name: Hub repository or folder.
         revision: Commit on the hub; empty for a folder.
+        sha256: Hash of the weights in a folder or file; empty for those of a hub, where the commit names them.
     """
 
     model: Any
     tokenizer: Any
     name: str
     revision: str = ""
+    sha256: str = ""
 
     @property
     def width(self) -> int:
@@ -327,7 +330,15 @@ def load(
     model.requires_grad_(False)
     cached = None if local else HuggingFace(str(name), revision).cached("config.json")
     commit = cached.parent.name if cached else ""  # of .../snapshots/COMMIT/config.json
-    return Language(model.to(device).eval(), tokenizer, str(name), commit)
+    return Language(model.to(device).eval(), tokenizer, str(name), commit, _hash(Path(name)) if local else "")
+
+
+def _hash(place: Path) -> str:
+    found = hashlib.sha256()
+    for file in [place] if place.is_file() else sorted(place.glob("*.safetensors")):
+        with file.open("rb") as opened:
+            hashlib.file_digest(opened, lambda: found)
+    return found.hexdigest()
 
 
 def _unusable(name: str | Path, error: Exception) -> CheckpointError:

@@ -23,6 +23,7 @@ __all__ = ["Checked", "Sentences", "checked", "crisis"]
 _END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s+[^\s\d])|\n+(?=\s*[^\s\d])")
 _MARKS = re.compile(r"[.!?…\n]+")
 _APOSTROPHES = re.compile(r"['’‘`´]")
+_YOU_ARE = re.compile(r"\byoure\b")  # so that each rule on one form holds for the other
 _NO_WORD = re.compile(r"[^\w.]+|_")
 _LETTERS = str.maketrans({"ł": "l", "đ": "d", "ø": "o"})  # which have no decomposition
 
@@ -153,10 +154,13 @@ def _sentence(sentence: str) -> tuple[str | None, str | None]:
 
 
 def _plain(text: str) -> str:
-    """Returns the words of a text in small letters without accents and apostrophes; sentences end with a word `.`."""
+    """Returns the words of a text in small letters without accents and apostrophes; sentences end with a word `.`.
+
+    `you're` becomes `you are`.
+    """
     text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold()).translate(_LETTERS)
     kept = "".join(char for char in text if unicodedata.category(char) not in {"Mn", "Cf"})
-    kept = _APOSTROPHES.sub("", kept)
+    kept = _YOU_ARE.sub("you are", _APOSTROPHES.sub("", kept))
     return " ".join(_NO_WORD.sub(" ", _MARKS.sub(" . ", kept)).replace(".", " . ").split())
 
 

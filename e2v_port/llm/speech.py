@@ -1,6 +1,7 @@
 """A speech language model in use: hears a remark, answers in words."""
 
 import gc
+import re
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -185,7 +186,7 @@ class SpeechLM:
         Args:
             folder: Folder of `e2v dialogue train`.
             language: Language model in place of the one that it names: its folder, or its file in the form GGUF. Only
-                its shapes are checked, so it must be the same model.
+                its shapes are checked here, so it must be the same model.
             runtime: Runtime of the encoders, as for `e2v_port.load`.
             device: Where the language model computes: `cpu`, `cuda`, `mps`, or `auto` for CUDA where there is one.
             dtype: Type of its weights: `float32`, `bfloat16`, `float16`; `int8` packs its linear layers at 8 bits, on
@@ -461,14 +462,16 @@ def _generated(
     prompts: Sequence[tuple[Sequence[int], Sequence[int]]],
     limit: int,
 ) -> Iterator[list[int | None]]:
+    """Returns the tokens of the answers. A context that is too long is refused at once, before it takes memory."""
     import torch
 
-    with torch.inference_mode():
-        batch = language.batch(prompts, remarks)
-    tokens = batch.embeddings.shape[1] + limit
+    lengths = [len(before) + len(remark) + len(after) for (before, after), remark in zip(prompts, remarks, strict=True)]
+    tokens = max(lengths) + limit
     if tokens > language.longest:
         raise E2VError(f"{tokens} tokens are more than {language.name} reads ({language.longest}): shorten the context")
-    yield from language.answers(batch, limit)
+    with torch.inference_mode():
+        batch = language.batch(prompts, remarks)
+    return language.answers(batch, limit)
 
 
 def _limit(tokens: int) -> int:
@@ -499,7 +502,8 @@ def _turns(context: "Sequence[Turn | Mapping[str, str]]") -> "list[Turn]":
 
 
 def _said(content: object) -> bool:
-    return isinstance(content, str) and bool(content.strip())
+    """Returns whether this is a text with something in it, of characters that a tokenizer reads."""
+    return isinstance(content, str) and bool(content.strip()) and not re.search("[\ud800-\udfff]", content)
 
 
 def _placed(device: str, dtype: str) -> tuple[str, str]:

@@ -37,7 +37,8 @@ class Stored:
     Attributes:
         hears: What the language model gets of a remark: `speech`, `words` or `label`, see `dialogue.recipe.Recipe`.
         system: Instruction to the language model.
-        language: Where it is from: `name` (hub repository or folder), `revision`, `width` and `licence`.
+        language: Where it is from: `name` (hub repository or folder), `revision`, `width`, `licence` and, if it is from
+            a folder, `sha256` of its weights.
         encoders: Where `semantic`, `emotion` and `speaker` are from: `name`, `revision` and `sha256` of each; None for
             one that the adapter does not use. Empty without an adapter.
         adapter: Its sizes; None if the language model gets text.
@@ -55,6 +56,12 @@ class Stored:
     tensors: Mapping[str, Tensor]
     low_rank: Mapping[str, Tensor]
     training: Mapping[str, Any]
+
+    @property
+    def speakers(self) -> frozenset[str]:
+        """Speakers whose clips determined its weights, e.g. `ravdess/01`."""
+        corpora = self.training.get("corpora", [])
+        return frozenset(speaker for corpus in corpora for speaker in corpus.get("speakers", {}).get("train", ()))
 
 
 def write(stored: Stored, folder: Path, card: str) -> None:
@@ -98,7 +105,8 @@ def read(folder: Path) -> Stored:
     """Reads what `write` wrote.
 
     Raises:
-        CheckpointError: It is missing, damaged, of another format or not of this kind.
+        CheckpointError: It is missing, damaged, of another format or not of this kind, or has numbers that are not
+            finite.
     """
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
@@ -106,7 +114,10 @@ def read(folder: Path) -> Stored:
             raise CheckpointError(f"{folder}: not a speech language model: make one with e2v dialogue train")
         if config["format"] != FORMAT:
             raise CheckpointError(f"{folder}: format {config['format']}, this program reads {FORMAT}: train it again")
+        _check(config)
         tensors = {name: value.float() for name, value in load_file(folder / WEIGHTS).items()}
+        if wrong := [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]:
+            raise ValueError(f"{wrong[0]} has numbers that are not finite")
         return Stored(
             hears=config["hears"],
             system=config["system"],
@@ -121,6 +132,22 @@ def read(folder: Path) -> Stored:
         raise CheckpointError(f"{folder}: no speech language model: make one with e2v dialogue train") from error
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: damaged ({error}): copy it again") from error
+
+
+def _check(config: Mapping[str, Any]) -> None:
+    """Raises ValueError for values that `write` does not write; those of `adapter` are left to its own check."""
+    kinds = {"hears": str, "system": str, "language": dict, "encoders": dict, "training": dict}
+    for name, kind in kinds.items():
+        if not isinstance(config[name], kind):
+            raise ValueError(f"{name} is no {'text' if kind is str else 'object'}")
+    for name, about in {"language": config["language"], **config["encoders"]}.items():
+        if about is not None and not (isinstance(about, dict) and isinstance(about.get("name"), str)):
+            raise ValueError(f"{name} has no name")
+    if config["hears"] not in ("speech", "words", "label") or (config["hears"] == "speech") != bool(config["adapter"]):
+        raise ValueError(f"no model hears {config['hears']} {'with' if config['adapter'] else 'without'} an adapter")
+    corpora = config["training"].get("corpora", [])
+    if not isinstance(corpora, list) or not all(isinstance(corpus, dict) for corpus in corpora):
+        raise ValueError("training has no list of corpora")
 
 
 def _within(tensors: Mapping[str, Tensor], start: str) -> dict[str, Tensor]:
@@ -138,28 +165,37 @@ def merged(stored: Stored, language: Language) -> Adapter | None:
         The adapter, on the device of the language model; None if the language model gets text.
 
     Raises:
-        CheckpointError: The tensors do not fit.
+        CheckpointError: The tensors do not fit, or its folder holds other weights than in training.
     """
     if stored.adapter and stored.adapter.words != language.width:
         raise CheckpointError(
             f"{language.name}: embeddings of {language.width} numbers, the adapter gives {stored.adapter.words}: load "
             f"{stored.language['name']}"
         )
+    wanted = stored.language.get("sha256", "")
+    if language.name == stored.language["name"] and language.sha256 != wanted != "":
+        raise CheckpointError(
+            f"{language.name}: holds another language model than this one was trained with (sha256 "
+            f"{language.sha256[:12]}..., not {wanted[:12]}...): put that one back, or train again with this"
+        )
     layers = dict(language.model.named_modules())
     names = {name.rpartition(".")[0] for name in stored.low_rank}
     for name in sorted(names):
         try:
             weight, first, second = layers[name].weight, stored.low_rank[f"{name}.a"], stored.low_rank[f"{name}.b"]
+            added = second @ first
+            if added.shape != weight.shape:  # which torch might repeat until it fits
+                raise RuntimeError(f"{list(added.shape)} to {list(weight.shape)}")
             with torch.no_grad():
-                weight += (second @ first).to(weight.device, weight.dtype)
+                weight += added.to(weight.device, weight.dtype)
         except (KeyError, AttributeError, RuntimeError) as error:
             raise CheckpointError(
                 f"{language.name}: does not fit the matrices of {name}: load the model named"
             ) from error
     if stored.adapter is None:
         return None
-    adapter = Adapter(stored.adapter)
     try:
+        adapter = Adapter(stored.adapter)
         adapter.load_state_dict(dict(stored.tensors))
     except RuntimeError as error:
         raise CheckpointError(f"the tensors of the adapter do not fit its sizes: {error}") from error

@@ -118,6 +118,7 @@ def evaluate(
         judges=[Classifier(*sentences(judge))] if judge else [],
         labels_of=labels_of,
         rater=empathy.asking(chat.ask) if chat else None,
+        rater_name=rater_model or "",
         language=language,
         device=device,
         seed=seed,

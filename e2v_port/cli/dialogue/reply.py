@@ -106,6 +106,8 @@ def _turn(text: str) -> dict[str, str]:
     role, _, content = text.partition(":")
     if role.strip() not in {"user", "assistant"} or not content.strip():
         fail(f'--context {text!r}: must be "user: TEXT" or "assistant: TEXT"')
+    if any("\ud800" <= char <= "\udfff" for char in content):  # what Python makes of other bytes
+        fail(f"--context {text!r}: is not in UTF-8")
     return {"role": role.strip(), "content": content.strip()}
 
 

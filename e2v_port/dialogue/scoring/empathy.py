@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from e2v_port.errors import CorpusError
-from e2v_port.files import replacing
+from e2v_port.files import lines, replacing
 
 __all__ = ["Ask", "Rater", "Rating", "asking", "rate"]
 
@@ -17,6 +17,8 @@ Rater: TypeAlias = Callable[[str, str, str], float | None]
 """Rates such a triple from 1 to 5; None if it has no answer."""
 Ask: TypeAlias = Callable[[Sequence[Mapping[str, str]]], str]
 """Answers a chat of messages with `role` and `content`, as any OpenAI-compatible endpoint does."""
+
+_FIELDS = ("rater", "words", "label", "reply")
 
 _SYSTEM = """You rate how empathic a reply is to something that was said in a certain tone of voice.
 1: it ignores or hurts the feeling in the voice
@@ -45,12 +47,13 @@ def asking(ask: Ask) -> Rater:
 
 
 def rate(
-    rater: Rater, wanted: Iterable[Rating], file: Path, advance: Callable[[], None] = lambda: None
+    rater: Rater, name: str, wanted: Iterable[Rating], file: Path, advance: Callable[[], None] = lambda: None
 ) -> dict[Rating, float]:
-    """Rates replies, and keeps the ratings in a file: what is in there is not rated again.
+    """Rates replies, and keeps the ratings in a file: what this rater has rated there is not rated again.
 
     Args:
         rater: The rater.
+        name: Its name, which its ratings are kept under.
         wanted: What is rated; each once.
         file: The file, `ratings.jsonl`.
         advance: Called after each.
@@ -62,20 +65,21 @@ def rate(
         CorpusError: The file is damaged.
     """
     try:
-        lines = file.read_text("utf-8").splitlines() if file.is_file() else []
-        known = {(row["words"], row["label"], row["reply"]): row["rating"] for row in map(json.loads, lines)}
+        rows = lines(file.read_text("utf-8")) if file.is_file() else []
+        every = {tuple(row[field] for field in _FIELDS): float(row["rating"]) for row in map(json.loads, rows)}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CorpusError(f"{file}: damaged ({error}): remove it and evaluate again") from error
     found: dict[Rating, float] = {}
     try:
         for each in dict.fromkeys(wanted):
-            rating = known[each] if each in known else rater(*each)
+            key = (name, *each)
+            rating = every[key] if key in every else rater(*each)
             if rating is not None:
-                found[each] = known[each] = rating
+                found[each] = every[key] = rating
             advance()
     finally:  # what has been rated is kept if the endpoint fails
         with replacing(file) as partial:
-            rows = [dict(zip(("words", "label", "reply", "rating"), (*key, known[key]), strict=True)) for key in known]
-            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            kept = [{**dict(zip(_FIELDS, key, strict=True)), "rating": rating} for key, rating in every.items()]
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
             partial.write_text(text, "utf-8", newline="\n")
     return found

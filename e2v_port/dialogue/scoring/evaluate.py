@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from e2v_port.dialogue import examples
+from e2v_port.dialogue import examples, features
 from e2v_port.dialogue.replies import LABELS
 from e2v_port.dialogue.scoring import answers, empathy, figures, written
 from e2v_port.dialogue.scoring.tone import Judge, Lexicon
 from e2v_port.errors import CorpusError
+from e2v_port.llm import stored
 
 __all__ = ["RATINGS", "REPLIES", "Bar", "evaluate"]
 
@@ -32,6 +33,7 @@ def evaluate(
     judges: Sequence[Judge] = (),
     labels_of: str | None = None,
     rater: empathy.Rater | None = None,
+    rater_name: str = "",
     language: str | None = None,
     device: str = "cpu",
     limit: int = 60,
@@ -52,6 +54,7 @@ def evaluate(
         judges: Judges of the tone of replies, besides `Lexicon`.
         labels_of: Emotion model whose labels models read that hear `label`; they get the true labels as well.
         rater: Rates the empathy of replies; None for no such figures.
+        rater_name: Its name: of the ratings that are kept in `ratings.jsonl`, only those under this name count.
         language: Hub name or folder of the language model, in place of those that the models name.
         device: `cpu`, `cuda` or `mps`.
         limit: Most tokens of an answer.
@@ -61,7 +64,8 @@ def evaluate(
 
     Raises:
         CheckpointError: A model cannot be loaded.
-        CorpusError: The dialogues cannot be used.
+        CorpusError: The dialogues cannot be used, a model was trained on speakers of `dev` or `test`, or the
+            features are of other encoders than those of a model.
         OSError: The folder cannot be written to.
     """
     found = examples.read(dialogues, part)
@@ -70,6 +74,10 @@ def evaluate(
     out.mkdir(parents=True, exist_ok=True)
     asked = []
     for contender in answers.contenders(models, labels_of):
+        if part != "train":
+            _unheard(contender, found)
+        if contender.hears == "speech":
+            _encoded(contender, dialogues)
         labels = None
         if contender.labels == answers.TRUE:
             labels = [example.emotion for example in found]
@@ -78,7 +86,7 @@ def evaluate(
                 labels = answers.labels_of(contender.labels, found, out, offline=offline, advance=advance)
         asked.append((contender, labels, answers.key(contender, found, labels, language, limit)))
     known = written.read(out / REPLIES)
-    runs = {key: known[key] for _, _, key in asked if key in known}
+    runs = {key: known[key] for _, _, key in asked if key in known and len(known[key].replies) == len(found)}
     for contender, labels, key in asked:
         if key in runs:
             continue
@@ -97,5 +105,28 @@ def evaluate(
             for example, reply in zip(found, replies, strict=True)
         )
         with bar(len(wanted), "rating") as advance:
-            ratings = empathy.rate(rater, wanted, out / RATINGS, advance)
+            ratings = empathy.rate(rater, rater_name, wanted, out / RATINGS, advance)
     return figures.evaluation(part, found, answered, [Lexicon(), *judges], ratings=ratings, seed=seed)
+
+
+def _unheard(contender: answers.Contender, found: Sequence[examples.Example]) -> None:
+    """Raises CorpusError if a model was trained on speakers of a set that is to show how it answers others."""
+    trained = stored.read(contender.folder).speakers
+    if known := sorted({example.speaker for example in found} & trained):
+        names = f"{', '.join(known[:3])}{', ...' * (len(known) > 3)}"
+        raise CorpusError(
+            f"{contender.folder}: was trained on {names} of this set, and figures are of voices never heard: evaluate "
+            "it on the dialogues that it was trained with, or train it again on these"
+        )
+
+
+def _encoded(contender: answers.Contender, dialogues: Path) -> None:
+    """Raises CorpusError if the features are of other encoders than a model reads, which may be as wide."""
+    here = features.encoders(dialogues)
+    for kind, wanted in stored.read(contender.folder).encoders.items():
+        if wanted and (here[kind] or {}).get("sha256") != wanted["sha256"]:
+            name = (here[kind] or {}).get("name", "none")
+            raise CorpusError(
+                f"{dialogues}: {kind} features are of {name}, and {contender.folder} was trained with those of "
+                f"{wanted['name']}: prepare the dialogues again with the encoders of the model"
+            )

@@ -28,6 +28,7 @@ QUESTIONS: Mapping[str, str] = {
 }
 """What raters are asked, each from 1 (not at all) to 5 (completely)."""
 HIGHEST = 5
+_COPY = 8  # rows from which on nobody has the order and the ratings of somebody else by chance
 KEY, GUIDE = "key.csv", "instructions.md"
 
 
@@ -38,7 +39,7 @@ class Sheets:
     Attributes:
         items: What is rated, by its number: the clip, what is said there, and the reply.
         orders: Order of the items for each rater.
-        key: Item, model, clip and emotion: a row for each model that gave the reply of an item.
+        key: Item, model, clip, emotion and reply: a row for each model that gave the reply of an item.
     """
 
     items: Mapping[str, Mapping[str, str]]
@@ -91,7 +92,7 @@ def sheets(rows: Sequence[Mapping[str, Any]], raters: int, remarks: int, seed: i
         first = groups[index][0]
         items[str(number)] = {"audio": first["audio"], "words": first["words"], "reply": first["reply"]}
         key += [
-            {"item": str(number), "model": row["model"], "audio": row["audio"], "emotion": row["emotion"]}
+            {"item": str(number), **{name: row[name] for name in ("model", "audio", "emotion", "reply")}}
             for row in groups[index]
         ]
     return Sheets(
@@ -150,22 +151,31 @@ def read(files: Sequence[Path], key: Path, seed: int = 0) -> Ratings:
         seed: Seed of the bootstrap.
 
     Raises:
-        CorpusError: A file cannot be read, is not of these sheets, or has a cell that is no rating.
+        CorpusError: A file cannot be read, is not of these sheets or a copy of another, or has a cell that is no
+            rating.
     """
     clips: dict[str, str] = {}
+    replies: dict[str, str] = {}
     authors: dict[str, list[str]] = defaultdict(list)
-    for _, row in _rows(key, ("item", "model", "audio")):
+    for _, row in _rows(key, ("item", "model", "audio", "reply")):
         clips[row["item"]] = row["audio"]
+        replies[row["item"]] = _plain(row["reply"])
         authors[row["item"]].append(row["model"])
     found: dict[str, dict[str, list[int]]] = {question: defaultdict(list) for question in QUESTIONS}
     if len({file.resolve() for file in files}) < len(files):
         raise CorpusError("a sheet is named twice: pass each rater's sheet once")
+    sheets: dict[tuple[tuple[str, ...], ...], Path] = {}
     for file in files:
         done: set[str] = set()
-        for number, row in _rows(file, ("item", *QUESTIONS)):
+        table = _rows(file, ("item", "reply", *QUESTIONS))
+        other = sheets.setdefault(tuple(tuple(row.values()) for _, row in table), file)
+        if other is not file and len(table) > _COPY:
+            raise CorpusError(f"{file}: is a copy of {other}: pass each rater's sheet once")
+        for number, row in table:
             item = row["item"].strip()
-            if item not in clips or item in done:
-                reason = "is there twice" if item in done else f"is not in {key}"
+            # Items of every key are numbered from 1: the reply shows whether this is the same one.
+            if item in done or _plain(row["reply"]) != replies.get(item):
+                reason = "is there twice" if item in done else f"with this reply is not in {key}"
                 raise CorpusError(f"{file}:{number}: item {quoted(item)} {reason}: use the sheets of one key")
             done.add(item)
             for question in QUESTIONS:
@@ -186,6 +196,11 @@ def read(files: Sequence[Path], key: Path, seed: int = 0) -> Ratings:
     return Ratings(
         len(files), models, {question: alpha(by_item.values(), HIGHEST) for question, by_item in found.items()}
     )
+
+
+def _plain(reply: str) -> str:
+    """Returns a reply without what spreadsheets may change: spaces and ends of lines."""
+    return " ".join(reply.split())
 
 
 def _mean(rated: Mapping[str, Sequence[int]], clips: Mapping[str, str], seed: int) -> tuple[Figure, int]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from e2v_port.errors import CorpusError
-from e2v_port.files import replacing
+from e2v_port.files import lines, replacing
 
 if TYPE_CHECKING:  # imports torch
     from e2v_port.dialogue.examples import Example
@@ -72,7 +72,7 @@ def rows(file: Path) -> list[dict[str, Any]]:
         CorpusError: The file is missing or damaged.
     """
     try:
-        found = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+        found = [json.loads(line) for line in lines(file.read_text("utf-8"))]
         for row in found:
             if not {"model", "audio", "words", "emotion", "reply", "key"} <= row.keys():
                 raise ValueError("a row lacks a field")
