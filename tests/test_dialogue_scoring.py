@@ -607,6 +607,11 @@ def test_a_bad_cell_is_named(rows: list[dict[str, str]], tmp_path: Path) -> None
             rating.read(files, tmp_path / "key.csv")
     with pytest.raises(CorpusError, match="named twice"):
         rating.read([files[1], files[1]], tmp_path / "key.csv")
+    files[0].write_text(
+        good.replace(",4,4,4,4\r\n", ",,,,\r\n").replace(",2,2,2,2\r\n", ",,,,\r\n"), "utf-8", newline=""
+    )
+    with pytest.raises(CorpusError, match=r"rater-1.csv: has no ratings"):
+        rating.read(files, tmp_path / "key.csv")
 
 
 def test_sheets_are_made_of_an_evaluation(evaluated: tuple[Path, Done], tmp_path: Path) -> None:

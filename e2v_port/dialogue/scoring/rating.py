@@ -150,7 +150,7 @@ def read(files: Sequence[Path], key: Path, seed: int = 0) -> Ratings:
         seed: Seed of the bootstrap.
 
     Raises:
-        CorpusError: A file cannot be read, is not of these sheets, or has a cell that is no rating.
+        CorpusError: A file cannot be read, is not of these sheets, is empty, or has a cell that is no rating.
     """
     clips: dict[str, str] = {}
     authors: dict[str, list[str]] = defaultdict(list)
@@ -162,6 +162,7 @@ def read(files: Sequence[Path], key: Path, seed: int = 0) -> Ratings:
         raise CorpusError("a sheet is named twice: pass each rater's sheet once")
     for file in files:
         done: set[str] = set()
+        empty = True
         for number, row in _rows(file, ("item", *QUESTIONS)):
             item = row["item"].strip()
             if item not in clips or item in done:
@@ -176,6 +177,9 @@ def read(files: Sequence[Path], key: Path, seed: int = 0) -> Ratings:
                         f"{file}:{number}: {question} is {quoted(value)}: use 1 to {HIGHEST}, or leave it empty"
                     )
                 found[question][item].append(int(value))
+                empty = False
+        if empty:
+            raise CorpusError(f"{file}: has no ratings: fill it in first, or leave it out")
     names = sorted({name for some in authors.values() for name in some})
     models: dict[str, dict[str, tuple[Figure, int]]] = {name: {} for name in names}
     for question, by_item in found.items():
