@@ -18,7 +18,8 @@ figure { margin: 1rem 0; } figure svg { width: 100%; height: auto; }
 figcaption, .note { color: var(--grey); font-size: 0.9rem; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; }
 th, td { padding: 0.25rem 0.75rem 0.25rem 0; text-align: left; vertical-align: top; font-weight: normal; }
-td { font-variant-numeric: tabular-nums; } th { color: var(--grey); } tr { border-bottom: 1px solid var(--line); }
+td { font-variant-numeric: tabular-nums; }
+th { color: var(--grey); overflow-wrap: break-word; } tr { border-bottom: 1px solid var(--line); }
 """
 
 

@@ -659,6 +659,11 @@ def test_a_bad_cell_is_named(rows: list[dict[str, str]], tmp_path: Path) -> None
     copy.write_bytes(files[1].read_bytes())
     with pytest.raises(CorpusError, match=r"again.csv: is a copy of .*rater-2.csv"):
         rating.read([files[1], copy], tmp_path / "key.csv")
+    files[0].write_text(
+        good.replace(",4,4,4,4\r\n", ",,,,\r\n").replace(",2,2,2,2\r\n", ",,,,\r\n"), "utf-8", newline=""
+    )
+    with pytest.raises(CorpusError, match=r"rater-1.csv: has no ratings"):
+        rating.read(files, tmp_path / "key.csv")
 
 
 def test_sheets_of_another_key_are_refused(rows: list[dict[str, str]], tmp_path: Path) -> None:

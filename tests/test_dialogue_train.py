@@ -206,6 +206,9 @@ def test_every_variant_is_trained_stored_and_used(
     assert (found.adapter is None) == (recipe.hears != "speech")
     assert bool(found.low_rank) == (2 in recipe.stages)
     assert (len(report["align"]), len(report["tune"])) == (1 * (1 in recipe.stages), 2 * (2 in recipe.stages))
+    page = (training_report.folder_of(tmp_path / "model") / "report.html").read_text("utf-8")
+    assert page.count("<svg") == len(recipe.stages) + (1 in recipe.stages)
+    assert "emotion 0.000" not in page
     if found.adapter:
         assert found.encoders["semantic"] is not None
         assert (found.encoders["emotion"] is None, found.encoders["speaker"] is None) == (
@@ -505,6 +508,8 @@ def test_licenses_are_read_from_the_model_card(run: Run, folder: Path, tmp_path:
         ({"stages": [2, 1]}, "stages must be 1, 2 or both"),
         ({"stages": [[1]]}, "stages must be 1, 2 or both"),
         ({"hears": "words"}, "only stage 2 trains it"),
+        ({"hears": "words", "stages": [2], "fusion": "prefix"}, "leave out --fusion and --without"),
+        ({"hears": "label", "stages": [2], "speaker": False}, "leave out --fusion and --without"),
         ({"width": 102}, "width must be a multiple of heads"),
     ],
     ids=str,

@@ -562,8 +562,8 @@ def test_a_card_warns_and_claims_no_figures_that_it_lacks(toy: language.Language
     stored = model(tmp_path, toy)
     for each in (stored, replace(stored, hears="words", encoders={}, adapter=None, tensors={})):
         text = card(each)
+        assert ("estimate of how" in text) == ("e2v reply" in text) == (each is stored)
         for words in (
-            "estimate",
             "Article 5(1)(f)",
             "diagnose",
             "not evaluated",

@@ -104,6 +104,11 @@ class Recipe:
             raise TrainingError(
                 f"a model that gets {self.hears} as text has no adapter to align: only stage 2 trains it"
             )
+        if self.hears != "speech" and (self.fusion != "frames" or not (self.emotion and self.speaker)):
+            raise TrainingError(
+                f"a model that gets {self.hears} as text has no adapter: leave out --fusion and --without (fusion, "
+                "emotion and speaker in a recipe)"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Returns JSON-compatible values."""

@@ -23,7 +23,7 @@ def html(name: str, report: Mapping[str, Any]) -> str:
         name: Name of the model.
         report: As of `train.train`.
     """
-    parts = [f"<h1>{escape(name)}</h1>", _facts(report), *_aligned(report["align"]), *_tuned(report["tune"])]
+    parts = [f"<h1>{escape(name)}</h1>", _facts(report), *_aligned(report["align"]), *_tuned(report)]
     for corpus, figures in report["dev"].items():
         parts += confusion(corpus, figures, LABELS)
     parts += ["<h2>Corpora</h2>", _corpora(report)]
@@ -34,20 +34,24 @@ def html(name: str, report: Mapping[str, Any]) -> str:
 def _facts(report: Mapping[str, Any]) -> str:
     language, parameters = report["language"], report["parameters"]
     rows = [
-        ["language model", f"{language['name']} {language['revision']}, {language['licence']}"],
-        *([kind, _encoder(about)] for kind, about in report["encoders"].items()),
+        ["language model", f"{_named(language)}; license {language['licence']}"],
+        *([kind, _named(about)] for kind, about in report["encoders"].items()),
         ["parameters", f"{parameters['adapter']:,} adapter, {parameters['low_rank']:,} low-rank matrices"],
         ["size", f"{report['bytes'] / 1e6:.1f} MB"],
         *([f"{part} clips", str(number)] for part, number in report["clips"].items()),
         *([f"{corpus}, development UAR", f"{figures['uar']:.3f}"] for corpus, figures in report["dev"].items()),
         *([["loss of the development replies", f"{report['dev_text']:.3f}"]] if report["dev_text"] else []),
-        ["time", f"{report['seconds'] / 60:.1f} minutes, {report['threads']} threads, {report['device']}"],
+        ["time", f"{report['seconds'] / 60:.1f} minutes, {_threads(report['threads'])}, {report['device']}"],
         ["peak memory", _memory(report)],
     ]
     return pages.table(rows)
 
 
-def _encoder(about: Mapping[str, Any] | None) -> str:
+def _threads(number: int) -> str:
+    return f"{number} thread{'s' * (number != 1)}"
+
+
+def _named(about: Mapping[str, Any] | None) -> str:
     return f"{about['name']} {about['revision']}".strip() if about else "not used"
 
 
@@ -70,15 +74,18 @@ def _aligned(curve: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _tuned(curve: Sequence[Mapping[str, float]]) -> list[str]:
+def _tuned(report: Mapping[str, Any]) -> list[str]:
+    curve = report["tune"]
     if not curve:
         return []
     points = np.array_split(np.arange(len(curve)), min(_POINTS, len(curve)))
     losses = {
         name: [float(np.mean([curve[step][name] for step in steps])) for steps in points]
-        for name in ("text", "emotion")
+        for name in (("text", "emotion") if report["parameters"]["adapter"] else ("text",))
     }
-    title = f"over {len(curve)} steps, in {len(points)} means; the numbers are those of the last one"
+    title = "by step; the numbers are those of the last one"
+    if len(points) < len(curve):
+        title = f"means of neighboring ones of {len(curve)} steps; the numbers are those of the last mean"
     return ["<h2>Stage 2: losses</h2>", chart(losses, len(points), None, title)]
 
 

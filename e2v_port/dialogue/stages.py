@@ -227,10 +227,11 @@ def _epoch_line(curve: Sequence[Mapping[str, Any]], epochs: int, took: float) ->
 
 def _step_line(training: Tuning, per_step: float) -> str:
     recent = training.curve[-20:]
-    text, emotion = (float(np.mean([row[name] for row in recent])) for name in ("text", "emotion"))
+    names = ("text", "emotion") if training.adapter else ("text",)
+    losses = "  ".join(f"{name} {np.mean([row[name] for row in recent]):.3f}" for name in names)
     dev = training.curve[-1].get("dev_text")
     return (
-        f"stage 2, step {training.steps}/{training.total}  text {text:.3f}  emotion {emotion:.3f}  "
+        f"stage 2, step {training.steps}/{training.total}  {losses}  "
         f"{f'dev text {dev:.3f}  ' if dev is not None else ''}{per_step:.2f} s per step, "
         f"{per_step * (training.total - training.steps) / 60:.0f} min left"
     )

@@ -14,8 +14,8 @@ _UNKNOWN = "not known"
 _CLOSED = ("not for commercial use", "non-commercial", "noncommercial", "by-nc", "by nc", "for research")
 _HEARS = {
     "speech": "the voice itself: its words and its tone. No label is handed to the language model",
-    "words": "the words as text, and no tone: a baseline to compare with",
-    "label": "the words as text, and a label of the tone as a word: a baseline to compare with",
+    "words": "the words as text, and no tone",
+    "label": "the words as text, and a label of the tone as a word",
 }
 _KINDS = {
     "semantic": "encoder of what is said",
@@ -63,6 +63,17 @@ def licence(stored: Stored) -> str:
 
 
 def _head(stored: Stored) -> list[str]:
+    if stored.hears != "speech":
+        return [
+            "# A language model to compare speech language models with",
+            "",
+            *_wrapped(
+                "It answers the text of a remark and hears no voice. It is there to be measured beside a model that "
+                "does, with `e2v dialogue evaluate`."
+            ),
+            "",
+            f"It gets {_HEARS[stored.hears]}.",
+        ]
     return [
         "# A speech language model",
         "",

@@ -1,5 +1,6 @@
 """e2v dialogue rate."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -66,5 +67,6 @@ def rate(
     for name, means in found.models.items():
         cells = [str(means[question][0]) if question in means else "-" for question in rating.QUESTIONS]
         rows.append([printable(name), *cells, str(sum(number for _, number in means.values()))])
-    rows.append(["agreement (alpha)", *(f"{value:.3f}" for value in found.alpha.values()), ""])
+    agreement = ("-" if math.isnan(value) else f"{value:.3f}" for value in found.alpha.values())
+    rows.append(["agreement (alpha)", *agreement, ""])
     print_table(rows)

@@ -151,8 +151,8 @@ def read(files: Sequence[Path], key: Path, seed: int = 0) -> Ratings:
         seed: Seed of the bootstrap.
 
     Raises:
-        CorpusError: A file cannot be read, is not of these sheets or a copy of another, or has a cell that is no
-            rating.
+        CorpusError: A file cannot be read, is not of these sheets, is empty or a copy of another, or has a cell that
+            is no rating.
     """
     clips: dict[str, str] = {}
     replies: dict[str, str] = {}
@@ -171,6 +171,7 @@ def read(files: Sequence[Path], key: Path, seed: int = 0) -> Ratings:
         other = sheets.setdefault(tuple(tuple(row.values()) for _, row in table), file)
         if other is not file and len(table) > _COPY:
             raise CorpusError(f"{file}: is a copy of {other}: pass each rater's sheet once")
+        empty = True
         for number, row in table:
             item = row["item"].strip()
             # Items of every key are numbered from 1: the reply shows whether this is the same one.
@@ -186,6 +187,9 @@ def read(files: Sequence[Path], key: Path, seed: int = 0) -> Ratings:
                         f"{file}:{number}: {question} is {quoted(value)}: use 1 to {HIGHEST}, or leave it empty"
                     )
                 found[question][item].append(int(value))
+                empty = False
+        if empty:
+            raise CorpusError(f"{file}: has no ratings: fill it in first, or leave it out")
     names = sorted({name for some in authors.values() for name in some})
     models: dict[str, dict[str, tuple[Figure, int]]] = {name: {} for name in names}
     for question, by_item in found.items():

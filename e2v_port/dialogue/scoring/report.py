@@ -48,7 +48,7 @@ def sections(evaluation: Evaluation, rows: Sequence[Mapping[str, Any]]) -> dict[
     for by in GROUPS:
         values = list(evaluation.models[0].groups[by])
         if len(values) > 1:
-            tables: list[Part] = ["the other figures of these groups are in evaluation.json"]
+            tables: list[Part] = ["The other figures of these groups are in evaluation.json."]
             for judge in judges:
                 tables += [f"F1 of the tone, by the {judge}", _groups(evaluation, by, judge)]
             found[f"By {by}"] = tables
@@ -66,7 +66,7 @@ def table(evaluation: Evaluation) -> list[list[str]]:
     judge = next(iter(models[0].whole.tones))
     columns: dict[str, Callable[[Scores], Figure | None]] = {
         "F1 of the tone": lambda scores: scores.tones[judge].f1,
-        "tone differs with the voice": lambda scores: scores.tones[judge].differs,
+        "other tone: differs": lambda scores: scores.tones[judge].differs,
         "BLEU": lambda scores: scores.bleu,
         "ROUGE-L": lambda scores: scores.rouge_l,
         "UAR of the adapter": lambda scores: scores.heard,
