@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from served import Served
+from speechlm import toy_language, toy_model
 
 from e2v_port.service.settings import Settings
 
@@ -24,7 +25,9 @@ DEPLOY = ROOT / "docs" / "deploy"
 DOCUMENT = (ROOT / "docs" / "service.md").read_text("utf-8")
 DOCKERFILE = re.sub(r"\\\n\s*", "", (DEPLOY / "Dockerfile").read_text("utf-8"))
 CURL = [
-    line for block in re.findall(r"```sh\n(.*?)```", DOCUMENT, re.S) for line in re.findall(r"^curl .*$", block, re.M)
+    line
+    for block in re.findall(r"```sh\n(.*?)```", DOCUMENT, re.S)
+    for line in re.findall(r"^curl .*$", block.replace("\\\n", ""), re.M)
 ]
 SRT = "1\n00:00:00,000 --> 00:00:01,400\n[ann]: Well.\n"
 
@@ -40,7 +43,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(folder: Path) -> Iterator[str]:
-    with Served("--history", str(folder / "emotions.sqlite")) as served:
+    replies = toy_model(folder / "reply", toy_language(folder / "language"))
+    with Served("--history", str(folder / "emotions.sqlite"), "--reply", str(replies)) as served:
         yield served.url
 
 
@@ -67,11 +71,15 @@ def test_every_curl_example_works(url: str, folder: Path) -> None:
 
 
 def test_the_python_example_works(url: str, folder: Path) -> None:
-    [example] = re.findall(r"```python\n(.*?)```", DOCUMENT, re.S)
+    reply, example = re.findall(r"```python\n(.*?)```", DOCUMENT, re.S)
     program = example.replace("Client()", f"Client({url!r}, timeout=30)")
     done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert re.fullmatch(r"[\d.]+ [\d.]+ \w+\n", done.stdout)
+    program = "from e2v_port.client import Client\n" + reply.replace("Client(", f"Client({url!r}, ")
+    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "'angry': " in done.stdout
 
 
 def test_the_health_check_of_the_image_works(url: str, folder: Path) -> None:

@@ -414,7 +414,7 @@ def test_unknown_parameters_are_refused_on_every_route(service: Served) -> None:
     """A parameter that is ignored in silence does harm: `form` for `from` would delete everything of a speaker."""
     routes = [(m.upper(), p) for p, ms in service.client.get("/openapi.json").json()["paths"].items() for m in ms]
     routes += [("GET", path) for path in ("/", "/docs", "/openapi.json", "/page/page.js")]
-    assert len(routes) == 16
+    assert len(routes) == 17
     for method, path in routes:
         answer = service.client.request(method, path, params={"nonsense": "1"}, content=b"{}")
         assert answer.status_code == 422, path
