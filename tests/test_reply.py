@@ -514,12 +514,8 @@ def test_a_language_model_comes_from_a_hub_once(tmp_path: Path) -> None:
         assert hub.requests["model.safetensors"] == 1
 
 
-@pytest.mark.full_size
-def test_answers_of_smollm2_are_those_of_transformers() -> None:
-    place = ROOT / "build" / "weights" / "smollm2"
-    if not place.is_dir():
-        pytest.skip("make weights downloads it")
-    language = languages.load(place, offline=True)
+def test_answers_of_smollm2_are_those_of_transformers(smollm2: Path) -> None:
+    language = languages.load(smollm2, offline=True)
     prompts = [language.prompt(SYSTEM)] * 2
     remarks = [language.embed(language.ids(text)) for text in SENTENCES[:2]]
     expected = [alone(language, *row, 16) for row in zip(prompts, remarks, strict=True)]
