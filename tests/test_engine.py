@@ -15,7 +15,7 @@ from e2v_port.service.engine import Engine
 OPTIONS = {"model": None, "dimensional": None, "runtime": "cpu", "dtype": None, "labels": None, "offline": True}
 LIMITS = {"speech_threshold": 0.5, "max_gain": 40.0, "speakers": None, "adapt": False, "emotion": True, "words": None}
 LIMITS |= {"max_seconds": 60.0, "max_audio_seconds": 60.0, "engine_seconds": 60.0}
-LIMITS |= {"roster": None, "only_enrolled": False, "speaker_model": "bundled-voices"}
+LIMITS |= {"roster": None, "only_enrolled": False, "speaker_model": "bundled-voices", "reply": None}
 
 
 async def until(condition: Any) -> None:

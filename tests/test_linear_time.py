@@ -237,7 +237,7 @@ def test_forms() -> None:
         head, _, repeated = piece.partition(b"*")
         body = head + repeated * (size // 8)
         request = Request({"type": "http", "headers": [(b"content-type", b"multipart/form-data; boundary=x")]})
-        return lambda: asyncio.run(bodies._read_form(request, chunks(body), 1 << 26))
+        return lambda: asyncio.run(bodies._read_form(request, chunks(body), "segments", 1 << 26))
 
     pieces = (b"a", b'"', b";a=", b"\r\nA: b", b"\r\n--", b"\r\n--x\r\n")
     for piece in (
