@@ -190,6 +190,7 @@ def test_a_client_that_does_not_wait_goes_on_without_a_reply(service: Served, fo
 
 @pytest.mark.parametrize("headers", [{}, EVENTS])
 def test_a_client_that_disconnects_stops_the_reply(service: Served, folder: Path, headers: dict[str, str]) -> None:
+    assert ask(service, clip=b"no audio").status_code == 422  # answered after whatever was made before
     until(lambda: service.metric("e2v_requests_in_flight") == 0)
     with holding(folder) as said:
         said.write_text("")
