@@ -473,6 +473,12 @@ def test_labels_of_an_emotion_model_are_kept(toys: Path, tmp_path: Path) -> None
         soundfile.write(each.audio, 0.1 * draw.standard_normal(16_000), 16_000)
     found = answers.labels_of("bundled-tiny", real, tmp_path, runtime="numpy", offline=True)
     assert set(found) <= set(LABELS)
+    weights = Path(__file__).parents[1] / "weights"
+    for name in ("bundled-tiny", "bundled-tiny-nc"):  # trained again, in the same folder
+        shutil.copytree(weights / name, tmp_path / "own", dirs_exist_ok=True)
+        answers.labels_of(str(tmp_path / "own"), real, tmp_path, runtime="numpy", offline=True)
+    kept = json.loads((tmp_path / "labels.json").read_text("utf-8"))
+    assert len(kept) == 3, "the labels of each"
     for each in real:
         each.audio.unlink()
     assert answers.labels_of("bundled-tiny", real, tmp_path, runtime="numpy", offline=True) == found

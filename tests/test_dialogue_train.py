@@ -471,8 +471,9 @@ def test_memory_that_a_gpu_lacks_is_one_line(run: Run, tmp_path: Path) -> None:
         run(tmp_path / "model", QUICK, progress=Progress(say, SILENT.bar))
 
 
-def test_a_language_model_that_changed_on_its_hub_is_noticed(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("change", [{"revision": 40 * "b"}, {"sha256": 64 * "b"}], ids=["hub", "folder"])
+def test_a_language_model_that_has_changed_is_noticed(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, str]
 ) -> None:
     def stop(line: str) -> None:
         if line.startswith("stage 1, epoch 2"):
@@ -481,8 +482,8 @@ def test_a_language_model_that_changed_on_its_hub_is_noticed(
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "model", QUICK, progress=Progress(stop, SILENT.bar))
     plain = languages.load
-    monkeypatch.setattr(languages, "load", lambda *args, **options: replace(plain(*args, **options), revision="b" * 40))
-    with pytest.raises(TrainingError, match="has changed on its hub since"):
+    monkeypatch.setattr(languages, "load", lambda *args, **options: replace(plain(*args, **options), **change))
+    with pytest.raises(TrainingError, match="has changed since this training began"):
         run(tmp_path / "model", QUICK)
 
 

@@ -125,7 +125,7 @@ def test_an_answer_is_what_the_language_model_generates_from_the_tokens_of_the_a
     )
     assert 0 < reply.seconds["encoding"] < reply.seconds["first_token"] <= reply.seconds["total"]
     assert json.loads(json.dumps(reply.to_dict()))["text"] == text
-    assert pipe.replies([features, features], max_new_tokens=40) == [text, text]
+    assert [each.text for each in pipe.replies([features, features], max_new_tokens=40)] == [text, text]
 
 
 def test_what_is_streamed_joins_to_the_whole(pipe: e2v_port.SpeechLM) -> None:
@@ -374,7 +374,10 @@ def test_models_that_read_text_answer_texts_and_refuse_audio(folder: Path, tmp_p
     name = json.loads((folder / "config.json").read_text("utf-8"))["language"]["name"]
     with e2v_port.SpeechLM.load(toy_model(tmp_path, Path(name), hears="words"), offline=True) as pipe:
         both = pipe.replies(SENTENCES[:2], [[TURN], []], max_new_tokens=10)
-        assert both == [pipe.replies([SENTENCES[0]], [[TURN]], 10)[0], pipe.replies([SENTENCES[1]], None, 10)[0]]
+        alone = [pipe.replies([SENTENCES[0]], [[TURN]], 10)[0], pipe.replies([SENTENCES[1]], None, 10)[0]]
+        assert [(each.text, each.notes) for each in both] == [(each.text, each.notes) for each in alone]
+        [cut] = pipe.replies(SENTENCES[:1], max_new_tokens=1)
+        assert (cut.tone, cut.notes) == (None, ("the answer was ended after 1 tokens",))
         assert pipe.replies([]) == []
         with pytest.raises(E2VError, match="hears words, not speech"):
             pipe(CLIP)

@@ -25,6 +25,7 @@ __all__ = [
     "ChannelName",
     "ChannelOrEach",
     "Command",
+    "DevSpeakers",
     "DimensionalName",
     "DtypeName",
     "Enrolled",
@@ -39,6 +40,7 @@ __all__ = [
     "RuntimeName",
     "SpeakerModel",
     "SpeechThreshold",
+    "TestSpeakers",
     "agreed",
     "completed",
     "known_voices",
@@ -68,6 +70,17 @@ CORPUS_OPTION = typer.Option(
     help="Labeled corpus and where it is: ravdess, emodb, nemo, crema-d, emogator, iemocap, msp-podcast, meld, "
     "emo-emilia, emobox, zed or csv. Repeatable.",
 )
+DevSpeakers = Annotated[
+    str,
+    typer.Option(
+        "--dev",
+        metavar="SPEAKERS",
+        help="Development speakers, such as ravdess/19,ravdess/20, or a corpus. Default: the known split.",
+    ),
+]
+TestSpeakers = Annotated[
+    str, typer.Option("--test", metavar="SPEAKERS", help="Test speakers, never trained on; written as for --dev.")
+]
 ModelName = Annotated[str | None, MODEL_OPTION]
 DimensionalName = Annotated[
     str | None,

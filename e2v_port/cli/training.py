@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from e2v_port.cli.options import CORPUS_OPTION, ModelName, Offline, RuntimeName
+from e2v_port.cli.options import CORPUS_OPTION, DevSpeakers, ModelName, Offline, RuntimeName, TestSpeakers
 from e2v_port.cli.output import fail, model_or_bundled, progress_bar
 
 __all__ = ["means", "train"]
@@ -68,14 +68,6 @@ Hidden = Annotated[
 AsDimensions = Annotated[
     bool, typer.Option("--dimensions", help="Train the head to give arousal, dominance and valence instead of labels.")
 ]
-Dev = Annotated[
-    str,
-    typer.Option(
-        metavar="SPEAKERS",
-        help="Development speakers, such as ravdess/19,ravdess/20, or a corpus. Default: the known split.",
-    ),
-]
-Test = Annotated[str, typer.Option(metavar="SPEAKERS", help="Test speakers, never trained on; written as for --dev.")]
 Epochs = Annotated[int | None, typer.Option(min=1, metavar="N", help="Epochs to train. Default: as in the recipe.")]
 Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Random seed.")]
 Threads = Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads. Default: one per core.")]
@@ -101,8 +93,8 @@ def train(
     finetune_rate: FinetuneRate = None,
     features: FeaturesFolder = None,
     dimensions: AsDimensions = False,
-    dev: Dev = "",
-    test: Test = "",
+    dev: DevSpeakers = "",
+    test: TestSpeakers = "",
     epochs: Epochs = None,
     seed: Seed = 0,
     threads: Threads = None,
@@ -183,8 +175,8 @@ def means(
     corpus: Annotated[list[str], CORPUS_OPTION],
     out: MeansOut,
     model: ModelName = None,
-    dev: Dev = "",
-    test: Test = "",
+    dev: DevSpeakers = "",
+    test: TestSpeakers = "",
     runtime: RuntimeName = "auto",
     offline: Offline = False,
 ) -> None:

@@ -1,7 +1,7 @@
 """Stage 1: aligns the adapter with a frozen language model.
 
-The emotion must be told from the mean of the adapter's tokens, by one linear layer; and the words must be told, by a
-vector that is nearest to the language model's own states of the same words, among those of all words of the batch.
+One linear layer must find the emotion in the mean of the adapter's tokens. Another must turn that mean into a vector
+that is nearest to the language model's own states of the same words, among those of all words of the batch.
 """
 
 import math

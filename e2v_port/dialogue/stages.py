@@ -171,17 +171,22 @@ class Stages:
         text = [row["dev_text"] for row in self.tuned if "dev_text" in row][-1:]
         return {"dev": self._heard() if self.adapter else {}, "dev_text": text[0] if text else None}
 
+    @property
+    def _version(self) -> str:
+        """The language model's commit on a hub, or the hash of its weights in a folder."""
+        return self.language.revision or self.language.sha256
+
     def _save(self, name: str, optimizer: torch.optim.Optimizer, **others: Any) -> None:
-        state = {"language": self.language.revision, "optimizer": optimizer.state_dict(), **others}
+        state = {"language": self._version, "optimizer": optimizer.state_dict(), **others}
         save_state(state, self.work / name)
 
     def _state(self, name: str) -> dict[str, Any] | None:
         """Returns what `_save` wrote; None if there is none yet."""
         state = load_state(self.work / name)
-        if state and state["language"] != self.language.revision:
+        if state and state["language"] != self._version:
             raise TrainingError(
-                f"{self.language.name} has changed on its hub since this training began: pass --revision "
-                f"{state['language']}, or start over with --restart"
+                f"{self.language.name} has changed since this training began: put back the one of then "
+                f"({state['language']}), from a hub with --revision, or start over with --restart"
             )
         return state
 

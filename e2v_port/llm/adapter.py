@@ -47,7 +47,7 @@ class AdapterConfig:
     Attributes:
         semantic: Width of the frames of the encoder of what is said.
         words: Width of the embeddings of the language model.
-        labels: Names of the emotions that its own estimate tells apart.
+        labels: Names of the emotions of its own estimate.
         emotion: Width of the frames of the encoder of how it is said; None to go without.
         speaker: Width of the embedding of who says it; None to go without.
         fusion: How these reach the words: `frames`, `broadcast` or `prefix`, see above.

@@ -15,7 +15,7 @@ from e2v_port.emotions.judgement import rivals
 from e2v_port.errors import AudioError, CheckpointError, E2VError, RuntimeUnavailable, need, number, quoted
 from e2v_port.files import printable
 from e2v_port.host import own_settings
-from e2v_port.llm.safety import Sentences, checked
+from e2v_port.llm.safety import Sentences
 from e2v_port.models import devices
 from e2v_port.speech.detect import describe_level, detect
 
@@ -116,13 +116,9 @@ class Speaking(Iterator[str]):
             text += piece
             if piece:
                 yield piece
-        notes = [*self.notes]
-        if sentences.why:
-            notes.append(f"the answer was changed: {sentences.why}")
-        elif self.tokens == limit > 0:
-            notes.append(f"the answer was ended after {limit} tokens")
+        notes = (*self.notes, *_on_answer(sentences, self.tokens == limit > 0, limit))
         seconds = {**self._seconds, "total": self._passed}
-        self._reply = Reply(text, self.tone, tuple(notes), seconds)
+        self._reply = Reply(text, self.tone, notes, seconds)
 
     def _checked(
         self, tokens: Iterable[Sequence[int | None]], language: "Language", sentences: Sentences
@@ -340,8 +336,8 @@ class SpeechLM:
         remarks: Sequence[Mapping[str, Any] | str],
         contexts: "Sequence[Sequence[Turn | Mapping[str, str]]] | None" = None,
         max_new_tokens: int = 60,
-    ) -> list[str]:
-        """Answers several remarks as one batch.
+    ) -> list[Reply]:
+        """Answers several remarks as one batch; the answers have no tone, and the time is that of all.
 
         Args:
             remarks: Features of each, as of `Encoders.of`; texts for a model that reads text.
@@ -363,12 +359,19 @@ class SpeechLM:
             return []
         turns = [_turns(context) for context in contexts] if contexts else None
         system, limit = self.stored.system, _limit(max_new_tokens)
+        started = time.perf_counter()
         rows: list[list[int]] = [[] for _ in remarks]
         for step in answers(language, adapter, remarks, system=system, contexts=turns, limit=limit):
             for row, token in zip(rows, step, strict=True):
                 if token is not None:
                     row.append(token)
-        return [checked(language.text(row)).text for row in rows]
+        found = []
+        for row in rows:
+            sentences = Sentences()
+            text = sentences.push(language.text(row)) + sentences.finish()
+            notes = _on_answer(sentences, len(row) == limit, limit)
+            found.append(Reply(text, None, notes, {"total": time.perf_counter() - started}))
+        return found
 
     def info(self) -> dict[str, Any]:
         """Returns what the model is: its parts and sizes, as JSON-compatible values.
@@ -427,6 +430,13 @@ def answers(
             embedded = [tokens[mask] for tokens, mask in zip(fused.tokens, fused.mask, strict=True)]
     prompts = [language.prompt(system, context) for context in contexts or [()] * len(remarks)]
     yield from _generated(language, embedded, prompts, limit)
+
+
+def _on_answer(sentences: Sentences, cut: bool, limit: int) -> tuple[str, ...]:
+    """Returns what must be known about an answer: whether it was changed, and whether it was cut."""
+    changed = [f"the answer was changed: {sentences.why}"] if sentences.why else []
+    ended = [f"the answer was ended after {limit} tokens"] if cut and not sentences.over else []
+    return (*changed, *ended)
 
 
 def sounds(tone: Mapping[str, float]) -> str:

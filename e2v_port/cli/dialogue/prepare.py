@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from e2v_port.cli.options import CORPUS_OPTION, Offline, RuntimeName
+from e2v_port.cli.options import CORPUS_OPTION, DevSpeakers, Offline, RuntimeName, TestSpeakers
 from e2v_port.cli.output import complain, fail, progress_bar
 
 __all__ = ["prepare"]
@@ -40,14 +40,6 @@ Unbalanced = Annotated[
     bool,
     typer.Option("--unbalanced", help="Keep sentences that are not said equally often in every tone of their corpus."),
 ]
-Dev = Annotated[
-    str,
-    typer.Option(
-        metavar="SPEAKERS",
-        help="Development speakers, such as ravdess/19,ravdess/20, or a corpus. Default: the known split.",
-    ),
-]
-Test = Annotated[str, typer.Option(metavar="SPEAKERS", help="Test speakers, never trained on; written as for --dev.")]
 
 
 def prepare(
@@ -59,8 +51,8 @@ def prepare(
     words: Words = None,
     rewriter: Rewriter = None,
     rewriter_model: RewriterModel = None,
-    dev: Dev = "",
-    test: Test = "",
+    dev: DevSpeakers = "",
+    test: TestSpeakers = "",
     unbalanced: Unbalanced = False,
     runtime: RuntimeName = "auto",
     offline: Offline = False,

@@ -21,6 +21,8 @@ from e2v_port.files import replacing
 from e2v_port.llm import language, stored
 from e2v_port.llm.adapter import Adapter, heard
 from e2v_port.llm.speech import answers
+from e2v_port.models import devices
+from e2v_port.models.load import load, weights_of
 
 __all__ = ["TRUE", "Contender", "answer", "contenders", "key", "labels_of"]
 
@@ -84,7 +86,8 @@ def labels_of(
 ) -> list[str]:
     """Returns the emotion that a model of this package hears in each clip, of those that have replies.
 
-    They are kept in `labels.json`: where all clips are in there, no audio is read.
+    They are kept in `labels.json` under the name and the hash of the model: where all clips are in there, no audio is
+    read.
 
     Args:
         model: The model, named as for `e2v_port.load`.
@@ -99,15 +102,16 @@ def labels_of(
         E2VError: The model cannot be loaded, or has no labels.
     """
     file = folder / _LABELS
+    chosen = devices.choose(runtime)
+    with weights_of(model, chosen, offline=offline).open("rb") as weights:
+        entry = f"{model} {hashlib.file_digest(weights, 'sha256').hexdigest()}"
     try:
         known: dict[str, dict[str, str]] = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-        found = dict(known.get(model, {}))
+        found = dict(known.get(entry, {}))
     except (ValueError, AttributeError) as error:
         raise CorpusError(f"{file}: damaged ({error}): remove it and evaluate again") from error
     lacking = [example.audio for example in examples if str(example.audio) not in found]
     if lacking:
-        from e2v_port.models.load import load
-
         loaded = load(model, runtime=runtime, offline=offline)
         for start in range(0, len(lacking), _BATCH):
             some = lacking[start : start + _BATCH]
@@ -125,7 +129,7 @@ def labels_of(
                 found[str(audio)] = max(scores, key=lambda label: scores[label])
                 advance()
         with replacing(file) as partial:
-            partial.write_text(json.dumps({**known, model: found}, indent=1) + "\n", "utf-8")
+            partial.write_text(json.dumps({**known, entry: found}, indent=1) + "\n", "utf-8")
     return [found[str(example.audio)] for example in examples]
 
 

@@ -66,7 +66,7 @@ class Scores:
         rouge_l: Mean ROUGE-L with the nearest of them, 0 to 1.
         tones: By judge.
         heard: UAR of the adapter's own estimate of the emotion; None for a model without an adapter.
-        wer: Word error rate of the words nearest to what the adapter hears; None likewise.
+        wer: Word error rate of the words nearest to what the adapter hears; None without an adapter.
         empathy: Mean of what a rater gives, 1 to 5; None without ratings.
         rated: Number of clips whose reply has a rating.
     """

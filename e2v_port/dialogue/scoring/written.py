@@ -25,7 +25,8 @@ class Run:
         key: Hash of everything that the answers depend on.
         replies: The answers.
         tones: Emotion that the adapter itself hears in each; None for a model without an adapter.
-        nearest: For each, the one among all remarks whose words are nearest to what the adapter hears; None likewise.
+        nearest: For each, the one among all remarks whose words are nearest to what the adapter hears; None without
+            one.
     """
 
     name: str
