@@ -206,7 +206,9 @@ def toy_model(
         if hears == "speech":
             settings = {"width": 32, "heads": 4, "hidden": 32, **sizes}
             config = AdapterConfig(widths[0], width, LABELS, widths[1], widths[2], **settings)
-            tensors = dict(Adapter(config, loudness=0.5).state_dict())
+            adapter = Adapter(config, loudness=0.5)
+            adapter.name_tones(0.5 * torch.randn(len(LABELS), width))
+            tensors = dict(adapter.state_dict())
     write(
         Stored(
             hears=hears,

@@ -244,9 +244,11 @@ def test_one_cycle_rises_then_falls_along_a_cosine() -> None:
 
 
 def adapter_of(fusion: str = "frames", **changes: Any) -> Adapter:
-    sizes = {"width": 16, "heads": 2, "hidden": 32, **changes}
+    sizes = {"speaker": 4, "width": 16, "heads": 2, "hidden": 32, **changes}
     torch.manual_seed(0)
-    return Adapter(AdapterConfig(6, 10, LABELS, 5, 4, fusion, **sizes)).eval()  # type: ignore[arg-type]
+    adapter = Adapter(AdapterConfig(6, 10, LABELS, 5, fusion=fusion, **sizes)).eval()  # type: ignore[arg-type]
+    adapter.name_tones(torch.randn(len(LABELS), 10))
+    return adapter
 
 
 def test_attention_to_copies_of_one_key_is_a_broadcast() -> None:
@@ -285,8 +287,35 @@ def test_padding_changes_nothing(fusion: str) -> None:
             torch.testing.assert_close(together.tokens[row][together.mask[row]], alone.tokens[0], rtol=0, atol=1e-5)
             for name in ("pooled", "emotions", "meaning"):
                 torch.testing.assert_close(getattr(together, name)[row], getattr(alone, name)[0], rtol=0, atol=1e-5)
-    tokens = np.ceil(np.array([37, 5, 90, 64]) / 16) + (fusion == "prefix")
+    tokens = np.ceil(np.array([37, 5, 90, 64]) / 16) + (fusion == "prefix") + 1  # the tone token
     assert together.mask.sum(1).tolist() == tokens.tolist()
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_the_last_token_names_the_tone(fusion: str) -> None:
+    """The embeddings of the names, weighted by the estimate; without it, the tokens before are the same."""
+    draw = np.random.default_rng(0)
+    clips = [{"semantic": draw.normal(size=(n, 6)), "emotion": draw.normal(size=(9, 5))} for n in (37, 5, 64)]
+    named, nameless = (adapter_of(fusion, speaker=None, tone_token=wanted) for wanted in (True, False))
+    nameless.load_state_dict({name: value for name, value in named.state_dict().items() if name != "tones"})
+    names = torch.randn(len(LABELS), 10)
+    named.name_tones(names)
+    with torch.inference_mode():
+        found, before = (adapter(heard(clips, adapter.config)) for adapter in (named, nameless))
+    likely = torch.exp(found.emotions) / torch.exp(found.emotions).sum(1, keepdim=True)
+    for row in range(3):
+        *tokens, last = found.tokens[row][found.mask[row]]
+        torch.testing.assert_close(torch.stack(tokens), before.tokens[row][before.mask[row]])
+        wanted = sum((share * name for share, name in zip(likely[row], names, strict=True)), torch.zeros(10))
+        torch.testing.assert_close(last, wanted, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.pooled, before.pooled)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_names_are_embedded_as_in_a_sentence(folder: Path, architecture: str) -> None:
+    lm = languages.load(folder / architecture)
+    table, ids = lm.model.get_input_embeddings().weight, lm.ids("You are angry")[len(lm.ids("You are")) :]
+    torch.testing.assert_close(lm.named(["sad", "angry"])[1], torch.stack([table[i] for i in ids]).mean(0))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -511,6 +540,7 @@ def test_licenses_are_read_from_the_model_card(run: Run, folder: Path, tmp_path:
         ({"hears": "words"}, "only stage 2 trains it"),
         ({"hears": "words", "stages": [2], "fusion": "prefix"}, "leave out --fusion and --without"),
         ({"hears": "label", "stages": [2], "speaker": False}, "leave out --fusion and --without"),
+        ({"hears": "label", "stages": [2], "tone_token": False}, "leave out --fusion and --without"),
         ({"width": 102}, "width must be a multiple of heads"),
     ],
     ids=str,

@@ -39,7 +39,9 @@ class Recipe:
         clips: Most training clips of an epoch of stage 2, drawn anew for each; 0 for all.
         batch: Clips per step of stage 2.
         accumulate: Steps whose gradients are summed before the weights move.
-        rate: Highest learning rate of the low-rank matrices and of the adapter in stage 2.
+        rate: Highest learning rate of the low-rank matrices.
+        adapter_rate: Highest learning rate of the adapter in stage 2. At the rate of the matrices it forgets much of
+            what stage 1 has taught it, before they have learned to read it.
         rank: Rank of the matrices added to each linear layer (LoRA, Hu et al. 2021).
         alpha: Their product counts `alpha / rank`.
         masked: Share of frames, and of features, that are zeroed in training (SpecAugment, Park et al. 2019).
@@ -50,6 +52,7 @@ class Recipe:
         heads: Heads of its attention.
         hidden: Width inside the projection.
         dropout: Share of values left out in training.
+        tone_token: See `AdapterConfig`.
         system: Instruction to the language model.
     """
 
@@ -70,6 +73,7 @@ class Recipe:
     batch: int = 8
     accumulate: int = 1
     rate: float = 5e-4
+    adapter_rate: float = 1e-4
     rank: int = 32
     alpha: int = 64
     masked: float = 0.2
@@ -80,6 +84,7 @@ class Recipe:
     heads: int = 4
     hidden: int = 512
     dropout: float = 0.1
+    tone_token: bool = True
     system: str = SYSTEM
 
     def __post_init__(self) -> None:
@@ -104,10 +109,12 @@ class Recipe:
             raise TrainingError(
                 f"a model that gets {self.hears} as text has no adapter to align: only stage 2 trains it"
             )
-        if self.hears != "speech" and (self.fusion != "frames" or not (self.emotion and self.speaker)):
+        if self.hears != "speech" and (
+            self.fusion != "frames" or not (self.emotion and self.speaker and self.tone_token)
+        ):
             raise TrainingError(
                 f"a model that gets {self.hears} as text has no adapter: leave out --fusion and --without (fusion, "
-                "emotion and speaker in a recipe)"
+                "emotion, speaker and tone_token in a recipe)"
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -88,9 +88,11 @@ class Stages:
             stack=recipe.stack,
             hidden=recipe.hidden,
             dropout=recipe.dropout,
+            tone_token=recipe.tone_token,
         )
         with seeded(_seed(recipe.seed, _ADAPTER)):
             self.adapter = Adapter(config, self.language.loudness)
+        self.adapter.name_tones(self.language.named(LABELS))
         with self.progress.bar(len(self.clips["train"]), "reading the features") as advance:
             self.adapter.standardize(statistics(_each(map(self.load, self.clips["train"]), advance)))
         self.adapter.to(self.language.device)

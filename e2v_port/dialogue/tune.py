@@ -68,10 +68,12 @@ class Tuning:
     curve: list[dict[str, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.parameters = [p for p in self.language.model.parameters() if p.requires_grad]
+        matrices = [p for p in self.language.model.parameters() if p.requires_grad]
+        groups: list[dict[str, Any]] = [{"params": matrices, "highest": self.recipe.rate}]
         if self.adapter is not None:
-            self.parameters += list(self.adapter.parameters())
-        self.optimizer = torch.optim.AdamW(self.parameters, self.recipe.rate, weight_decay=0.0)
+            groups.append({"params": [*self.adapter.parameters()], "highest": self.recipe.adapter_rate})
+        self.parameters = [parameter for group in groups for parameter in group["params"]]
+        self.optimizer = torch.optim.AdamW(groups, self.recipe.rate, weight_decay=0.0)
         size = min(self.recipe.clips or len(self.train), len(self.train))
         self.size = size - size % self.recipe.batch or size
         self.per_epoch = -(-self.size // self.recipe.batch)
@@ -95,7 +97,7 @@ class Tuning:
         """Returns the clips of each step of an epoch; they depend on the seed and its number alone."""
         draw = np.random.default_rng((self.recipe.seed, 2, epoch))
         chosen = draw.permutation(len(self.train))[: self.size]
-        sizes = [len(self.train[index].words) + len(self.train[index].reply) for index in chosen]
+        sizes = [_length(self.train[index]) for index in chosen]
         return [[int(chosen[i]) for i in step] for step in batches(sizes, self.recipe.batch, draw)]
 
     def step(self) -> dict[str, float]:
@@ -111,11 +113,11 @@ class Tuning:
             text, emotion = self._losses(clips, lambda clip: masked(self.load(clip), recipe.masked, draw))
             loss = (text + recipe.emotion_weight * emotion) / recipe.accumulate
             loss.backward()  # type: ignore[no-untyped-call]
-        rate = recipe.rate * one_cycle(self.steps / self.total)
+        share = one_cycle(self.steps / self.total)
         self.curve.append({"text": float(text.detach()), "emotion": float(emotion.detach())})
         if self.settled:
             for group in self.optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = group["highest"] * share
             torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
             self.optimizer.step()
             self.optimizer.zero_grad()
@@ -148,3 +150,8 @@ class Tuning:
             labels = torch.tensor([config.labels.index(clip.emotion) for clip in clips], device=device)
             emotion = F.cross_entropy(fused.emotions, labels)
         return language.loss(language.batch(prompts, remarks, answers)), emotion
+
+
+def _length(clip: Example) -> int:
+    """Returns about how long a clip is for the language model, in letters."""
+    return sum(map(len, (clip.words, clip.reply, *(turn.content for turn in clip.context))))

@@ -3,6 +3,7 @@
     semantic frames [T, s]  ->  averaged, standardized  ->  fusion  ->  stacked, projected  ->  tokens [N, words]
     emotion frames  [T, e]  ->  averaged, standardized  ---^
     speaker         [v]     ->  -------------------------- ^
+                                                            mean of the tokens  ->  its own estimate  ->  tone token
 
 Fusion is where tone and voice reach the words:
 
@@ -10,6 +11,10 @@ Fusion is where tone and voice reach the words:
     broadcast   emotion (its mean) and speaker are one vector. Attention over copies of one key gives that key's value
                 whatever the query, so this adds the same vector to every frame
     prefix      they become a token of their own before those of the words, and no frame hears of them
+
+The tone token is the last one: the language model's own embeddings of the names of the tones, each weighted by how
+likely the adapter finds it. The language model knows these words, and need not learn from the replies what the tokens
+before mean by a tone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -57,6 +62,7 @@ class AdapterConfig:
         stack: Averaged frames per token: 4 make a token of 320 ms, three a second.
         hidden: Width inside the projection.
         dropout: Share of values left out in training.
+        tone_token: Whether the last token is the tone token, see above.
     """
 
     semantic: int
@@ -71,6 +77,7 @@ class AdapterConfig:
     stack: int = 4
     hidden: int = 512
     dropout: float = 0.1
+    tone_token: bool = True
 
     def __post_init__(self) -> None:
         """Raises CheckpointError for sizes that make no network."""
@@ -145,7 +152,7 @@ class Fused:
     Attributes:
         tokens: Embeddings for the language model, [clips, tokens, words].
         mask: Where they are true, [clips, tokens]; true ones come first.
-        pooled: Mean of the tokens of each clip, [clips, words].
+        pooled: Mean of the tokens of each clip but its tone token, [clips, words].
         emotions: Logits of its own estimate of the emotion, [clips, labels].
         meaning: What is said, as a vector that training aligns with the language model's states of the same words,
             [clips, words].
@@ -227,6 +234,8 @@ def _padded(frames: Sequence[NDArray[Any]]) -> tuple[Tensor, Tensor]:
 class Adapter(nn.Module):
     """The network. `forward` takes a `Heard` and gives a `Fused`."""
 
+    tones: Tensor
+
     def __init__(self, config: AdapterConfig, loudness: float = 1.0) -> None:
         """Makes an adapter with random weights.
 
@@ -261,6 +270,13 @@ class Adapter(nn.Module):
         nn.init.constant_(self.norm.weight, loudness)
         self.classifier = nn.Sequential(nn.LayerNorm(config.words), nn.Linear(config.words, len(config.labels)))
         self.meaning = nn.Sequential(nn.LayerNorm(config.words), nn.Linear(config.words, config.words))
+        if config.tone_token:
+            self.register_buffer("tones", torch.zeros(len(config.labels), config.words))
+
+    def name_tones(self, embeddings: Tensor) -> None:
+        """Stores the language model's embeddings of the names of the labels, [labels, words], for the tone token."""
+        if self.config.tone_token:
+            self.tones.copy_(embeddings)
 
     def standardize(self, statistics: Statistics) -> None:
         """Stores what features are standardized by."""
@@ -285,7 +301,10 @@ class Adapter(nn.Module):
             mask = torch.cat([mask.new_ones(len(mask), 1), mask], dim=1)
         tokens = self.norm(tokens) * mask[..., None]
         pooled = _mean(tokens, mask)
-        return Fused(tokens, mask, pooled, self.classifier(pooled), self.meaning(pooled))
+        emotions = self.classifier(pooled)
+        if self.config.tone_token:
+            tokens, mask = _appended(tokens, mask, emotions.softmax(1) @ self.tones)
+        return Fused(tokens, mask, pooled, emotions, self.meaning(pooled))
 
     def _stacked(self, frames: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Puts neighboring frames side by side: a token is true if any of its frames is; false frames are zeros."""
@@ -349,6 +368,14 @@ class _Broadcast(nn.Module):
     def forward(self, frames: Tensor, vector: Tensor) -> Tensor:
         summed: Tensor = frames + self.out(self.value(self.norm(vector)))[:, None]
         return summed
+
+
+def _appended(tokens: Tensor, mask: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+    """Puts one more token [clips, words] after the true ones of each clip."""
+    here = nn.functional.one_hot(mask.sum(1), mask.shape[1] + 1).bool()
+    tokens = nn.functional.pad(tokens, (0, 0, 0, 1))
+    mask = nn.functional.pad(mask, (0, 1))
+    return torch.where(here[..., None], last[:, None].to(tokens.dtype), tokens), mask | here
 
 
 def _vector(tone: Tensor | None, tone_mask: Tensor | None, voice: Tensor | None) -> Tensor:

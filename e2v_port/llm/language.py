@@ -170,6 +170,10 @@ class Language:
         found: Tensor = self.model.get_input_embeddings()(torch.tensor(ids, dtype=torch.long, device=self.device))
         return found
 
+    def named(self, words: Sequence[str]) -> Tensor:
+        """Returns the embedding of each word in the middle of a sentence: the mean of its tokens, [words, width]."""
+        return torch.stack([self.embed(self.ids(f" {word}")).mean(0) for word in words])
+
     def batch(
         self,
         prompts: Sequence[tuple[Sequence[int], Sequence[int]]],

@@ -53,7 +53,11 @@ HearsName = Annotated[
     ),
 ]
 Without = Annotated[
-    str, typer.Option(metavar="PARTS", help="Leave out emotion frames, the speaker embedding or both: emotion,speaker.")
+    str,
+    typer.Option(
+        metavar="PARTS",
+        help="Leave out emotion frames, the speaker embedding, the tone token or several of them: emotion,speaker.",
+    ),
 ]
 RecipeFile = Annotated[
     Path | None,
@@ -88,14 +92,14 @@ def train(
     Run the same command again to resume after an interruption.
     """
     left_out = {name for name in without.split(",") if name}
-    if unknown := left_out - {"emotion", "speaker"}:
-        fail(f"--without {min(unknown)}: leave out emotion, speaker or emotion,speaker")
+    if unknown := left_out - {"emotion", "speaker", "tone-token"}:
+        fail(f"--without {min(unknown)}: leave out emotion, speaker or tone-token, or several: emotion,speaker")
     from e2v_port.dialogue.recipe import Recipe
     from e2v_port.dialogue.train import train as run
     from e2v_port.training import report as training_report
     from e2v_port.training.task import Progress
 
-    changes: dict[str, Any] = dict.fromkeys(left_out, False)
+    changes: dict[str, Any] = {name.replace("-", "_"): False for name in left_out}
     changes |= {"stages": {"1": (1,), "2": (2,), "both": (1, 2)}[stage]} if stage else {}
     changes |= {"fusion": fusion} if fusion else {}
     changes |= {"hears": hears} if hears else {}
