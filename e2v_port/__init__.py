@@ -54,7 +54,8 @@ if TYPE_CHECKING:
     from e2v_port.live.follower import LiveSettings
     from e2v_port.live.listener import Listener
     from e2v_port.live.results import VoiceAnalysis, VoiceSegment
-    from e2v_port.llm.speech import Reply, SpeechLM
+    from e2v_port.llm.reply import Reply
+    from e2v_port.llm.speech import SpeechLM
     from e2v_port.llm.tool import tool_schema
     from e2v_port.models.convert import convert
     from e2v_port.models.info import ModelInfo
@@ -173,7 +174,7 @@ _HOME = {
     "LiveSettings": "live.follower",
     "VoiceAnalysis": "live.results",
     "VoiceSegment": "live.results",
-    "Reply": "llm.speech",
+    "Reply": "llm.reply",
     "SpeechLM": "llm.speech",
     "tool_schema": "llm.tool",
     "convert": "models.convert",

@@ -27,8 +27,8 @@ from e2v_port.cli import main
 from e2v_port.errors import AudioError, CheckpointError, E2VError, ModelNotFound, RuntimeUnavailable
 from e2v_port.llm import language as languages
 from e2v_port.llm.language import Language, Turn
+from e2v_port.llm.reply import sounds
 from e2v_port.llm.safety import checked
-from e2v_port.llm.speech import sounds
 from e2v_port.llm.stored import WEIGHTS, read
 
 ROOT = Path(__file__).parents[1]
@@ -144,7 +144,7 @@ def test_what_is_streamed_joins_to_the_whole(pipe: e2v_port.SpeechLM) -> None:
 
 def test_letters_of_several_tokens_are_streamed_whole(tmp_path: Path) -> None:
     """Whatever bytes tokens stand for: no piece ends inside a letter, and none is lost."""
-    from e2v_port.llm.speech import Speaking
+    from e2v_port.llm.reply import Speaking
 
     language = languages.load(toy_language(tmp_path))
     text = "Zażółć gęślą jaźń. 日本語 ok \U0001f600! So?"

@@ -15,7 +15,7 @@ from e2v_port.files import printable
 
 if TYPE_CHECKING:
     from e2v_port.audio import Clip
-    from e2v_port.llm.speech import Speaking
+    from e2v_port.llm.reply import Speaking
 
 __all__ = ["reply"]
 
@@ -121,7 +121,7 @@ def _clip(file: str) -> "Clip":
 
 def _show(file: str, speaking: "Speaking", *, tone: bool, as_json: bool, named: bool) -> None:
     """Prints a reply as it is made; as JSON once it is whole."""
-    from e2v_port.llm.speech import sounds
+    from e2v_port.llm.reply import sounds
 
     if as_json:
         for _ in speaking:
