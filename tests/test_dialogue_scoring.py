@@ -23,12 +23,12 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from e2v_port.dialogue import examples
 from e2v_port.dialogue.examples import Example
-from e2v_port.dialogue.replies import LABELS, replies, reply
+from e2v_port.dialogue.replies import LABELS, replies, reply, topic_of
 from e2v_port.dialogue.scoring import agreement, answers, empathy, rating, report, similarity, written
 from e2v_port.dialogue.scoring.evaluate import evaluate
 from e2v_port.dialogue.scoring.figures import Evaluation, evaluation
 from e2v_port.dialogue.scoring.pairs import pairs
-from e2v_port.dialogue.scoring.tone import Classifier, Lexicon, sentences
+from e2v_port.dialogue.scoring.tone import Classifier, Lexicon, Nearest, sentences
 from e2v_port.errors import CheckpointError, CorpusError, ModelNotFound
 from e2v_port.evaluation.bootstrap import Bootstrap
 from e2v_port.llm import language, stored
@@ -72,6 +72,20 @@ def test_the_lexicon_knows_no_reply_by_heart() -> None:
         [judged == label for judged, (label, _) in zip(Lexicon()([t for _, t in every]), every, strict=True)]
     )
     assert 0.6 < right < 0.95
+
+
+def test_the_nearest_reply_names_the_tone_it_was_written_for() -> None:
+    """Of replies as they stand in dialogues, of those with a word changed, and of texts that are like none."""
+    topic = topic_of("ravdess", "Kids are talking by the door.")
+    assert topic
+    every = [
+        (label, text) for label in LABELS for text in [*replies(label, "normal", topic), *replies(label, "strong")]
+    ]
+    assert Nearest()([text for _, text in every]) == [label for label, _ in every]
+    changed = [text.replace("You sound", "You seem").replace("this", "it") for _, text in every]
+    assert changed != [text for _, text in every]
+    assert np.mean([judged == label for judged, (label, _) in zip(Nearest()(changed), every, strict=True)]) > 0.95
+    assert Nearest()(["Photosynthesis!", ""]) == ["neutral", "neutral"]
 
 
 def test_a_classifier_learns_from_a_table(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -39,8 +40,9 @@ from e2v_port.training import report as training_report
 from e2v_port.training.task import SILENT, Progress
 
 SIZES: dict[str, Any] = {"width": 16, "heads": 2, "hidden": 32, "rank": 8, "alpha": 16}
-QUICK = Recipe(**SIZES, aligning=3, aligning_batch=16, tuning=1, clips=24, batch=4, accumulate=2, rate=1e-2)
-LEARNING = Recipe(**SIZES, aligning=6, aligning_batch=16, tuning=5, batch=8, rate=1e-2)
+RATES: dict[str, Any] = {"rate": 1e-2, "adapter_rate": 1e-2}
+QUICK = Recipe(**SIZES, **RATES, aligning=3, aligning_batch=16, tuning=1, clips=24, batch=4, accumulate=2)
+LEARNING = Recipe(**SIZES, **RATES, aligning=6, aligning_batch=16, tuning=5, batch=8)
 ARCHITECTURES = sorted(speechlm.TEMPLATES)
 
 Run = Callable[..., dict[str, Any]]
@@ -229,6 +231,26 @@ def test_contrast_counts_words_said_twice_once() -> None:
         near = {text: float(F.cosine_similarity(meaning[row], states[text], dim=0)) / 0.07 for text in (0, 2, 3)}
         loss += np.log(sum(np.exp(value) for value in near.values())) - near[own]
     assert float(contrast(fused, texts, states, 0.07)) == pytest.approx(loss / 5, rel=1e-5)
+
+
+def test_a_part_of_the_clips_has_all_tones_equally_often(folder: Path) -> None:
+    lm = languages.load(folder / "Llama")
+    low_rank(lm, 2, 2)
+    clips = examples.read(folder / "dialogues", "train")
+    sad = [clip for clip in clips if clip.emotion == "sad"]
+    rare = [clip for clip in clips if clip.emotion != "sad"] + sad[:3]
+    recipe = replace(QUICK, hears="words", stages=(2,), batch=1)
+
+    def chosen(recipe: Recipe, epoch: int) -> list[int]:
+        return [index for step in Tuning(lm, None, recipe, rare, dict).order(epoch) for index in step]
+
+    for epoch in range(3):
+        some = chosen(replace(recipe, clips=len(rare) // 2), epoch)
+        assert len(set(some)) == len(some) == len(rare) // 2
+        counts = Counter(rare[index].emotion for index in some)
+        assert counts.pop("sad") == 3, "all of a tone that is rare"
+        assert max(counts.values()) - min(counts.values()) <= 1
+    assert sorted(chosen(replace(recipe, clips=0), 0)) == list(range(len(rare)))
 
 
 def test_one_cycle_rises_then_falls_along_a_cosine() -> None:

@@ -36,7 +36,7 @@ class Recipe:
         align_weight: Weight of the contrastive loss of stage 1.
         temperature: Of that loss (van den Oord et al. 2018; 0.07 as in CLIP, Radford et al. 2021).
         tuning: Epochs of stage 2.
-        clips: Most training clips of an epoch of stage 2, drawn anew for each; 0 for all.
+        clips: Most training clips of an epoch of stage 2, drawn anew for each, all tones equally often; 0 for all.
         batch: Clips per step of stage 2.
         accumulate: Steps whose gradients are summed before the weights move.
         rate: Highest learning rate of the low-rank matrices.

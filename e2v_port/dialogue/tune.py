@@ -1,5 +1,6 @@
 """Stage 2: tunes the language model, by low-rank matrices, and the adapter together, on the replies."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -94,9 +95,19 @@ class Tuning:
         return self.steps % self.recipe.accumulate == 0 or self.steps == self.total
 
     def order(self, epoch: int) -> list[list[int]]:
-        """Returns the clips of each step of an epoch; they depend on the seed and its number alone."""
+        """Returns the clips of each step of an epoch; they depend on the seed and its number alone.
+
+        In a part of the clips, every tone has as many, as far as there are: a tone that only one corpus has is rare,
+        and in a short training the language model would not learn what to reply to it.
+        """
         draw = np.random.default_rng((self.recipe.seed, 2, epoch))
-        chosen = draw.permutation(len(self.train))[: self.size]
+        drawn = draw.permutation(len(self.train))
+        seen: Counter[str] = Counter()
+        earlier = []  # clips of the same tone before each
+        for index in drawn:
+            earlier.append(seen[self.train[index].emotion])
+            seen[self.train[index].emotion] += 1
+        chosen = drawn[np.argsort(earlier, kind="stable")][: self.size]
         sizes = [_length(self.train[index]) for index in chosen]
         return [[int(chosen[i]) for i in step] for step in batches(sizes, self.recipe.batch, draw)]
 

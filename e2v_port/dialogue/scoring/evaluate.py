@@ -7,7 +7,7 @@ from pathlib import Path
 from e2v_port.dialogue import examples, features
 from e2v_port.dialogue.replies import LABELS
 from e2v_port.dialogue.scoring import answers, empathy, figures, written
-from e2v_port.dialogue.scoring.tone import Judge, Lexicon
+from e2v_port.dialogue.scoring.tone import Judge, Lexicon, Nearest
 from e2v_port.errors import CorpusError
 from e2v_port.llm import stored
 
@@ -51,7 +51,7 @@ def evaluate(
         dialogues: Folder of `e2v dialogue prepare`.
         out: Folder for the answers; it is made.
         part: `train`, `dev` or `test`.
-        judges: Judges of the tone of replies, besides `Lexicon`.
+        judges: Judges of the tone of replies, besides `Lexicon` and `Nearest`.
         labels_of: Emotion model whose labels models read that hear `label`; they get the true labels as well.
         rater: Rates the empathy of replies; None for no such figures.
         rater_name: Its name: of the ratings that are kept in `ratings.jsonl`, only those under this name count.
@@ -106,7 +106,7 @@ def evaluate(
         )
         with bar(len(wanted), "rating") as advance:
             ratings = empathy.rate(rater, rater_name, wanted, out / RATINGS, advance)
-    return figures.evaluation(part, found, answered, [Lexicon(), *judges], ratings=ratings, seed=seed)
+    return figures.evaluation(part, found, answered, [Lexicon(), Nearest(), *judges], ratings=ratings, seed=seed)
 
 
 def _unheard(contender: answers.Contender, found: Sequence[examples.Example]) -> None:
