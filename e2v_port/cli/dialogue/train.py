@@ -56,7 +56,8 @@ Without = Annotated[
     str,
     typer.Option(
         metavar="PARTS",
-        help="Leave out emotion frames, the speaker embedding, the tone token or several of them: emotion,speaker.",
+        help="Leave out emotion frames, the speaker embedding or the tone token: emotion, speaker, tone-token, or "
+        "several, as in emotion,speaker.",
     ),
 ]
 RecipeFile = Annotated[
@@ -93,7 +94,7 @@ def train(
     """
     left_out = {name for name in without.split(",") if name}
     if unknown := left_out - {"emotion", "speaker", "tone-token"}:
-        fail(f"--without {min(unknown)}: leave out emotion, speaker or tone-token, or several: emotion,speaker")
+        fail(f"--without {min(unknown)}: use emotion, speaker, tone-token, or several, as in emotion,speaker")
     from e2v_port.dialogue.recipe import Recipe
     from e2v_port.dialogue.train import train as run
     from e2v_port.training import report as training_report
