@@ -189,10 +189,10 @@ def test_killed_in_both_stages_it_ends_with_the_same_bytes(run: Run, folder: Pat
 @pytest.mark.parametrize(
     "changes",
     [
-        {"fusion": "broadcast"},
-        {"fusion": "prefix", "speaker": False},
-        {"emotion": False},
-        {"emotion": False, "speaker": False, "stages": (1,)},
+        {"fusion": "broadcast", "speaker": True},
+        {"fusion": "prefix"},
+        {"emotion": False, "speaker": True},
+        {"emotion": False, "stages": (1,)},
         {"stages": (2,), "mixup": 0.4, "stack": 2},
         {"hears": "words", "stages": (2,)},
         {"hears": "label", "stages": (2,)},
@@ -484,8 +484,8 @@ def test_dialogues_that_cannot_be_used_are_refused_at_once(run: Run, folder: Pat
     run(tmp_path / "read", replace(QUICK, hears="words", stages=(2,), clips=4), dialogues=silent)  # needs none
     mute = copied(source, tmp_path / "mute", lambda _: None)
     (mute / "encoders.json").write_text(json.dumps(speechlm.encoders(speaker=False)))
-    with pytest.raises(CorpusError, match="no speaker features: leave the speaker out"):
-        run(tmp_path / "model", QUICK, dialogues=mute)
+    with pytest.raises(CorpusError, match="no speaker features: prepare them with --speaker"):
+        run(tmp_path / "model", replace(QUICK, speaker=True), dialogues=mute)
     other = copied(source, tmp_path / "other", lambda row: row.update(emotion_label="bored"))
     with pytest.raises(CorpusError, match=r"train\.jsonl:1: .*emotion_label is none of angry"):
         run(tmp_path / "model", QUICK, dialogues=other)
@@ -560,9 +560,9 @@ def test_licenses_are_read_from_the_model_card(run: Run, folder: Path, tmp_path:
         ({"stages": [2, 1]}, "stages must be 1, 2 or both"),
         ({"stages": [[1]]}, "stages must be 1, 2 or both"),
         ({"hears": "words"}, "only stage 2 trains it"),
-        ({"hears": "words", "stages": [2], "fusion": "prefix"}, "leave out --fusion and --without"),
-        ({"hears": "label", "stages": [2], "speaker": False}, "leave out --fusion and --without"),
-        ({"hears": "label", "stages": [2], "tone_token": False}, "leave out --fusion and --without"),
+        ({"hears": "words", "stages": [2], "fusion": "prefix"}, "leave out --fusion, --without and --speaker"),
+        ({"hears": "label", "stages": [2], "speaker": True}, "leave out --fusion, --without and --speaker"),
+        ({"hears": "label", "stages": [2], "tone_token": False}, "leave out --fusion, --without and --speaker"),
         ({"width": 102}, "width must be a multiple of heads"),
     ],
     ids=str,
@@ -598,7 +598,7 @@ def test_features_name_the_encoders_that_made_them(tmp_path: Path) -> None:
     (tmp_path / "own.csv").write_text("\n".join(rows) + "\n")
     out = tmp_path / "dialogues"
     command = ["dialogue", "prepare", "--corpus", f"csv={tmp_path / 'own.csv'}", "--out", str(out), "--offline"]
-    semantic = [*command, "--semantic", "bundled", "--speaker", "none", "--runtime", "numpy"]
+    semantic = [*command, "--semantic", "bundled", "--runtime", "numpy"]
     assert CliRunner().invoke(app, semantic, catch_exceptions=False).exit_code == 0
     found = features.encoders(out)
     _, about = load_encoders({"semantic": "bundled", "emotion": "bundled"}, runtime="numpy", offline=True)

@@ -159,7 +159,9 @@ def _check(
     if recipe.hears != "speech":
         return
     if recipe.speaker and about["speaker"] is None:
-        raise CorpusError("the dialogues have no speaker features: leave the speaker out, or prepare them with one")
+        raise CorpusError(
+            "the dialogues have no speaker features: prepare them with --speaker MODEL, or train without"
+        )
     for part in PARTS:
         for clip in clips[part]:
             if clip.features is None or not clip.features.is_file():

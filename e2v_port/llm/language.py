@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from e2v_port.errors import CheckpointError, ModelNotFound, RuntimeUnavailable
 from e2v_port.host import own_settings
 from e2v_port.quiet import quiet
 
-__all__ = ["Batch", "Language", "Turn", "load"]
+__all__ = ["Batch", "Chance", "Language", "Turn", "load"]
 
 _HERE = "\u2402remark\u2402"  # stands for the remark while the chat template is applied; no template has such signs
 
@@ -52,6 +53,28 @@ class Batch:
     positions: Tensor
     targets: Tensor | None
     longest: int
+
+
+@dataclass(frozen=True)
+class Chance:
+    """How tokens are drawn, in place of the most likely ones.
+
+    Attributes:
+        temperature: Above 0. At 1 tokens are drawn by the probabilities of the model, below by ones that prefer the
+            likely more, above by ones that prefer them less.
+        draws: Decides what is drawn: one for each row, so that no answer depends on the other rows.
+    """
+
+    temperature: float
+    draws: Sequence[np.random.Generator]
+
+    def token(self, logits: Tensor) -> Tensor:
+        """Returns a token for each row of logits [rows, tokens], by inverting the distribution function."""
+        below = (logits.cpu().double() / self.temperature).softmax(1).cumsum(1)
+        at = torch.tensor([[draw.random()] for draw in self.draws], dtype=below.dtype)
+        # Rounding may leave the last sum below 1.
+        found = torch.searchsorted(below, at, right=True).clamp(max=logits.shape[1] - 1)[:, 0]
+        return found.to(logits.device)
 
 
 @dataclass
@@ -220,12 +243,13 @@ class Language:
         logits = out.logits[:, :-1].flatten(0, 1).float()
         return torch.nn.functional.cross_entropy(logits, batch.targets[:, -batch.longest :].flatten())
 
-    def answers(self, batch: Batch, limit: int) -> Iterator[list[int | None]]:
-        """Yields the most likely next token of each row, or None where the answer has ended, until all have.
+    def answers(self, batch: Batch, limit: int, chance: Chance | None = None) -> Iterator[list[int | None]]:
+        """Yields the next token of each row, or None where the answer has ended, until all have.
 
         Args:
             batch: Prompts without answers.
             limit: Most tokens of an answer.
+            chance: How tokens are drawn; None for the most likely ones.
         """
         ends, cache, done = self.ends, None, [False] * len(batch.mask)
         embeddings, mask, positions = batch.embeddings, batch.mask, batch.positions
@@ -241,7 +265,8 @@ class Language:
                     **{named: cache},
                 )
                 cache = getattr(out, named)
-                chosen = out.logits[:, -1].argmax(-1)
+                logits = out.logits[:, -1]
+                chosen = chance.token(logits) if chance else logits.argmax(-1)
                 embeddings = self.model.get_input_embeddings()(chosen)[:, None]
                 mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
                 positions = positions[:, -1:] + 1
@@ -332,9 +357,19 @@ def load(
     if not tokenizer.chat_template:
         raise CheckpointError(f"{name}: has no chat template: use a model that was trained to answer (Instruct)")
     model.requires_grad_(False)
+    model.get_output_embeddings().register_forward_pre_hook(_contiguous)
     cached = None if local else HuggingFace(str(name), revision).cached("config.json")
     commit = cached.parent.name if cached else ""  # of .../snapshots/COMMIT/config.json
     return Language(model.to(device).eval(), tokenizer, str(name), commit, _hash(Path(name)) if local else "")
+
+
+def _contiguous(layer: torch.nn.Module, states: tuple[Tensor]) -> tuple[Tensor]:
+    """Copies the states that the output layer reads, which are a part of all.
+
+    Of a part, torch on a CPU makes a product for each row of the batch, each with a copy of the layer's weights, which
+    are the largest of the model.
+    """
+    return (states[0].contiguous(),)
 
 
 def _hash(place: Path) -> str:

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+
 from e2v_port.audio import SAMPLING_RATE, Clip, Waveform, clip_name, load_sound
 from e2v_port.audio.mix import check_rate
 from e2v_port.errors import AudioError, CheckpointError, E2VError, RuntimeUnavailable, need, number, quoted
@@ -23,7 +25,7 @@ if TYPE_CHECKING:  # these import torch
 
     from e2v_port.llm.adapter import Adapter
     from e2v_port.llm.encoders import Encoders
-    from e2v_port.llm.language import Language, Turn
+    from e2v_port.llm.language import Chance, Language, Turn
     from e2v_port.llm.stored import Stored
     from e2v_port.models.model import Model
 
@@ -35,13 +37,14 @@ LONGEST = 30.0
 DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
 _DEVICES = ("cpu", "cuda", "mps")
 _MOST_TOKENS = 1000
+_HOTTEST = 2.0  # above, any word is about as likely as any other
 
 
 class SpeechLM:
     """A speech language model: hears how and what somebody says, and answers in words.
 
-    Answers are the most likely words, without chance: the same recording has the same answer. May be used from several
-    threads at once, and in a `with` statement, which closes it at the end.
+    Answers are the most likely words, without chance, unless a temperature is asked for: the same recording has the
+    same answer. May be used from several threads at once, and in a `with` statement, which closes it at the end.
 
     Attributes:
         stored: Content of its folder.
@@ -160,6 +163,8 @@ class SpeechLM:
         words: str | None = None,
         channel: int | str = "mix",
         max_new_tokens: int = 60,
+        temperature: float = 0.0,
+        seed: int | None = None,
     ) -> Reply:
         """Answers a remark.
 
@@ -171,6 +176,9 @@ class SpeechLM:
             words: What a recognizer has read in the remark, if any did: only to notice that it speaks of an emergency.
             channel: `mix`, `left`, `right` or a number from 1, as for `load_audio`.
             max_new_tokens: Most tokens of the answer, up to 1000.
+            temperature: 0 for the most likely words. Up to 2: words are drawn, at 1 by the probabilities of the
+                language model, and the same remark may have another answer each time.
+            seed: Makes what is drawn repeatable.
 
         Raises:
             AudioError: The audio cannot be used, or is longer than 30 s.
@@ -178,7 +186,14 @@ class SpeechLM:
             E2VError: This model reads text, or is closed.
         """
         speaking = self.stream(
-            audio, sampling_rate, context=context, words=words, channel=channel, max_new_tokens=max_new_tokens
+            audio,
+            sampling_rate,
+            context=context,
+            words=words,
+            channel=channel,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
         )
         for _ in speaking:
             pass
@@ -193,6 +208,8 @@ class SpeechLM:
         words: str | None = None,
         channel: int | str = "mix",
         max_new_tokens: int = 60,
+        temperature: float = 0.0,
+        seed: int | None = None,
     ) -> Speaking:
         """Answers a remark, sentence by sentence: what `__call__` returns whole, as it is made.
 
@@ -204,7 +221,7 @@ class SpeechLM:
             raise E2VError(f"this model hears {self.hears}, not speech: it is there to compare with, see replies()")
         if sampling_rate is not None:
             check_rate(sampling_rate)  # also for files, which ignore it: it may be a context out of place
-        limit = _limit(max_new_tokens)
+        limit, chance = _limit(max_new_tokens), _chance(temperature, seed, 1)
         turns = _turns(context)
         sound = load_sound(audio, sampling_rate, channel)
         notes = [note.text for note in sound.notes]
@@ -218,7 +235,7 @@ class SpeechLM:
             return Speaking(None, [*notes, f"{heard}: record the voice again, and louder"], started=started)
         notes += [note.text for note in describe_level(sound.waveform, segments)]
         tone, remark = _heard(language, adapter, encoders, sound.waveform)
-        tokens = _generated(language, [remark], [language.prompt(self.stored.system, turns)], limit)
+        tokens = _generated(language, [remark], [language.prompt(self.stored.system, turns)], limit, chance)
         return Speaking(tone, notes, tokens, language=language, words=words, limit=limit, started=started)
 
     def replies(
@@ -226,6 +243,8 @@ class SpeechLM:
         remarks: Sequence[Mapping[str, Any] | str],
         contexts: "Sequence[Sequence[Turn | Mapping[str, str]]] | None" = None,
         max_new_tokens: int = 60,
+        temperature: float = 0.0,
+        seed: int | None = None,
     ) -> list[Reply]:
         """Answers several remarks as one batch; the answers have no tone, and the time is that of all.
 
@@ -233,6 +252,8 @@ class SpeechLM:
             remarks: Features of each, as of `Encoders.of`; texts for a model that reads text.
             contexts: What was said before each, as for `__call__`; by default nothing.
             max_new_tokens: Most tokens of an answer, up to 1000.
+            temperature: As for `__call__`; each remark has its own draws.
+            seed: As for `__call__`.
 
         Raises:
             CheckpointError: The features are not those of the encoders of this model.
@@ -249,9 +270,10 @@ class SpeechLM:
             return []
         turns = [_turns(context) for context in contexts] if contexts else None
         system, limit = self.stored.system, _limit(max_new_tokens)
+        chance = _chance(temperature, seed, len(remarks))
         started = time.perf_counter()
         rows: list[list[int]] = [[] for _ in remarks]
-        for step in answers(language, adapter, remarks, system=system, contexts=turns, limit=limit):
+        for step in answers(language, adapter, remarks, system=system, contexts=turns, limit=limit, chance=chance):
             for row, token in zip(rows, step, strict=True):
                 if token is not None:
                     row.append(token)
@@ -296,6 +318,7 @@ def answers(
     system: str,
     contexts: "Sequence[Sequence[Turn]] | None" = None,
     limit: int = 60,
+    chance: "Chance | None" = None,
 ) -> Iterator[list[int | None]]:
     """Yields the next token of the answer to each remark, see `Language.answers`.
 
@@ -306,6 +329,7 @@ def answers(
         system: Instruction.
         contexts: What was said before each; by default nothing.
         limit: Most tokens of an answer.
+        chance: How words are drawn; None for the most likely ones.
     """
     import torch
 
@@ -319,7 +343,7 @@ def answers(
             fused = adapter(heard(clips, adapter.config).to(language.device))
             embedded = [tokens[mask] for tokens, mask in zip(fused.tokens, fused.mask, strict=True)]
     prompts = [language.prompt(system, context) for context in contexts or [()] * len(remarks)]
-    yield from _generated(language, embedded, prompts, limit)
+    yield from _generated(language, embedded, prompts, limit, chance)
 
 
 def _heard(
@@ -340,6 +364,7 @@ def _generated(
     remarks: "Sequence[Tensor]",
     prompts: Sequence[tuple[Sequence[int], Sequence[int]]],
     limit: int,
+    chance: "Chance | None",
 ) -> Iterator[list[int | None]]:
     """Returns the tokens of the answers. A context that is too long is refused at once, before it takes memory."""
     import torch
@@ -350,12 +375,25 @@ def _generated(
         raise E2VError(f"{tokens} tokens are more than {language.name} reads ({language.longest}): shorten the context")
     with torch.inference_mode():
         batch = language.batch(prompts, remarks)
-    return language.answers(batch, limit)
+    return language.answers(batch, limit, chance)
 
 
 def _limit(tokens: int) -> int:
     need("max_new_tokens", tokens, int)
     return int(number("max_new_tokens", tokens, 1, _MOST_TOKENS))
+
+
+def _chance(temperature: float, seed: int | None, rows: int) -> "Chance | None":
+    """Returns how the words of the answers to some remarks are drawn; None for the most likely ones."""
+    from e2v_port.llm.language import Chance
+
+    need("temperature", temperature, int, float)
+    need("seed", seed, int, None)
+    if seed is not None:
+        number("seed", seed, 0)
+    if not number("temperature", temperature, 0, _HOTTEST):
+        return None
+    return Chance(temperature, [np.random.default_rng(None if seed is None else (seed, row)) for row in range(rows)])
 
 
 def _turns(context: "Sequence[Turn | Mapping[str, str]]") -> "list[Turn]":

@@ -78,6 +78,13 @@ Language = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(metavar="NAME", help="Device of the language model: cpu, cuda or mps.")]
+Temperature = Annotated[
+    float,
+    typer.Option(
+        metavar="NUMBER",
+        help="0 for the most likely words; up to 2, words are drawn, at 1 by their probabilities.",
+    ),
+]
 Show = Annotated[int, typer.Option(min=0, help="Replies to the same words in different tones to show.")]
 
 
@@ -92,8 +99,11 @@ def evaluate(
     rater_model: RaterModel = None,
     language: Language = None,
     device: Device = "cpu",
+    temperature: Temperature = 0.0,
     show: Show = 10,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed of intervals and of shown replies.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Random seed of intervals, of shown replies and of words that are drawn.")
+    ] = 0,
     offline: Offline = False,
 ) -> None:
     """Measure whether replies fit the tone of the voice, and compare models.
@@ -103,6 +113,8 @@ def evaluate(
     need_folder("--out", out)
     if (rater is None) != (rater_model is None):
         fail("--rater and --rater-model go together: pass both, or neither")
+    if not 0 <= temperature <= 2:
+        fail(f"--temperature {temperature:g}: must be from 0 to 2")
     from e2v_port.dialogue.rewrite import Chat
     from e2v_port.dialogue.scoring import empathy, report, written
     from e2v_port.dialogue.scoring.evaluate import REPLIES
@@ -121,6 +133,7 @@ def evaluate(
         rater_name=rater_model or "",
         language=language,
         device=device,
+        temperature=temperature,
         seed=seed,
         offline=offline,
         bar=_bar,

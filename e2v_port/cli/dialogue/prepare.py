@@ -22,7 +22,14 @@ Semantic = Annotated[
     ),
 ]
 Emotion = Annotated[str, typer.Option(metavar="MODEL", help="Model of how it is said, for the features.")]
-Speaker = Annotated[str, typer.Option(metavar="MODEL", help="Speaker encoder, for the features; none to leave it out.")]
+Speaker = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="Speaker encoder of who says it, for the features, such as bundled-voices. Default: none.",
+        show_default=False,
+    ),
+]
 Words = Annotated[
     str | None,
     typer.Option(metavar="MODEL", help="Whisper model that reads the words of clips whose corpus does not give them."),
@@ -47,7 +54,7 @@ def prepare(
     out: DialoguesFolder,
     semantic: Semantic = None,
     emotion: Emotion = "bundled",
-    speaker: Speaker = "bundled-voices",
+    speaker: Speaker = None,
     words: Words = None,
     rewriter: Rewriter = None,
     rewriter_model: RewriterModel = None,
@@ -78,7 +85,7 @@ def prepare(
     corpora = [read(spec) for spec in corpus]
     encoders = about = None
     if semantic:
-        names = {"semantic": semantic, "emotion": emotion, "speaker": None if speaker == "none" else speaker}
+        names = {"semantic": semantic, "emotion": emotion, "speaker": speaker}
         encoders, about = load_encoders(names, runtime=runtime, offline=offline)
     reader = load_reader(words, offline=offline) if words else None
     unknown = sum(clip.text is None for each in corpora for clip in each.utterances) if reader else 0

@@ -53,6 +53,17 @@ LanguageModel = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per file, on a line.")]
 Tone = Annotated[bool, typer.Option("--tone/--no-tone", help="Also print how the voice sounds, as an estimate.")]
 MostTokens = Annotated[int, typer.Option("--max-tokens", metavar="NUMBER", help="Most tokens of a reply, 1 to 1000.")]
+Temperature = Annotated[
+    float,
+    typer.Option(
+        metavar="NUMBER",
+        help="0 for the most likely words; up to 2, words are drawn, at 1 by their probabilities, and replies vary.",
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(min=0, metavar="N", help="Makes what is drawn repeatable.", show_default=False),
+]
 Device = Annotated[str, typer.Option(metavar="NAME", help="Device of the language model: auto, cpu, cuda or mps.")]
 Dtype = Annotated[
     str,
@@ -67,6 +78,8 @@ def reply(
     language: LanguageModel = None,
     tone: Tone = True,
     max_tokens: MostTokens = 60,
+    temperature: Temperature = 0.0,
+    seed: Seed = None,
     channel: ChannelName = "mix",
     as_json: Json = False,
     runtime: RuntimeName = "auto",
@@ -82,16 +95,19 @@ def reply(
         fail("no speech language model: pass --model FOLDER or set E2V_REPLY, see e2v dialogue train")
     if not 1 <= max_tokens <= 1000:
         fail(f"--max-tokens {max_tokens}: must be from 1 to 1000")
+    if not 0 <= temperature <= 2:
+        fail(f"--temperature {temperature:g}: must be from 0 to 2")
     turns = [_turn(text) for text in context or ()]
     from e2v_port.llm.speech import SpeechLM
 
+    chosen = {"max_new_tokens": max_tokens, "temperature": temperature, "seed": seed}
     failed = 0
     with SpeechLM.load(
         model, language=language, runtime=runtime, device=device, dtype=dtype, offline=offline
     ) as loaded:
         for file in files:
             try:
-                speaking = loaded.stream(_clip(file), context=turns, channel=channel, max_new_tokens=max_tokens)
+                speaking = loaded.stream(_clip(file), context=turns, channel=channel, **chosen)
             except AudioError as error:
                 failed += 1
                 complain(str(error))

@@ -56,8 +56,16 @@ Without = Annotated[
     str,
     typer.Option(
         metavar="PARTS",
-        help="Leave out emotion frames, the speaker embedding or the tone token: emotion, speaker, tone-token, or "
-        "several, as in emotion,speaker.",
+        help="Leave out emotion frames, the tone token or both: emotion, tone-token, or emotion,tone-token.",
+    ),
+]
+WithSpeaker = Annotated[
+    bool | None,
+    typer.Option(
+        "--speaker/--no-speaker",
+        help="Also give the adapter the embedding of the speaker, for corpora of hundreds of speakers. The dialogues "
+        "need it, see e2v dialogue prepare --speaker. Default: no.",
+        show_default=False,
     ),
 ]
 RecipeFile = Annotated[
@@ -81,6 +89,7 @@ def train(
     fusion: FusionName = None,
     hears: HearsName = None,
     without: Without = "",
+    speaker: WithSpeaker = None,
     recipe: RecipeFile = None,
     seed: Seed = None,
     device: Device = "auto",
@@ -93,8 +102,8 @@ def train(
     Run the same command again to resume after an interruption.
     """
     left_out = {name for name in without.split(",") if name}
-    if unknown := left_out - {"emotion", "speaker", "tone-token"}:
-        fail(f"--without {min(unknown)}: use emotion, speaker, tone-token, or several, as in emotion,speaker")
+    if unknown := left_out - {"emotion", "tone-token"}:
+        fail(f"--without {min(unknown)}: use emotion, tone-token, or emotion,tone-token")
     from e2v_port.dialogue.recipe import Recipe
     from e2v_port.dialogue.train import train as run
     from e2v_port.training import report as training_report
@@ -103,6 +112,7 @@ def train(
     changes: dict[str, Any] = {name.replace("-", "_"): False for name in left_out}
     changes |= {"stages": {"1": (1,), "2": (2,), "both": (1, 2)}[stage]} if stage else {}
     changes |= {"fusion": fusion} if fusion else {}
+    changes |= {"speaker": speaker} if speaker is not None else {}
     changes |= {"hears": hears} if hears else {}
     changes |= {"seed": seed} if seed is not None else {}
     if hears in {"words", "label"} and stage is None:

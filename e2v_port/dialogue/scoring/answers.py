@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -141,10 +142,12 @@ def answer(
     name: str | None = None,
     device: str = "cpu",
     limit: int = 60,
+    temperature: float = 0.0,
+    seed: int = 0,
     offline: bool = False,
     advance: Callable[[], None] = lambda: None,
 ) -> Run:
-    """Runs a model on a set: the most likely words, as the model says them, before any check of safety.
+    """Runs a model on a set: its words as it says them, before any check of safety.
 
     Args:
         contender: The model.
@@ -153,6 +156,8 @@ def answer(
         name: Hub name or folder of the language model, in place of the one that the model names.
         device: `cpu`, `cuda` or `mps`.
         limit: Most tokens of an answer.
+        temperature: 0 for the most likely words; above, they are drawn, see `language.Chance`.
+        seed: Seed of what is drawn; each clip has draws of its own.
         offline: Never open a connection.
         advance: Called after each clip.
 
@@ -171,7 +176,8 @@ def answer(
     hearing = _Hearing(words, known) if contender.hears == "speech" else None  # before the next line changes the model
     adapter = stored.merged(model, words)
     replies: dict[int, str] = {}
-    for batch in _batches(examples, None if hearing else _texts(contender, examples, labels)):
+    texts = None if hearing else _texts(contender, examples, labels)
+    for batch in _batches(examples, texts, alone=temperature > 0):
         indices = [group[0] for group in batch]
         some = [examples[index] for index in indices]
         remarks: list[Mapping[str, Any] | str]
@@ -183,7 +189,11 @@ def answer(
             remarks = list(_texts(contender, some, labels and [labels[index] for index in indices]))
         found: list[list[int]] = [[] for _ in some]
         contexts = [example.context for example in some]
-        for step in answers(words, adapter, remarks, system=model.system, contexts=contexts, limit=limit):
+        draws = [np.random.default_rng((seed, index)) for index in indices]
+        chance = language.Chance(temperature, draws) if temperature else None
+        for step in answers(
+            words, adapter, remarks, system=model.system, contexts=contexts, limit=limit, chance=chance
+        ):
             for ids, token in zip(found, step, strict=True):
                 if token is not None:
                     ids.append(token)
@@ -195,7 +205,7 @@ def answer(
     return Run(
         contender.name,
         contender.hears,
-        key(contender, examples, labels, name, limit),
+        key(contender, examples, labels, name=name, limit=limit, temperature=temperature, seed=seed),
         tuple(replies[index] for index in order),
         tuple(hearing.tones[index] for index in order) if hearing else None,
         tuple(hearing.nearest[index] for index in order) if hearing else None,
@@ -232,17 +242,18 @@ def _texts(contender: Contender, examples: Sequence[Example], labels: Sequence[s
     return [described(example, contender.hears, label) for example, label in zip(examples, each, strict=True)]
 
 
-def _batches(examples: Sequence[Example], texts: Sequence[str] | None) -> list[list[list[int]]]:
+def _batches(examples: Sequence[Example], texts: Sequence[str] | None, *, alone: bool) -> list[list[list[int]]]:
     """Returns batches of groups of clips, by length; the clips of a group read the same, and get one answer.
 
     Args:
         examples: The clips.
         texts: What is read; None if speech is heard.
+        alone: Whether each clip is a group of its own, since answers to the same text differ.
     """
     groups: dict[Any, list[int]] = {}
     sizes: dict[Any, int] = {}
     for index, example in enumerate(examples):
-        same = index if texts is None else (texts[index], example.context)
+        same = index if texts is None or alone else (texts[index], example.context)
         groups.setdefault(same, []).append(index)
         sizes[same] = len(texts[index]) if texts is not None else _size(example.features)
     ordered = [groups[same] for same in sorted(groups, key=lambda same: sizes[same])]
@@ -254,10 +265,18 @@ def _size(features: Path | None) -> int:
 
 
 def key(
-    contender: Contender, examples: Sequence[Example], labels: Sequence[str] | None, name: str | None, limit: int
+    contender: Contender,
+    examples: Sequence[Example],
+    labels: Sequence[str] | None,
+    *,
+    name: str | None,
+    limit: int,
+    temperature: float,
+    seed: int,
 ) -> str:
     """Returns a hash of everything that the answers of `answer` depend on."""
-    hashed = hashlib.sha256(repr([contender.name, labels, name, limit, *examples]).encode())
+    chance = (temperature, seed) if temperature else None
+    hashed = hashlib.sha256(repr([contender.name, labels, name, limit, chance, *examples]).encode())
     for file in ("config.json", stored.WEIGHTS):
         hashed.update((contender.folder / file).read_bytes())
     return hashed.hexdigest()

@@ -37,6 +37,7 @@ def evaluate(
     language: str | None = None,
     device: str = "cpu",
     limit: int = 60,
+    temperature: float = 0.0,
     seed: int = 0,
     offline: bool = False,
     bar: Bar = _silent,
@@ -58,7 +59,8 @@ def evaluate(
         language: Hub name or folder of the language model, in place of those that the models name.
         device: `cpu`, `cuda` or `mps`.
         limit: Most tokens of an answer.
-        seed: Seed of the bootstrap.
+        temperature: 0 for the most likely words; above, they are drawn, see `llm.language.Chance`.
+        seed: Seed of what is drawn and of the bootstrap.
         offline: Never open a connection.
         bar: Shows the progress of each model.
 
@@ -72,6 +74,7 @@ def evaluate(
     if strange := sorted({example.emotion for example in found} - set(LABELS)):
         raise CorpusError(f"{dialogues}: {strange[0]} is no label that has replies: use {', '.join(LABELS)}")
     out.mkdir(parents=True, exist_ok=True)
+    every = [Lexicon(), Nearest(), *judges]  # before any model runs: a library that they need may be missing
     asked = []
     for contender in answers.contenders(models, labels_of):
         if part != "train":
@@ -84,7 +87,8 @@ def evaluate(
         elif contender.labels:
             with bar(len(found), contender.labels) as advance:
                 labels = answers.labels_of(contender.labels, found, out, offline=offline, advance=advance)
-        asked.append((contender, labels, answers.key(contender, found, labels, language, limit)))
+        key = answers.key(contender, found, labels, name=language, limit=limit, temperature=temperature, seed=seed)
+        asked.append((contender, labels, key))
     known = written.read(out / REPLIES)
     runs = {key: known[key] for _, _, key in asked if key in known and len(known[key].replies) == len(found)}
     for contender, labels, key in asked:
@@ -92,7 +96,16 @@ def evaluate(
             continue
         with bar(len(found), contender.name) as advance:
             runs[key] = answers.answer(
-                contender, found, labels, name=language, device=device, limit=limit, offline=offline, advance=advance
+                contender,
+                found,
+                labels,
+                name=language,
+                device=device,
+                limit=limit,
+                temperature=temperature,
+                seed=seed,
+                offline=offline,
+                advance=advance,
             )
         written.write(list(runs.values()), found, out / REPLIES)
     answered = [runs[key] for _, _, key in asked]
@@ -106,7 +119,7 @@ def evaluate(
         )
         with bar(len(wanted), "rating") as advance:
             ratings = empathy.rate(rater, rater_name, wanted, out / RATINGS, advance)
-    return figures.evaluation(part, found, answered, [Lexicon(), Nearest(), *judges], ratings=ratings, seed=seed)
+    return figures.evaluation(part, found, answered, every, ratings=ratings, seed=seed)
 
 
 def _unheard(contender: answers.Contender, found: Sequence[examples.Example]) -> None:
