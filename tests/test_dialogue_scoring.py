@@ -417,6 +417,22 @@ def test_replies_in_batches_are_those_of_each_clip_alone(toys: Path) -> None:
             assert found.replies[index] == words.text([ids[0] for ids in steps if ids[0] is not None])
 
 
+def test_drawn_replies_differ_between_clips_and_are_kept_apart(toys: Path, tmp_path: Path) -> None:
+    """Those to the same text, too: an average over them is what a model says, and not one phrase of it."""
+    clips = examples.read(toys / "dialogues", "test")
+    (contender,) = answers.contenders([toys / "words"])
+    greedy = answers.answer(contender, clips, limit=8)
+    drawn = answers.answer(contender, clips, limit=8, temperature=1.0)
+    texts = len({(each.words, each.context) for each in clips})
+    assert len({*greedy.replies}) <= texts < len({*drawn.replies})
+    assert answers.answer(contender, clips, limit=8, temperature=1.0) == drawn
+    assert answers.answer(contender, clips[:3], limit=8, temperature=1.0).replies == drawn.replies[:3]
+    assert answers.answer(contender, clips, limit=8, temperature=1.0, seed=1).replies != drawn.replies
+    for temperature, expected in ((0.0, greedy), (1.0, drawn)):
+        evaluate([toys / "words"], toys / "dialogues", tmp_path, limit=8, temperature=temperature)
+        assert tuple(row["reply"] for row in written.rows(tmp_path / "replies.jsonl")) == expected.replies
+
+
 def test_the_probe_finds_the_nearest_words(toys: Path) -> None:
     clips = examples.read(toys / "dialogues", "test")
     (contender,) = answers.contenders([toys / "speech"])

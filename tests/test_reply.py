@@ -26,7 +26,7 @@ from e2v_port.audio import load_audio
 from e2v_port.cli import main
 from e2v_port.errors import AudioError, CheckpointError, E2VError, ModelNotFound, RuntimeUnavailable
 from e2v_port.llm import language as languages
-from e2v_port.llm.language import Language, Turn
+from e2v_port.llm.language import Batch, Chance, Language, Turn
 from e2v_port.llm.reply import sounds
 from e2v_port.llm.safety import checked
 from e2v_port.llm.stored import WEIGHTS, read
@@ -34,6 +34,7 @@ from e2v_port.llm.stored import WEIGHTS, read
 ROOT = Path(__file__).parents[1]
 CLIP = ROOT / "benchmarks" / "speech" / "low.flac"
 SYSTEM = "Reply to the words and the tone."
+PARTS = ("embeddings", "mask", "positions")  # of a batch
 
 
 def talkative(folder: Path, architecture: str = "Llama") -> Path:
@@ -78,10 +79,12 @@ def alone(language: Language, prompt: tuple[list[int], list[int]], remark: torch
     return list(ids[:end])
 
 
-def together(language: Language, prompts: list[Any], remarks: list[torch.Tensor], limit: int) -> list[list[int]]:
+def together(
+    language: Language, prompts: list[Any], remarks: list[torch.Tensor], limit: int, chance: Chance | None = None
+) -> list[list[int]]:
     """The answers to several remarks as one batch."""
     found: list[list[int]] = [[] for _ in remarks]
-    for step in language.answers(language.batch(prompts, remarks), limit):
+    for step in language.answers(language.batch(prompts, remarks), limit, chance):
         for row, token in zip(found, step, strict=True):
             row.extend([] if token is None else [token])
     return found
@@ -97,6 +100,66 @@ def test_answers_in_a_batch_are_those_that_transformers_generates_alone(architec
     expected = [alone(language, *row, 12) for row in zip(prompts, remarks, strict=True)]
     assert together(language, prompts, remarks, 12) == expected
     assert len({*map(tuple, expected)}) == 3
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])
+def test_tokens_are_drawn_by_the_probabilities_that_transformers_gives(temperature: float, tmp_path: Path) -> None:
+    from scipy.stats import chisquare
+    from transformers import LogitsProcessorList, TemperatureLogitsWarper
+
+    language = languages.load(toy_language(tmp_path, "Llama"))
+    remark = language.embed(language.ids(SENTENCES[0]))
+    batch = language.batch([language.prompt(SYSTEM)], [remark])
+    with torch.inference_mode():
+        logits = language.model(inputs_embeds=batch.embeddings, attention_mask=batch.mask).logits[:, -1]
+        warped = LogitsProcessorList([TemperatureLogitsWarper(temperature)])(torch.zeros(1, 0), logits)
+    expected = warped[0].double().softmax(0).numpy()
+    rows = 4000
+    chance = Chance(temperature, [np.random.default_rng((7, row)) for row in range(rows)])
+    many = Batch(*(getattr(batch, name).expand(rows, *getattr(batch, name).shape[1:]) for name in PARTS), None, 0)
+    drawn = [token for token in next(language.answers(many, 1, chance)) if token is not None]
+    counts = np.bincount(drawn, minlength=len(expected))
+    ends = [*language.ends]
+    counts[ends] = [rows - len(drawn)] + [0] * (len(ends) - 1)
+    expected[ends] = [expected[ends].sum()] + [0] * (len(ends) - 1)
+    often = expected * rows >= 5  # what the test needs; the others count as one
+    pooled = [np.append(values[often], values[~often].sum()) for values in (counts, expected * rows)]
+    assert chisquare(*pooled).pvalue > 0.001
+
+
+def test_what_is_drawn_depends_on_its_own_row_alone(tmp_path: Path) -> None:
+    language = languages.load(talkative(tmp_path))
+    prompts = [language.prompt(SYSTEM)] * 3
+    remarks = [language.embed(language.ids(text)) for text in SENTENCES[:3]]
+
+    def draws(*rows: int) -> Chance:
+        return Chance(1.0, [np.random.default_rng(row) for row in rows])
+
+    all_three = together(language, prompts, remarks, 9, draws(0, 1, 2))
+    assert together(language, prompts[:2], remarks[:0:-1], 9, draws(2, 1)) == all_three[:0:-1]
+    assert together(language, prompts, remarks, 9, draws(3, 4, 5)) != all_three
+    cold = Chance(1e-6, [np.random.default_rng(row) for row in range(3)])
+    assert together(language, prompts, remarks, 9, cold) == together(language, prompts, remarks, 9)
+
+
+def test_an_answer_that_is_drawn_can_be_repeated(pipe: e2v_port.SpeechLM) -> None:
+    def answer(**options: Any) -> str:
+        return pipe(CLIP, max_new_tokens=12, **options).text
+
+    drawn = {answer(temperature=1.0, seed=seed) for seed in range(4)}
+    assert len(drawn) > 1
+    assert {answer(temperature=1.0, seed=seed) for seed in range(4)} == drawn
+    assert "".join(pipe.stream(CLIP, max_new_tokens=12, temperature=1, seed=0)) == answer(temperature=1.0, seed=0)
+    assert len({answer(temperature=2.0) for _ in range(6)}) > 1, "without a seed, they differ"
+    for options, problem in (
+        ({"temperature": -0.1}, "temperature must be from 0 to 2"),
+        ({"temperature": float("nan")}, "temperature must be from 0 to 2"),
+        ({"seed": -1}, "seed must be a finite number of at least 0"),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            answer(**options)
+    with pytest.raises(TypeError, match="temperature must be int or float"):
+        answer(temperature="hot")
 
 
 def test_an_answer_is_what_the_language_model_generates_from_the_tokens_of_the_adapter(
@@ -442,6 +505,10 @@ def test_the_command(
     assert head == f"voice sounds {sounds(answer.tone)}, an estimate"
     assert rest == "\n".join([answer.text or "(no reply)", *(f"note: {note}" for note in answer.notes)]) + "\n"
 
+    drawn = Ran(monkeypatch, capsys, CLIP, *options, "--temperature", "1", "--seed", "3")
+    expected = pipe(CLIP, context=[turn], max_new_tokens=9, temperature=1, seed=3)
+    assert drawn.out.splitlines()[1:] == [expected.text or "(no reply)", *(f"note: {note}" for note in expected.notes)]
+
     done = Ran(monkeypatch, capsys, "-", "nowhere.wav", "--json", *options, stdin=CLIP.read_bytes())
     assert done.code == 1
     first, second = map(json.loads, done.out.splitlines())
@@ -459,6 +526,7 @@ def test_the_command(
         (["--model", "x", "--context", "Hi."], '--context \'Hi.\': must be "user: TEXT" or "assistant: TEXT"'),
         (["--model", "x", "--context", "user: \udcff"], "--context 'user: \\udcff': is not in UTF-8"),
         (["--model", "x", "--max-tokens", "0"], "--max-tokens 0: must be from 1 to 1000"),
+        (["--model", "x", "--temperature", "3"], "--temperature 3: must be from 0 to 2"),
     ],
 )
 def test_the_command_says_what_is_wrong(

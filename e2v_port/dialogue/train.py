@@ -159,9 +159,7 @@ def _check(
     if recipe.hears != "speech":
         return
     if recipe.speaker and about["speaker"] is None:
-        raise CorpusError(
-            "the dialogues have no speaker features: prepare them with --speaker MODEL, or train without"
-        )
+        raise CorpusError("the dialogues have no speaker features: prepare them with --speaker MODEL, or train without")
     for part in PARTS:
         for clip in clips[part]:
             if clip.features is None or not clip.features.is_file():
