@@ -33,6 +33,7 @@ from e2v_port.errors import CheckpointError, CorpusError, ModelNotFound
 from e2v_port.evaluation.bootstrap import Bootstrap
 from e2v_port.llm import language, stored
 from e2v_port.llm.adapter import heard
+from e2v_port.llm.speech import SpeechLM
 from e2v_port.llm.speech import answers as answering
 
 # ---- the tone of texts
@@ -431,6 +432,23 @@ def test_drawn_replies_differ_between_clips_and_are_kept_apart(toys: Path, tmp_p
     for temperature, expected in ((0.0, greedy), (1.0, drawn)):
         evaluate([toys / "words"], toys / "dialogues", tmp_path, limit=8, temperature=temperature)
         assert tuple(row["reply"] for row in written.rows(tmp_path / "replies.jsonl")) == expected.replies
+
+
+@pytest.mark.parametrize("dtype", ["int8", "bfloat16"])
+def test_other_weights_answer_as_they_do_in_use(dtype: str, toys: Path, tmp_path: Path) -> None:
+    clips = examples.read(toys / "dialogues", "test")[:3]
+    (contender,) = answers.contenders([toys / "speech"])
+    found = answers.answer(contender, clips, dtype=dtype, limit=8)
+    with SpeechLM.load(toys / "words", dtype=dtype, offline=True) as pipe:
+        expected = pipe.replies([each.words for each in clips], [each.context for each in clips], max_new_tokens=8)
+    (reading,) = answers.contenders([toys / "words"])
+    assert answers.answer(reading, clips, dtype=dtype, limit=8).replies == tuple(each.text for each in expected)
+    keys = {
+        answers.key(contender, clips, None, name=None, dtype=each, limit=8, temperature=0.0, seed=0)
+        for each in (dtype, "float32")
+    }
+    assert len(keys) == 2
+    assert found.key in keys
 
 
 def test_the_probe_finds_the_nearest_words(toys: Path) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # these import torch
     from e2v_port.llm.stored import Stored
     from e2v_port.models.model import Model
 
-__all__ = ["DTYPES", "LONGEST", "SpeechLM", "answers"]
+__all__ = ["DTYPES", "LONGEST", "SpeechLM", "answers", "placed"]
 
 LONGEST = 30.0
 """Seconds that a remark may last: what a Whisper encoder hears at once."""
@@ -101,7 +101,7 @@ class SpeechLM:
             raise RuntimeUnavailable(
                 f'this needs {error.name}, which is not installed: pip install "e2v-port[reply]"'
             ) from error
-        device, dtype = _placed(device, dtype)
+        device, dtype = placed(device, dtype)
         stored = read(Path(folder))
         encoders = _encoders(folder, stored, runtime, offline) if stored.adapter else None
         name, revision = language or stored.language["name"], None
@@ -112,8 +112,8 @@ class SpeechLM:
                 f"{folder}: its language model is {printable(str(name))}, which is not there: name its folder with "
                 "language= (--language)"
             )
-        number_format = torch.float32 if dtype == "int8" else getattr(torch, dtype)
-        loaded = languages.load(name, revision=revision, device=device, dtype=number_format, offline=offline)
+        weights = torch.float32 if dtype == "int8" else getattr(torch, dtype)  # packed once the matrices are merged in
+        loaded = languages.load(name, revision=revision, device=device, dtype=weights, offline=offline)
         adapter = merged(stored, loaded)
         if dtype == "int8":
             loaded.pack()
@@ -423,8 +423,8 @@ def _said(content: object) -> bool:
     return isinstance(content, str) and bool(content.strip()) and not re.search("[\ud800-\udfff]", content)
 
 
-def _placed(device: str, dtype: str) -> tuple[str, str]:
-    """Returns the device and the type of the weights of the language model.
+def placed(device: str, dtype: str) -> tuple[str, str]:
+    """Returns the device and the type of the weights of the language model, as for `SpeechLM.load`.
 
     Raises:
         RuntimeUnavailable: They are unknown, not there, or do not fit each other.

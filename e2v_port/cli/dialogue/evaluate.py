@@ -77,7 +77,11 @@ Language = Annotated[
         show_default=False,
     ),
 ]
-Device = Annotated[str, typer.Option(metavar="NAME", help="Device of the language model: cpu, cuda or mps.")]
+Device = Annotated[str, typer.Option(metavar="NAME", help="Device of the language model: auto, cpu, cuda or mps.")]
+Dtype = Annotated[
+    str,
+    typer.Option(metavar="NAME", help="Weights of the language model: float32, bfloat16, float16, int8 (CPU) or auto."),
+]
 Temperature = Annotated[
     float,
     typer.Option(
@@ -99,6 +103,7 @@ def evaluate(
     rater_model: RaterModel = None,
     language: Language = None,
     device: Device = "cpu",
+    dtype: Dtype = "float32",
     temperature: Temperature = 0.0,
     show: Show = 10,
     seed: Annotated[
@@ -133,6 +138,7 @@ def evaluate(
         rater_name=rater_model or "",
         language=language,
         device=device,
+        dtype=dtype,
         temperature=temperature,
         seed=seed,
         offline=offline,

@@ -21,7 +21,7 @@ from e2v_port.evaluation.datasets import label_of
 from e2v_port.files import replacing
 from e2v_port.llm import language, stored
 from e2v_port.llm.adapter import Adapter, heard
-from e2v_port.llm.speech import answers
+from e2v_port.llm.speech import answers, placed
 from e2v_port.models import devices
 from e2v_port.models.load import load, weights_of
 
@@ -141,6 +141,7 @@ def answer(
     *,
     name: str | None = None,
     device: str = "cpu",
+    dtype: str = "float32",
     limit: int = 60,
     temperature: float = 0.0,
     seed: int = 0,
@@ -154,7 +155,8 @@ def answer(
         examples: The set.
         labels: Labels that the model reads, one per clip, if it hears `label`.
         name: Hub name or folder of the language model, in place of the one that the model names.
-        device: `cpu`, `cuda` or `mps`.
+        device: Where the language model computes, as for `SpeechLM.load`.
+        dtype: Type of its weights, as there.
         limit: Most tokens of an answer.
         temperature: 0 for the most likely words; above, they are drawn, see `language.Chance`.
         seed: Seed of what is drawn; each clip has draws of its own.
@@ -166,15 +168,19 @@ def answer(
         CorpusError, E2VError: Features are missing or damaged, see `Example.load`.
     """
     model = stored.read(contender.folder)
+    device, dtype = placed(device, dtype)
     words = language.load(
         name or model.language["name"],
         revision=None if name else model.language["revision"] or None,
         device=device,
+        dtype=torch.float32 if dtype == "int8" else getattr(torch, dtype),
         offline=offline,
     )
     known = tuple(dict.fromkeys(example.words for example in examples))
     hearing = _Hearing(words, known) if contender.hears == "speech" else None  # before the next line changes the model
     adapter = stored.merged(model, words)
+    if dtype == "int8":
+        words.pack()
     replies: dict[int, str] = {}
     texts = None if hearing else _texts(contender, examples, labels)
     for batch in _batches(examples, texts, alone=temperature > 0):
@@ -205,7 +211,7 @@ def answer(
     return Run(
         contender.name,
         contender.hears,
-        key(contender, examples, labels, name=name, limit=limit, temperature=temperature, seed=seed),
+        key(contender, examples, labels, name=name, dtype=dtype, limit=limit, temperature=temperature, seed=seed),
         tuple(replies[index] for index in order),
         tuple(hearing.tones[index] for index in order) if hearing else None,
         tuple(hearing.nearest[index] for index in order) if hearing else None,
@@ -270,13 +276,14 @@ def key(
     labels: Sequence[str] | None,
     *,
     name: str | None,
+    dtype: str,
     limit: int,
     temperature: float,
     seed: int,
 ) -> str:
     """Returns a hash of everything that the answers of `answer` depend on."""
     chance = (temperature, seed) if temperature else None
-    hashed = hashlib.sha256(repr([contender.name, labels, name, limit, chance, *examples]).encode())
+    hashed = hashlib.sha256(repr([contender.name, labels, name, dtype, limit, chance, *examples]).encode())
     for file in ("config.json", stored.WEIGHTS):
         hashed.update((contender.folder / file).read_bytes())
     return hashed.hexdigest()

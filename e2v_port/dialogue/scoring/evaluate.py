@@ -10,6 +10,7 @@ from e2v_port.dialogue.scoring import answers, empathy, figures, written
 from e2v_port.dialogue.scoring.tone import Judge, Lexicon, Nearest
 from e2v_port.errors import CorpusError
 from e2v_port.llm import stored
+from e2v_port.llm.speech import placed
 
 __all__ = ["RATINGS", "REPLIES", "Bar", "evaluate"]
 
@@ -36,6 +37,7 @@ def evaluate(
     rater_name: str = "",
     language: str | None = None,
     device: str = "cpu",
+    dtype: str = "float32",
     limit: int = 60,
     temperature: float = 0.0,
     seed: int = 0,
@@ -57,7 +59,8 @@ def evaluate(
         rater: Rates the empathy of replies; None for no such figures.
         rater_name: Its name: of the ratings that are kept in `ratings.jsonl`, only those under this name count.
         language: Hub name or folder of the language model, in place of those that the models name.
-        device: `cpu`, `cuda` or `mps`.
+        device: Where the language model computes, as for `SpeechLM.load`.
+        dtype: Type of its weights, as there.
         limit: Most tokens of an answer.
         temperature: 0 for the most likely words; above, they are drawn, see `llm.language.Chance`.
         seed: Seed of what is drawn and of the bootstrap.
@@ -87,7 +90,16 @@ def evaluate(
         elif contender.labels:
             with bar(len(found), contender.labels) as advance:
                 labels = answers.labels_of(contender.labels, found, out, offline=offline, advance=advance)
-        key = answers.key(contender, found, labels, name=language, limit=limit, temperature=temperature, seed=seed)
+        key = answers.key(
+            contender,
+            found,
+            labels,
+            name=language,
+            dtype=placed(device, dtype)[1],
+            limit=limit,
+            temperature=temperature,
+            seed=seed,
+        )
         asked.append((contender, labels, key))
     known = written.read(out / REPLIES)
     runs = {key: known[key] for _, _, key in asked if key in known and len(known[key].replies) == len(found)}
@@ -101,6 +113,7 @@ def evaluate(
                 labels,
                 name=language,
                 device=device,
+                dtype=dtype,
                 limit=limit,
                 temperature=temperature,
                 seed=seed,
