@@ -63,7 +63,7 @@ class Recipe:
     speaker: bool = False
     stages: tuple[int, ...] = (1, 2)
     seed: int = 0
-    aligning: int = 5
+    aligning: int = 10
     aligning_batch: int = 64
     aligning_rate: float = 1e-3
     emotion_weight: float = 1.0
