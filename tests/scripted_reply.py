@@ -23,7 +23,7 @@ def install() -> None:
     Language.answers = answers  # type: ignore[method-assign]
 
 
-def answers(self: Language, batch: Any, limit: int) -> Iterator[list[int | None]]:
+def answers(self: Language, batch: Any, limit: int, chance: None = None) -> Iterator[list[int | None]]:
     """Stands for `Language.answers`, for one prompt.
 
     The number of the sentence goes to the file in E2V_TEST_SAID before each token. As long as the file in E2V_TEST_WAIT

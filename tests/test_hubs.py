@@ -533,6 +533,41 @@ def test_offline_with_empty_caches(machine: Machine, server: LoopbackHub) -> Non
     assert not server.requests
 
 
+@pytest.mark.parametrize(
+    ("library", "module", "call"),
+    [
+        ("transformers", "e2v_port.llm.language", "load('owner/model', revision='v2', offline=True)"),
+        ("transformers", "e2v_port.dialogue.train", "_licence('owner/model', None, True)"),
+        ("faster_whisper", "e2v_port.transcribe.whisper", "_folder('base', offline=True)"),
+        ("mlx", "e2v_port.transcribe.whisper_mlx", "_folder('base', offline=True)"),
+    ],
+)
+def test_libraries_that_load_models_open_no_socket_offline(
+    library: str, module: str, call: str, machine: Machine
+) -> None:
+    """Their client of Hugging Face asks for other things than files, and hides that it failed."""
+    pytest.importorskip(library)
+    program = f"""
+import socket
+import huggingface_hub.constants, huggingface_hub.utils, torch, {library}, {module}
+opened = []
+{NO_SOCKETS}
+try:
+    {module}.{call}
+except e2v_port.errors.ModelNotFound:
+    pass
+print(opened, huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=machine.environment(None, None),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "[] False\n", done.stderr
+
+
 @pytest.mark.parametrize("hub", HUBS)
 def test_offline_with_a_part_of_the_files(hub: str, machine: Machine, server: LoopbackHub) -> None:
     Path(machine.download(asked(hub), server=server).result["tokens"]).unlink()

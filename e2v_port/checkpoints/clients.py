@@ -11,9 +11,10 @@ from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
+from e2v_port.host import fork_safe_lock
 from e2v_port.quiet import quiet
 
-__all__ = ["CLIENTS", "Client", "NotDelivered", "asking", "root_of", "sha256_of"]
+__all__ = ["CLIENTS", "Client", "NotDelivered", "asking", "root_of", "sha256_of", "without_telemetry"]
 
 T = TypeVar("T")
 
@@ -181,6 +182,31 @@ class HuggingFace(Client):
 
 
 CLIENTS: dict[str, type[Client]] = {"modelscope": ModelScope, "huggingface": HuggingFace}
+
+
+_mute = fork_safe_lock()
+_muted: list[bool] = []  # for each block below that is open now, what the setting was before
+
+
+@contextmanager
+def without_telemetry() -> Iterator[None]:
+    """Keeps the client library of Hugging Face from requests that are not for files, until the block ends.
+
+    To name the program in its headers, the library asks its hub for a list of programs once a day, even if it shall
+    only look into its cache. It has no such list with its telemetry switched off, a setting of the whole process.
+    """
+    from huggingface_hub import constants
+
+    with _mute:
+        _muted.append(constants.HF_HUB_DISABLE_TELEMETRY)
+        constants.HF_HUB_DISABLE_TELEMETRY = True
+    try:
+        yield
+    finally:
+        with _mute:
+            before = _muted.pop()  # the last one to end takes off the first, which is the setting of the user
+            if not _muted:
+                constants.HF_HUB_DISABLE_TELEMETRY = before
 
 
 def sha256_of(path: Path) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from e2v_port.checkpoints.clients import without_telemetry
 from e2v_port.checkpoints.hubs import offline_by_environment
 from e2v_port.dialogue import features
 from e2v_port.dialogue import report as pages
@@ -200,14 +201,15 @@ def _licence(language: str, revision: str | None, offline: bool) -> str:
     if Path(language).exists():
         file: str | Path | None = Path(language) / "README.md"
     else:  # transformers has just fetched its other files
-        file = cached_file(
-            language,
-            "README.md",
-            revision=revision,
-            local_files_only=offline or offline_by_environment(),
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
+        with without_telemetry():
+            file = cached_file(
+                language,
+                "README.md",
+                revision=revision,
+                local_files_only=offline or offline_by_environment(),
+                _raise_exceptions_for_missing_entries=False,
+                _raise_exceptions_for_connection_errors=False,
+            )
     text = Path(file).read_text("utf-8", errors="replace") if file and Path(file).is_file() else ""
     found = re.match(r"---\n(?:.*\n)*?license: *([\w.-]+) *\n(?:.*\n)*?---", text)
     return found[1] if found else "unknown: see where the language model came from"

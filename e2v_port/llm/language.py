@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from e2v_port.checkpoints.clients import HuggingFace
+from e2v_port.checkpoints.clients import HuggingFace, without_telemetry
 from e2v_port.checkpoints.hubs import offline_by_environment
 from e2v_port.errors import CheckpointError, ModelNotFound, RuntimeUnavailable
 from e2v_port.host import own_settings
@@ -339,7 +339,7 @@ def load(
     else:
         options["revision"] = revision
     try:
-        with quiet():
+        with quiet(), without_telemetry():
             tokenizer = AutoTokenizer.from_pretrained(place, **options)
             model: Any = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, use_safetensors=True, **options)
     except ImportError as error:
