@@ -4,7 +4,7 @@ import io
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -100,7 +100,7 @@ def reply(
     turns = [_turn(text) for text in context or ()]
     from e2v_port.llm.speech import SpeechLM
 
-    chosen = {"max_new_tokens": max_tokens, "temperature": temperature, "seed": seed}
+    chosen: dict[str, Any] = {"max_new_tokens": max_tokens, "temperature": temperature, "seed": seed}
     failed = 0
     with SpeechLM.load(
         model, language=language, runtime=runtime, device=device, dtype=dtype, offline=offline

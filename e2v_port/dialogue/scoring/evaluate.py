@@ -77,7 +77,7 @@ def evaluate(
     if strange := sorted({example.emotion for example in found} - set(LABELS)):
         raise CorpusError(f"{dialogues}: {strange[0]} is no label that has replies: use {', '.join(LABELS)}")
     out.mkdir(parents=True, exist_ok=True)
-    every = [Lexicon(), Nearest(), *judges]  # before any model runs: a library that they need may be missing
+    every: list[Judge] = [Lexicon(), Nearest(), *judges]  # before any model runs: they may lack a library
     asked = []
     for contender in answers.contenders(models, labels_of):
         if part != "train":
