@@ -60,7 +60,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pipe(folder: Path) -> Iterator[e2v_port.SpeechLM]:
-    with e2v_port.SpeechLM.load(folder, dtype="float32", offline=True) as loaded:
+    with e2v_port.SpeechLM.load(folder, offline=True) as loaded:
         yield loaded
 
 
@@ -496,7 +496,7 @@ def test_the_command(
 ) -> None:
     turn = {"role": "assistant", "content": "How can I help?"}
     answer = pipe(CLIP, context=[turn], max_new_tokens=9)
-    options = ["--context", "assistant: How can I help?", "--max-tokens", "9", "--dtype", "float32"]
+    options = ["--context", "assistant: How can I help?", "--max-tokens", "9"]
     monkeypatch.setenv("E2V_REPLY", str(folder))
     done = Ran(monkeypatch, capsys, CLIP, *options)
     assert (done.code, done.err) == (0, "")

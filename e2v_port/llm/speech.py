@@ -79,7 +79,7 @@ class SpeechLM:
             runtime: Runtime of the encoders, as for `e2v_port.load`.
             device: Where the language model computes: `cpu`, `cuda`, `mps`, or `auto` for CUDA where there is one.
             dtype: Type of its weights: `float32`, `bfloat16`, `float16`; `int8` packs its linear layers at 8 bits, on
-                the CPU; `auto` selects 16 bits where they are faster.
+                the CPU; `auto` selects 16 bits on a GPU and float32 on the CPU.
             offline: Never open a connection; `E2V_OFFLINE=1` does the same.
 
         Raises:
@@ -438,7 +438,9 @@ def placed(device: str, dtype: str) -> tuple[str, str]:
     device = devices.choose(device)
     if dtype == "int8" and device != "cpu":
         raise RuntimeUnavailable(f"int8 is for the CPU, not for {device}: use float16")
-    return device, devices.fastest_dtype(device) if dtype == "auto" else dtype
+    if dtype == "auto":  # a CPU gives tokens one at a time no faster in 16 bits, even one with instructions for them
+        dtype = "float32" if device == "cpu" else devices.fastest_dtype(device)
+    return device, dtype
 
 
 def _encoders(folder: str | Path, stored: "Stored", runtime: str, offline: bool) -> "Encoders":
