@@ -86,7 +86,7 @@ Temperature = Annotated[
     float,
     typer.Option(
         metavar="NUMBER",
-        help="0 for the most likely words; up to 2, words are drawn, at 1 by their probabilities.",
+        help="Draw words, at 1 by their probabilities; up to 2. At 0, take the most likely ones.",
     ),
 ]
 Show = Annotated[int, typer.Option(min=0, help="Replies to the same words in different tones to show.")]

@@ -57,7 +57,7 @@ Temperature = Annotated[
     float,
     typer.Option(
         metavar="NUMBER",
-        help="0 for the most likely words; up to 2, words are drawn, at 1 by their probabilities, and replies vary.",
+        help="Draw words, at 1 by their probabilities, so that replies vary; up to 2. At 0, say the most likely ones.",
     ),
 ]
 Seed = Annotated[
