@@ -29,6 +29,7 @@ from e2v_port.llm import language as languages
 from e2v_port.llm.language import Batch, Chance, Language, Turn
 from e2v_port.llm.reply import sounds
 from e2v_port.llm.safety import checked
+from e2v_port.llm.speech import placed
 from e2v_port.llm.stored import WEIGHTS, read
 
 ROOT = Path(__file__).parents[1]
@@ -203,6 +204,12 @@ def test_what_is_streamed_joins_to_the_whole(pipe: e2v_port.SpeechLM) -> None:
     stopped = pipe.stream(CLIP, max_new_tokens=50)
     stopped.close()
     assert list(stopped) == []
+
+
+def test_a_cpu_with_instructions_for_16_bits_replies_as_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("e2v_port.models.devices.fastest_dtype", lambda _: "bfloat16")
+    assert placed("cpu", "auto") == ("cpu", "float32")
+    assert placed("cpu", "bfloat16") == ("cpu", "bfloat16")
 
 
 def test_letters_of_several_tokens_are_streamed_whole(tmp_path: Path) -> None:
