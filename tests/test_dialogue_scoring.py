@@ -429,13 +429,18 @@ def test_drawn_replies_differ_between_clips_and_are_kept_apart(toys: Path, tmp_p
     assert answers.answer(contender, clips, limit=8, temperature=1.0) == drawn
     assert answers.answer(contender, clips[:3], limit=8, temperature=1.0).replies == drawn.replies[:3]
     assert answers.answer(contender, clips, limit=8, temperature=1.0, seed=1).replies != drawn.replies
-    for temperature, expected in ((0.0, greedy), (1.0, drawn)):
-        evaluate([toys / "words"], toys / "dialogues", tmp_path, limit=8, temperature=temperature)
+    for temperature, expected, said in ((0.0, greedy, "the most likely words"), (1.0, drawn, "temperature 1, seed 0")):
+        found = evaluate([toys / "words"], toys / "dialogues", tmp_path, limit=8, temperature=temperature)
+        about = [part for parts in report.sections(found, []).values() for part in parts]
+        assert any(f"{said}, of language models in float32" in str(part) for part in about)
         assert tuple(row["reply"] for row in written.rows(tmp_path / "replies.jsonl")) == expected.replies
+    for temperature in (-1.0, float("nan"), 2.1):
+        with pytest.raises(ValueError, match="temperature must be from 0 to 2"):
+            evaluate([toys / "words"], toys / "dialogues", tmp_path, temperature=temperature)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "bfloat16"])
-def test_other_weights_answer_as_they_do_in_use(dtype: str, toys: Path, tmp_path: Path) -> None:
+def test_other_weights_answer_as_they_do_in_use(dtype: str, toys: Path) -> None:
     clips = examples.read(toys / "dialogues", "test")[:3]
     (contender,) = answers.contenders([toys / "speech"])
     found = answers.answer(contender, clips, dtype=dtype, limit=8)

@@ -157,6 +157,17 @@ SpeakerModel = Annotated[
     str,
     typer.Option("--speaker-model", metavar="MODEL", help="Speaker encoder, named as in `e2v models`, or its folder."),
 ]
+LanguageDevice = Annotated[
+    str, typer.Option("--device", metavar="NAME", help="Device of the language model: auto, cpu, cuda or mps.")
+]
+LanguageDtype = Annotated[
+    str,
+    typer.Option(
+        "--dtype",
+        metavar="NAME",
+        help="Weights of the language model: float32, bfloat16, float16, int8 (CPU) or auto.",
+    ),
+]
 Offline = Annotated[
     bool, typer.Option("--offline", help="Never open a network connection. E2V_OFFLINE=1 does the same.")
 ]

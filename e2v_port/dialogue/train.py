@@ -96,7 +96,7 @@ def train(
         own_settings(device, inference=False),
         _enough_memory(),
     ):
-        dtype = torch.bfloat16 if device == "cuda" else torch.float32
+        dtype = "bfloat16" if device == "cuda" else "float32"
         lm = languages.load(language, revision=revision, device=device, dtype=dtype, offline=offline)
         run = Stages(lm, clips, recipe, work, progress)
         run.prepare()

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -14,11 +14,14 @@ from torch import Tensor
 
 from e2v_port.checkpoints.clients import HuggingFace, without_telemetry
 from e2v_port.checkpoints.hubs import offline_by_environment
-from e2v_port.errors import CheckpointError, ModelNotFound, RuntimeUnavailable
+from e2v_port.errors import CheckpointError, ModelNotFound, RuntimeUnavailable, need, number
 from e2v_port.host import own_settings
 from e2v_port.quiet import quiet
 
-__all__ = ["Batch", "Chance", "Language", "Turn", "load"]
+__all__ = ["HOTTEST", "Batch", "Chance", "Language", "Turn", "load"]
+
+HOTTEST = 2.0
+"""Highest temperature, as in OpenAI's interface."""
 
 _HERE = "\u2402remark\u2402"  # stands for the remark while the chat template is applied; no template has such signs
 
@@ -67,6 +70,16 @@ class Chance:
 
     temperature: float
     draws: Sequence[np.random.Generator]
+
+    @classmethod
+    def of(cls, temperature: float, draws: Sequence[np.random.Generator]) -> Self | None:
+        """Returns how tokens are drawn at a temperature from 0 to 2; None at 0, for the most likely ones.
+
+        Raises:
+            TypeError, ValueError: It is no such number.
+        """
+        need("temperature", temperature, int, float)
+        return cls(temperature, draws) if number("temperature", temperature, 0, HOTTEST) else None
 
     def token(self, logits: Tensor) -> Tensor:
         """Returns a token for each row of logits [rows, tokens], by inverting the distribution function."""
@@ -211,8 +224,8 @@ class Language:
             answers: Ids of the answer to each, with the sign that ends it.
         """
         rows, lengths = [], []
-        for number, ((before, after), remark) in enumerate(zip(prompts, remarks, strict=True)):
-            answer = answers[number] if answers else ()
+        for index, ((before, after), remark) in enumerate(zip(prompts, remarks, strict=True)):
+            answer = answers[index] if answers else ()
             tail = self.embed([*after, *answer])
             rows.append(torch.cat([self.embed(before), remark.to(tail.dtype), tail]))
             lengths.append(len(answer))
@@ -220,11 +233,11 @@ class Language:
         mask = torch.zeros(len(rows), longest, dtype=torch.long, device=self.device)
         targets = torch.full((len(rows), longest), -100, device=self.device) if answers else None
         padded = []
-        for number, row in enumerate(rows):
+        for index, row in enumerate(rows):
             padded.append(torch.cat([row.new_zeros(longest - len(row), row.shape[1]), row]))
-            mask[number, longest - len(row) :] = 1
+            mask[index, longest - len(row) :] = 1
             if targets is not None and answers is not None:
-                targets[number, longest - lengths[number] :] = torch.tensor(answers[number], device=self.device)
+                targets[index, longest - lengths[index] :] = torch.tensor(answers[index], device=self.device)
         embeddings = torch.stack(padded)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         return Batch(embeddings, mask, positions, targets, max(lengths))
@@ -271,9 +284,9 @@ class Language:
                 mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
                 positions = positions[:, -1:] + 1
             found: list[int | None] = []
-            for number, token in enumerate(chosen.tolist()):
-                done[number] = done[number] or token in ends
-                found.append(None if done[number] else token)
+            for index, token in enumerate(chosen.tolist()):
+                done[index] = done[index] or token in ends
+                found.append(None if done[index] else token)
             if all(done):
                 return
             yield found
@@ -312,7 +325,7 @@ def load(
     *,
     revision: str | None = None,
     device: str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    dtype: str = "float32",
     offline: bool = False,
 ) -> Language:
     """Loads a causal language model of transformers, without running code of its repository.
@@ -322,7 +335,7 @@ def load(
             file in the form GGUF, whose weights are unpacked.
         revision: Commit, branch or tag on the hub; its commit is kept.
         device: `cpu`, `cuda` or `mps`.
-        dtype: Type of its weights.
+        dtype: Type of its weights: `float32`, `bfloat16` or `float16`; for `int8` they are in float32 until `pack`.
         offline: Never open a connection; `E2V_OFFLINE=1` does the same.
 
     Raises:
@@ -338,10 +351,11 @@ def load(
         place, options["gguf_file"] = Path(name).parent, Path(name).name
     else:
         options["revision"] = revision
+    weights = torch.float32 if dtype == "int8" else getattr(torch, dtype)
     try:
         with quiet(), without_telemetry():
             tokenizer = AutoTokenizer.from_pretrained(place, **options)
-            model: Any = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, use_safetensors=True, **options)
+            model: Any = AutoModelForCausalLM.from_pretrained(place, dtype=weights, use_safetensors=True, **options)
     except ImportError as error:
         if "gguf_file" not in options:
             raise
@@ -366,8 +380,8 @@ def load(
 def _contiguous(layer: torch.nn.Module, states: tuple[Tensor]) -> tuple[Tensor]:
     """Copies the states that the output layer reads, which are a part of all.
 
-    Of a part, torch on a CPU makes a product for each row of the batch, each with a copy of the layer's weights, which
-    are the largest of the model.
+    Of a part, torch on a CPU makes a product for each row of the batch (in bfloat16 each with a copy of the layer's
+    weights, which are the largest of the model), and of a whole it makes one.
     """
     return (states[0].contiguous(),)
 

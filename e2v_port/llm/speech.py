@@ -37,7 +37,6 @@ LONGEST = 30.0
 DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
 _DEVICES = ("cpu", "cuda", "mps")
 _MOST_TOKENS = 1000
-_HOTTEST = 2.0  # above, any word is about as likely as any other
 
 
 class SpeechLM:
@@ -90,8 +89,8 @@ class SpeechLM:
         """
         started = time.perf_counter()
         try:
-            import torch
-            import transformers  # noqa: F401 (before anything is loaded)
+            import torch  # noqa: F401 (both before anything is loaded)
+            import transformers  # noqa: F401
 
             from e2v_port.llm import language as languages
             from e2v_port.llm.stored import merged, read
@@ -112,8 +111,7 @@ class SpeechLM:
                 f"{folder}: its language model is {printable(str(name))}, which is not there: name its folder with "
                 "language= (--language)"
             )
-        weights = torch.float32 if dtype == "int8" else getattr(torch, dtype)  # packed once the matrices are merged in
-        loaded = languages.load(name, revision=revision, device=device, dtype=weights, offline=offline)
+        loaded = languages.load(name, revision=revision, device=device, dtype=dtype, offline=offline)
         adapter = merged(stored, loaded)
         if dtype == "int8":
             loaded.pack()
@@ -387,13 +385,11 @@ def _chance(temperature: float, seed: int | None, rows: int) -> "Chance | None":
     """Returns how the words of the answers to some remarks are drawn; None for the most likely ones."""
     from e2v_port.llm.language import Chance
 
-    need("temperature", temperature, int, float)
     need("seed", seed, int, None)
     if seed is not None:
         number("seed", seed, 0)
-    if not number("temperature", temperature, 0, _HOTTEST):
-        return None
-    return Chance(temperature, [np.random.default_rng(None if seed is None else (seed, row)) for row in range(rows)])
+    draws = [np.random.default_rng(None if seed is None else (seed, row)) for row in range(rows)]
+    return Chance.of(temperature, draws)
 
 
 def _turns(context: "Sequence[Turn | Mapping[str, str]]") -> "list[Turn]":

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from e2v_port.cli.options import Offline
+from e2v_port.cli.options import LanguageDevice, LanguageDtype, Offline
 from e2v_port.cli.output import fail, need_folder, print_table, progress_bar
 from e2v_port.files import printable
 
@@ -77,11 +77,6 @@ Language = Annotated[
         show_default=False,
     ),
 ]
-Device = Annotated[str, typer.Option(metavar="NAME", help="Device of the language model: auto, cpu, cuda or mps.")]
-Dtype = Annotated[
-    str,
-    typer.Option(metavar="NAME", help="Weights of the language model: float32, bfloat16, float16, int8 (CPU) or auto."),
-]
 Temperature = Annotated[
     float,
     typer.Option(
@@ -102,8 +97,8 @@ def evaluate(
     rater: RaterUrl = None,
     rater_model: RaterModel = None,
     language: Language = None,
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
+    device: LanguageDevice = "cpu",
+    dtype: LanguageDtype = "float32",
     temperature: Temperature = 0.0,
     show: Show = 10,
     seed: Annotated[

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from e2v_port.cli.options import ChannelName, Offline, RuntimeName
+from e2v_port.cli.options import ChannelName, LanguageDevice, LanguageDtype, Offline, RuntimeName
 from e2v_port.cli.output import complain, fail, finish
 from e2v_port.errors import AudioError
 from e2v_port.files import printable
@@ -64,11 +64,6 @@ Seed = Annotated[
     int | None,
     typer.Option(min=0, metavar="N", help="Makes what is drawn repeatable.", show_default=False),
 ]
-Device = Annotated[str, typer.Option(metavar="NAME", help="Device of the language model: auto, cpu, cuda or mps.")]
-Dtype = Annotated[
-    str,
-    typer.Option(metavar="NAME", help="Weights of the language model: float32, bfloat16, float16, int8 (CPU) or auto."),
-]
 
 
 def reply(
@@ -83,8 +78,8 @@ def reply(
     channel: ChannelName = "mix",
     as_json: Json = False,
     runtime: RuntimeName = "auto",
-    device: Device = "auto",
-    dtype: Dtype = "auto",
+    device: LanguageDevice = "auto",
+    dtype: LanguageDtype = "auto",
     offline: Offline = False,
 ) -> None:
     """Reply to spoken remarks, by their words and their tone.

@@ -60,12 +60,11 @@ Without = Annotated[
     ),
 ]
 WithSpeaker = Annotated[
-    bool | None,
+    bool,
     typer.Option(
-        "--speaker/--no-speaker",
-        help="Also give the adapter the embedding of the speaker, for corpora of hundreds of speakers. The dialogues "
-        "need it, see e2v dialogue prepare --speaker. Default: no.",
-        show_default=False,
+        "--speaker",
+        help="Also give the adapter the embedding of the speaker, which the dialogues must have: see e2v dialogue "
+        "prepare --speaker.",
     ),
 ]
 RecipeFile = Annotated[
@@ -89,7 +88,7 @@ def train(
     fusion: FusionName = None,
     hears: HearsName = None,
     without: Without = "",
-    speaker: WithSpeaker = None,
+    speaker: WithSpeaker = False,
     recipe: RecipeFile = None,
     seed: Seed = None,
     device: Device = "auto",
@@ -112,7 +111,7 @@ def train(
     changes: dict[str, Any] = {name.replace("-", "_"): False for name in left_out}
     changes |= {"stages": {"1": (1,), "2": (2,), "both": (1, 2)}[stage]} if stage else {}
     changes |= {"fusion": fusion} if fusion else {}
-    changes |= {"speaker": speaker} if speaker is not None else {}
+    changes |= {"speaker": True} if speaker else {}
     changes |= {"hears": hears} if hears else {}
     changes |= {"seed": seed} if seed is not None else {}
     if hears in {"words", "label"} and stage is None:

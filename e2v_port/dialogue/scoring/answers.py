@@ -173,7 +173,7 @@ def answer(
         name or model.language["name"],
         revision=None if name else model.language["revision"] or None,
         device=device,
-        dtype=torch.float32 if dtype == "int8" else getattr(torch, dtype),
+        dtype=dtype,
         offline=offline,
     )
     known = tuple(dict.fromkeys(example.words for example in examples))
@@ -196,7 +196,7 @@ def answer(
         found: list[list[int]] = [[] for _ in some]
         contexts = [example.context for example in some]
         draws = [np.random.default_rng((seed, index)) for index in indices]
-        chance = language.Chance(temperature, draws) if temperature else None
+        chance = language.Chance.of(temperature, draws)
         for step in answers(
             words, adapter, remarks, system=model.system, contexts=contexts, limit=limit, chance=chance
         ):

@@ -8,8 +8,9 @@ from e2v_port.dialogue import examples, features
 from e2v_port.dialogue.replies import LABELS
 from e2v_port.dialogue.scoring import answers, empathy, figures, written
 from e2v_port.dialogue.scoring.tone import Judge, Lexicon, Nearest
-from e2v_port.errors import CorpusError
+from e2v_port.errors import CorpusError, number
 from e2v_port.llm import stored
+from e2v_port.llm.language import HOTTEST
 from e2v_port.llm.speech import placed
 
 __all__ = ["RATINGS", "REPLIES", "Bar", "evaluate"]
@@ -71,8 +72,12 @@ def evaluate(
         CheckpointError: A model cannot be loaded.
         CorpusError: The dialogues cannot be used, a model was trained on speakers of `dev` or `test`, or the
             features are of other encoders than those of a model.
+        RuntimeUnavailable: The device or the type of the weights is not there.
+        ValueError: The temperature is none.
         OSError: The folder cannot be written to.
     """
+    number("temperature", temperature, 0, HOTTEST)
+    dtype = placed(device, dtype)[1]
     found = examples.read(dialogues, part)
     if strange := sorted({example.emotion for example in found} - set(LABELS)):
         raise CorpusError(f"{dialogues}: {strange[0]} is no label that has replies: use {', '.join(LABELS)}")
@@ -95,7 +100,7 @@ def evaluate(
             found,
             labels,
             name=language,
-            dtype=placed(device, dtype)[1],
+            dtype=dtype,
             limit=limit,
             temperature=temperature,
             seed=seed,
@@ -132,7 +137,9 @@ def evaluate(
         )
         with bar(len(wanted), "rating") as advance:
             ratings = empathy.rate(rater, rater_name, wanted, out / RATINGS, advance)
-    return figures.evaluation(part, found, answered, every, ratings=ratings, seed=seed)
+    return figures.evaluation(
+        part, found, answered, every, ratings=ratings, dtype=dtype, temperature=temperature, seed=seed
+    )
 
 
 def _unheard(contender: answers.Contender, found: Sequence[examples.Example]) -> None:

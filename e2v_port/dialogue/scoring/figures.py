@@ -111,7 +111,9 @@ class Evaluation:
             a paired bootstrap.
         pairs: Number of pairs of the same words in different tones, and in the same tone.
         chance: Word error rate of words chosen at random among those of the set.
-        seed: Seed of the bootstrap.
+        dtype: Type of the weights of the language models.
+        temperature: 0 if replies are the most likely words; else words were drawn at it.
+        seed: Seed of the bootstrap, and of what was drawn.
     """
 
     part: str
@@ -119,6 +121,8 @@ class Evaluation:
     differences: Mapping[str, Mapping[str, Mapping[str, Figure]]]
     pairs: tuple[int, int]
     chance: float
+    dtype: str
+    temperature: float
     seed: int
 
     def to_dict(self) -> dict[str, Any]:
@@ -134,6 +138,8 @@ def evaluation(
     judges: Sequence[Judge],
     *,
     ratings: Mapping[tuple[str, str, str], float] | None = None,
+    dtype: str = "float32",
+    temperature: float = 0.0,
     seed: int = 0,
 ) -> Evaluation:
     """Computes all figures.
@@ -147,6 +153,8 @@ def evaluation(
         runs: What the models answer.
         judges: Judges of tone; the first is the one that matters.
         ratings: Ratings by words, label and reply.
+        dtype: Type of the weights that the models answered with.
+        temperature: Temperature that they answered at.
         seed: Seed of the bootstrap.
     """
     first = Run(REFERENCES, "", "", tuple(example.reply for example in examples))
@@ -177,7 +185,14 @@ def evaluation(
             for name, mine in f1.items()
         }
     return Evaluation(
-        part, scored, differences, (len(whole.pairs.other), len(whole.pairs.same)), _chance(examples), seed
+        part,
+        scored,
+        differences,
+        (len(whole.pairs.other), len(whole.pairs.same)),
+        _chance(examples),
+        dtype,
+        temperature,
+        seed,
     )
 
 

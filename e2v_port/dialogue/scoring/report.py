@@ -32,6 +32,7 @@ def sections(evaluation: Evaluation, rows: Sequence[Mapping[str, Any]]) -> dict[
         f"{evaluation.part}: {whole.clips} clips by {whole.speakers} speakers": [
             table(evaluation),
             f"{intervals(whole.resampled)}; all models are resampled together",
+            _chosen(evaluation),
         ]
     }
     judges = list(whole.tones)
@@ -58,6 +59,14 @@ def sections(evaluation: Evaluation, rows: Sequence[Mapping[str, Any]]) -> dict[
             _examples(rows),
         ]
     return found
+
+
+def _chosen(evaluation: Evaluation) -> str:
+    """Returns in words what the replies are."""
+    chosen = "the most likely words"
+    if evaluation.temperature:
+        chosen = f"words drawn at temperature {evaluation.temperature:g}, seed {evaluation.seed}"
+    return f"Replies are {chosen}, of language models in {evaluation.dtype}."
 
 
 def table(evaluation: Evaluation) -> list[list[str]]:
