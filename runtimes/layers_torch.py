@@ -36,6 +36,9 @@ __all__ = [
 ]
 
 LOCAL = 0.5  # seconds on both sides of a frame whose deviations score it: together about a word or two
+# Channels of a group below which a CPU convolves in float32: with AMX, oneDNN returns wrong sums for fewer of them in
+# bfloat16, for some kernels by as much as the values themselves (pytorch/pytorch#163347).
+NARROW = 16
 LEAST = -30.0  # lowest logarithm of a weight of attention in such a neighborhood, so that no sum of weights is zero
 
 Trace = Callable[[str, Tensor], None]  # receives the name and value of every stage
@@ -131,12 +134,20 @@ class Positions(nn.Module):
         self.weight = parameter(dim, kernel, dim // groups)
         self.bias = parameter(dim)
 
+    @property
+    def arithmetic(self) -> torch.dtype:
+        """Type to convolve in: that of the weight, or one that is right."""
+        narrow = self.weight.device.type == "cpu" and self.weight.shape[2] < NARROW
+        return torch.float32 if narrow else self.weight.dtype
+
     def forward(self, x: Tensor) -> Tensor:
         x = self.convolve(x)[:, : x.shape[1]]  # an even kernel yields one frame too many
         return F.gelu(F.layer_norm(x, x.shape[2:]) if self.norm else x)
 
     def convolve(self, x: Tensor) -> Tensor:
-        return F.conv1d(x.mT, self.weight.mT, self.bias, padding=self.kernel // 2, groups=self.groups).mT
+        weight, bias = self.weight.to(self.arithmetic), self.bias.to(self.arithmetic)
+        out = F.conv1d(x.to(weight.dtype).mT, weight.mT, bias, padding=self.kernel // 2, groups=self.groups)
+        return out.mT.to(x.dtype)
 
 
 class Projection(nn.Module):

@@ -1,5 +1,6 @@
 """The faster paths of runtimes/fast give the numbers of the plain layers. For compiled layers, see test_cuda.py."""
 
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -90,6 +91,54 @@ def test_every_layer_but_the_head_is_packed(name: str) -> None:
     assert {type(part) for part in model.modules()} & plain == set()
     assert model.head is not None
     assert model.head.weight.dtype == torch.bfloat16
+
+
+PLAIN_OR_PACKED = [
+    "plain",
+    pytest.param(
+        "packed",
+        marks=pytest.mark.skipif(
+            not onednn.available("bfloat16"), reason="no products in bfloat16 by oneDNN on this CPU"
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize("layer", PLAIN_OR_PACKED)
+@pytest.mark.parametrize("channels", [2, 4, 6, 8, 12, 14, 16, 18, 48])
+def test_positions_in_bfloat16_are_right_for_any_channels_and_kernel(channels: int, layer: str) -> None:
+    """oneDNN's own product on CPUs with AMX is not, for few channels and kernels such as 8, 16, 64 and 128."""
+    draw = torch.Generator().manual_seed(channels)
+    groups = 4
+    for kernel in (3, 8, 16, 19, 128):
+        exact = Positions(groups * channels, kernel, groups, norm=False).requires_grad_(False)
+        exact.weight.copy_(torch.randn(exact.weight.shape, generator=draw) / (kernel * channels) ** 0.5)
+        exact.bias.copy_(torch.randn(exact.bias.shape, generator=draw))
+        narrow = deepcopy(exact).bfloat16()
+        exact.load_state_dict(narrow.state_dict())
+        x = torch.randn(2, 150, groups * channels, generator=draw).bfloat16()
+        found = (onednn.PackedPositions(narrow) if layer == "packed" else narrow)(x)
+        assert found.dtype == torch.bfloat16
+        torch.testing.assert_close(found.float(), exact(x.float()), rtol=0.01, atol=0.02)
+
+
+@pytest.mark.skipif(not onednn.available("bfloat16"), reason="no products in bfloat16 by oneDNN on this CPU")
+@pytest.mark.parametrize("width", [3, 9, 16, 33, 48, 64, 200, 768])
+def test_products_in_bfloat16_are_right_for_any_width(width: int) -> None:
+    draw = torch.Generator().manual_seed(width)
+    for outputs in (3, 8, 24, 96, 768):
+        for rows in (1, 5, 33, 200):
+            weight, bias = torch.randn(outputs, width, generator=draw) / width**0.5, torch.randn(outputs, generator=draw)
+            x, residual = torch.randn(2, rows, width, generator=draw), torch.randn(2, rows, outputs, generator=draw)
+            weight, bias, x, residual = (each.bfloat16() for each in (weight, bias, x, residual))
+            exact = nn.functional.linear(x.float(), weight.float(), bias.float())
+            packed = torch.ops.mkldnn._reorder_linear_weight(weight, onednn.ROWS)
+            for found, wanted in (
+                (onednn.multiply(x, packed, bias), exact),
+                (onednn.multiply(x, packed, bias, gelu=True), nn.functional.gelu(exact)),
+                (onednn.multiply(x, packed, bias, residual=residual), exact + residual.float()),
+            ):
+                torch.testing.assert_close(found.float(), wanted, rtol=0.01, atol=0.02)
 
 
 def test_a_bias_that_is_no_slope_times_a_distance_is_not_compiled() -> None:

@@ -148,8 +148,9 @@ class PackedPositions(Positions):
 
     def __init__(self, plain: Positions) -> None:
         nn.Module.__init__(self)
-        self.kernel, self.groups, self.norm, self.bias = plain.kernel, plain.groups, plain.norm, plain.bias
-        weight = plain.weight.detach().mT[:, :, None]  # [D, D/G, 1, k]
+        self.kernel, self.groups, self.norm = plain.kernel, plain.groups, plain.norm
+        self.bias = nn.Parameter(plain.bias.to(plain.arithmetic), requires_grad=False)
+        weight = plain.weight.detach().to(plain.arithmetic).mT[:, :, None]  # [D, D/G, 1, k]
         shape = (1, len(weight), 1, TILE + self.kernel - 1)
         self.packed = torch.ops.mkldnn._reorder_convolution_weight(weight, (0, 0), (1, 1), (1, 1), self.groups, shape)
 
@@ -157,7 +158,7 @@ class PackedPositions(Positions):
         batch, time, dim = x.shape
         before = self.kernel // 2
         whole = -(-time // TILE) * TILE
-        padded = F.pad(x, (0, 0, before, whole - time + self.kernel - 1 - before))
+        padded = F.pad(x.to(self.packed.dtype), (0, 0, before, whole - time + self.kernel - 1 - before))
         out = x.new_empty(batch, whole, dim)
         for clip in range(batch):
             for start in range(0, whole, TILE):
