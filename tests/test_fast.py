@@ -128,9 +128,9 @@ def test_products_in_bfloat16_are_right_for_any_width(width: int) -> None:
     draw = torch.Generator().manual_seed(width)
     for outputs in (3, 8, 24, 96, 768):
         for rows in (1, 5, 33, 200):
-            weight, bias = torch.randn(outputs, width, generator=draw) / width**0.5, torch.randn(outputs, generator=draw)
-            x, residual = torch.randn(2, rows, width, generator=draw), torch.randn(2, rows, outputs, generator=draw)
-            weight, bias, x, residual = (each.bfloat16() for each in (weight, bias, x, residual))
+            shapes = (outputs, width), (outputs,), (2, rows, width), (2, rows, outputs)
+            weight, bias, x, residual = (torch.randn(shape, generator=draw).bfloat16() for shape in shapes)
+            weight /= width**0.5
             exact = nn.functional.linear(x.float(), weight.float(), bias.float())
             packed = torch.ops.mkldnn._reorder_linear_weight(weight, onednn.ROWS)
             for found, wanted in (
