@@ -517,6 +517,7 @@ class Client:
         words: bool = False,
         language: str | None = None,
         aloud: bool = False,
+        temperature: float = 0.0,
         speaker: str | None = None,
         channel: int | str = "mix",
         name: str | None = None,
@@ -533,6 +534,8 @@ class Client:
             words: Whether to read the words as well; the service must be started with `--words`.
             language: Code of the language of the words, such as `en`; None to detect it.
             aloud: Whether to speak the reply, if the service has a speech engine.
+            temperature: 0 for the most likely words. Up to 2: words are drawn, and the same remark may have another
+                reply each time.
             speaker: Name of the speaker of the whole clip.
             channel: `mix`, `left`, `right` or a number from 1.
             name: Name of the clip in error messages; by default the last part of its path.
@@ -551,7 +554,7 @@ class Client:
                 'context: pass a list of turns, each {"role": "user", "content": "words"}', kind="context"
             ) from None
         body, kind = _form(data, turns, "context")
-        query = {"speaker": speaker, "channel": str(channel), "name": name or own_name}
+        query = {"speaker": speaker, "channel": str(channel), "name": name or own_name, "temperature": str(temperature)}
         query |= {"words": str(bool(words)).lower(), "language": language, "aloud": str(bool(aloud)).lower()}
         target = f"/v1/reply?{_encoded(query)}"
         return self._else(

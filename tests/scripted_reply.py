@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from e2v_port.llm.language import Language
+from e2v_port.llm.language import Chance, Language
 
 # Runs at the start of every Python of a service: the process of the engine says what is said here.
 IN_PLACE_OF_GENERATION = f"""
@@ -23,14 +23,17 @@ def install() -> None:
     Language.answers = answers  # type: ignore[method-assign]
 
 
-def answers(self: Language, batch: Any, limit: int, chance: None = None) -> Iterator[list[int | None]]:
+def answers(self: Language, batch: Any, limit: int, chance: Chance | None = None) -> Iterator[list[int | None]]:
     """Stands for `Language.answers`, for one prompt.
 
     The number of the sentence goes to the file in E2V_TEST_SAID before each token. As long as the file in E2V_TEST_WAIT
     exists, the second sentence stops where it is known to be one, so that the first may leave.
     """
     tokens = batch.embeddings.shape[1]
-    for number, sentence in enumerate(("That sounds hard.", f" I heard {tokens} tokens.", " Tell me more.")):
+    last = " Tell me more."
+    if chance is not None:  # no digits and no words, which a safety rule might change
+        last = f" At {chance.temperature:g} I drew {''.join(chance.draws[0].choice([*'bcdfgh'], 9))}."
+    for number, sentence in enumerate(("That sounds hard.", f" I heard {tokens} tokens.", last)):
         for place, token in enumerate(self.ids(sentence)):
             _log(number, waits=number == 1 and place > 1)
             yield [token]

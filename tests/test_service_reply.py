@@ -348,6 +348,23 @@ def test_a_folder_without_a_model_ends_the_start(tmp_path: Path) -> None:
     assert done.stderr.splitlines()[-1].startswith(f"error: {tmp_path}: no speech language model: make one with")
 
 
+def test_words_are_drawn_where_a_temperature_asks_for_it(service: Served) -> None:
+    likely = {ask(service).json()["reply"] for _ in range(3)}
+    drawn = {ask(service, temperature=1.5).json()["reply"] for _ in range(3)}
+    assert (len(likely), len(drawn)) == (1, 3), "the same each time, and another each time"
+    assert all("At 1.5 I drew" in text for text in drawn)
+    client = Client(service.url, timeout=60)
+    assert {client.reply(CLIP, speaker="ann").reply} == likely
+    assert "At 0.25 I drew" in client.reply(CLIP, speaker="ann", temperature=0.25).reply
+
+
+@pytest.mark.parametrize("temperature", ["-0.1", "2.1", "nan", "inf", "warm", ""])
+def test_a_temperature_is_from_0_to_2(service: Served, temperature: str) -> None:
+    refused = ask(service, temperature=temperature)
+    assert refused.status_code == 422
+    assert "temperature" in refused.text
+
+
 # ---- Aloud
 
 

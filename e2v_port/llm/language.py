@@ -16,12 +16,10 @@ from e2v_port.checkpoints.clients import HuggingFace, without_telemetry
 from e2v_port.checkpoints.hubs import offline_by_environment
 from e2v_port.errors import CheckpointError, ModelNotFound, RuntimeUnavailable, need, number
 from e2v_port.host import own_settings
+from e2v_port.llm.reply import HOTTEST
 from e2v_port.quiet import quiet
 
-__all__ = ["HOTTEST", "Batch", "Chance", "Language", "Turn", "load"]
-
-HOTTEST = 2.0
-"""Highest temperature, as in OpenAI's interface."""
+__all__ = ["Batch", "Chance", "Language", "Turn", "load"]
 
 _HERE = "\u2402remark\u2402"  # stands for the remark while the chat template is applied; no template has such signs
 

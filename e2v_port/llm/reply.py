@@ -13,7 +13,10 @@ from e2v_port.llm.safety import Sentences
 if TYPE_CHECKING:  # it imports torch
     from e2v_port.llm.language import Language
 
-__all__ = ["Reply", "Speaking", "notes_on", "sounds"]
+__all__ = ["HOTTEST", "Reply", "Speaking", "notes_on", "sounds"]
+
+HOTTEST = 2.0
+"""Highest temperature that words are drawn at, as in OpenAI's interface."""
 
 
 @dataclass(frozen=True)

@@ -38,9 +38,11 @@ class Replier:
     def reply(
         self,
         waveform: Waveform,
+        *,
         context: Sequence[Mapping[str, str]],
         words: str | None,
         aloud: bool,
+        temperature: float,
         tell: Callable[[str, dict[str, Any]], None],
     ) -> dict[str, Any]:
         """Replies to a remark.
@@ -50,13 +52,16 @@ class Replier:
             context: What was said before, oldest first: `role` and `content`.
             words: What a recognizer read in the remark; None if none did.
             aloud: Whether to speak the reply as well, if this machine has a speech engine.
+            temperature: 0 for the most likely words, up to 2 to draw them, as for `SpeechLM`.
             tell: Called with the name and the content of each part: `tone`, then `text` for each piece of the reply.
                 What it raises ends the reply.
 
         Returns:
             The whole reply, as `POST /v1/reply` returns it.
         """
-        with closing(self._model.stream(waveform, SAMPLING_RATE, context=context, words=words)) as speaking:
+        with closing(
+            self._model.stream(waveform, SAMPLING_RATE, context=context, words=words, temperature=temperature)
+        ) as speaking:
             heard = _heard(speaking.tone, words)
             tell("tone", heard)
             for piece in speaking:

@@ -502,7 +502,8 @@ class _Worker:
             if message["words"]:
                 read, _ = self._job_reader(job, message["language"]).read(sound.waveform, [(0.0, sounds.duration)])
                 words = "".join(word.text for word in read).strip()
-            answer = self.replier.reply(sound.waveform, message["context"], words, message["aloud"], tell)
+            asked = {name: message[name] for name in ("context", "aloud", "temperature")}
+            answer = self.replier.reply(sound.waveform, words=words, tell=tell, **asked)
         self._replying(job)
         known = {note.text for note in sounds.notes}
         notes = [*(note._asdict() for note in sounds.notes), *(n for n in answer["notes"] if n["text"] not in known)]

@@ -90,8 +90,10 @@ def reply(
         fail("no speech language model: pass --model FOLDER or set E2V_REPLY, see e2v dialogue train")
     if not 1 <= max_tokens <= 1000:
         fail(f"--max-tokens {max_tokens}: must be from 1 to 1000")
-    if not 0 <= temperature <= 2:
-        fail(f"--temperature {temperature:g}: must be from 0 to 2")
+    from e2v_port.llm.reply import HOTTEST
+
+    if not 0 <= temperature <= HOTTEST:
+        fail(f"--temperature {temperature:g}: must be from 0 to {HOTTEST:g}")
     turns = [_turn(text) for text in context or ()]
     from e2v_port.llm.speech import SpeechLM
 

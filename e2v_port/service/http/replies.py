@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from starlette.types import Receive, Scope, Send
 
 from e2v_port.errors import RequestRefused, ServiceError
+from e2v_port.llm.reply import HOTTEST
 from e2v_port.service import answers
 from e2v_port.service.http import openapi
 from e2v_port.service.http.bodies import received
@@ -52,6 +53,9 @@ async def reply(
     aloud: Annotated[
         bool, Query(description="Also speak the reply, where the service has a speech engine: see `audio`.")
     ] = False,
+    temperature: Annotated[
+        float, Query(ge=0, le=HOTTEST, description="0 for the most likely words; above, words are drawn, and vary.")
+    ] = 0.0,
     speaker: ClipSpeaker = None,
     channel: Channel = "mix",
     name: Annotated[str | None, Query(max_length=255, description="Name of the clip in error messages.")] = None,
@@ -68,8 +72,16 @@ async def reply(
         raise RequestRefused(answers.NO_TEXT)
     async with AsyncExitStack() as held:
         upload = await held.enter_async_context(received(service, request, "context"))
-        fields: dict[str, Any] = {"words": words, "language": language, "aloud": aloud, "speaker": speaker}
-        fields |= {"channel": channel, "name": name or upload.name or "clip", "context": _context(upload.beside)}
+        fields: dict[str, Any] = {
+            "words": words,
+            "language": language,
+            "aloud": aloud,
+            "speaker": speaker,
+            "temperature": temperature,
+            "channel": channel,
+            "name": name or upload.name or "clip",
+            "context": _context(upload.beside),
+        }
         parts = service.parts("reply", upload.audio, **fields)
         held.push_async_callback(parts.aclose)
         if _EVENTS not in request.headers.get("accept", ""):
