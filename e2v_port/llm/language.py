@@ -14,9 +14,8 @@ from torch import Tensor
 
 from e2v_port.checkpoints.clients import HuggingFace, without_telemetry
 from e2v_port.checkpoints.hubs import offline_by_environment
-from e2v_port.errors import CheckpointError, ModelNotFound, RuntimeUnavailable, need, number
+from e2v_port.errors import CheckpointError, ModelNotFound, RuntimeUnavailable
 from e2v_port.host import own_settings
-from e2v_port.llm.reply import HOTTEST
 from e2v_port.quiet import quiet
 
 __all__ = ["Batch", "Chance", "Language", "Turn", "load"]
@@ -71,13 +70,8 @@ class Chance:
 
     @classmethod
     def of(cls, temperature: float, draws: Sequence[np.random.Generator]) -> Self | None:
-        """Returns how tokens are drawn at a temperature from 0 to 2; None at 0, for the most likely ones.
-
-        Raises:
-            TypeError, ValueError: It is no such number.
-        """
-        need("temperature", temperature, int, float)
-        return cls(temperature, draws) if number("temperature", temperature, 0, HOTTEST) else None
+        """Returns how tokens are drawn at a temperature; None at 0, for the most likely ones."""
+        return cls(temperature, draws) if temperature else None
 
     def token(self, logits: Tensor) -> Tensor:
         """Returns a token for each row of logits [rows, tokens], by inverting the distribution function."""

@@ -13,10 +13,7 @@ from e2v_port.llm.safety import Sentences
 if TYPE_CHECKING:  # it imports torch
     from e2v_port.llm.language import Language
 
-__all__ = ["HOTTEST", "Reply", "Speaking", "notes_on", "sounds"]
-
-HOTTEST = 2.0
-"""Highest temperature that words are drawn at, as in OpenAI's interface."""
+__all__ = ["Reply", "Speaking", "notes_on", "sounds"]
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,13 @@ if TYPE_CHECKING:  # these import torch
     from e2v_port.llm.stored import Stored
     from e2v_port.models.model import Model
 
-__all__ = ["DTYPES", "LONGEST", "SpeechLM", "answers", "placed"]
+__all__ = ["DTYPES", "HOTTEST", "LONGEST", "SpeechLM", "answers", "placed"]
 
 LONGEST = 30.0
 """Seconds that a remark may last: what a Whisper encoder hears at once."""
+
+HOTTEST = 2.0
+"""Highest temperature, as in OpenAI's interface."""
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
 _DEVICES = ("cpu", "cuda", "mps")
@@ -385,11 +388,12 @@ def _chance(temperature: float, seed: int | None, rows: int) -> "Chance | None":
     """Returns how the words of the answers to some remarks are drawn; None for the most likely ones."""
     from e2v_port.llm.language import Chance
 
+    need("temperature", temperature, int, float)
     need("seed", seed, int, None)
     if seed is not None:
         number("seed", seed, 0)
     draws = [np.random.default_rng(None if seed is None else (seed, row)) for row in range(rows)]
-    return Chance.of(temperature, draws)
+    return Chance.of(number("temperature", temperature, 0, HOTTEST), draws)
 
 
 def _turns(context: "Sequence[Turn | Mapping[str, str]]") -> "list[Turn]":

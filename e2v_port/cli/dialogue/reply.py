@@ -90,13 +90,11 @@ def reply(
         fail("no speech language model: pass --model FOLDER or set E2V_REPLY, see e2v dialogue train")
     if not 1 <= max_tokens <= 1000:
         fail(f"--max-tokens {max_tokens}: must be from 1 to 1000")
-    from e2v_port.llm.reply import HOTTEST
+    from e2v_port.llm.speech import HOTTEST, SpeechLM
 
     if not 0 <= temperature <= HOTTEST:
         fail(f"--temperature {temperature:g}: must be from 0 to {HOTTEST:g}")
     turns = [_turn(text) for text in context or ()]
-    from e2v_port.llm.speech import SpeechLM
-
     chosen: dict[str, Any] = {"max_new_tokens": max_tokens, "temperature": temperature, "seed": seed}
     failed = 0
     with SpeechLM.load(

@@ -10,8 +10,7 @@ from e2v_port.dialogue.scoring import answers, empathy, figures, written
 from e2v_port.dialogue.scoring.tone import Judge, Lexicon, Nearest
 from e2v_port.errors import CorpusError, number
 from e2v_port.llm import stored
-from e2v_port.llm.reply import HOTTEST
-from e2v_port.llm.speech import placed
+from e2v_port.llm.speech import HOTTEST, placed
 
 __all__ = ["RATINGS", "REPLIES", "Bar", "evaluate"]
 

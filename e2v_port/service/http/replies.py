@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from starlette.types import Receive, Scope, Send
 
 from e2v_port.errors import RequestRefused, ServiceError
-from e2v_port.llm.reply import HOTTEST
+from e2v_port.llm.speech import HOTTEST
 from e2v_port.service import answers
 from e2v_port.service.http import openapi
 from e2v_port.service.http.bodies import received
