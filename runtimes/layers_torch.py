@@ -28,6 +28,7 @@ __all__ = [
     "Steps",
     "Trace",
     "WaveformEncoder",
+    "exactly",
     "linear",
     "parameter",
     "sum_over_time",
@@ -134,20 +135,20 @@ class Positions(nn.Module):
         self.weight = parameter(dim, kernel, dim // groups)
         self.bias = parameter(dim)
 
-    @property
-    def arithmetic(self) -> torch.dtype:
-        """Type to convolve in: that of the weight, or one that is right."""
-        narrow = self.weight.device.type == "cpu" and self.weight.shape[2] < NARROW
-        return torch.float32 if narrow else self.weight.dtype
-
     def forward(self, x: Tensor) -> Tensor:
         x = self.convolve(x)[:, : x.shape[1]]  # an even kernel yields one frame too many
         return F.gelu(F.layer_norm(x, x.shape[2:]) if self.norm else x)
 
     def convolve(self, x: Tensor) -> Tensor:
-        weight, bias = self.weight.to(self.arithmetic), self.bias.to(self.arithmetic)
+        weight = exactly(self.weight)
+        bias = self.bias.to(weight.dtype)
         out = F.conv1d(x.to(weight.dtype).mT, weight.mT, bias, padding=self.kernel // 2, groups=self.groups)
         return out.mT.to(x.dtype)
+
+
+def exactly(weight: Tensor) -> Tensor:
+    """Returns the weight of a grouped convolution [C', k, C] in a type whose sums are right where it is."""
+    return weight.float() if weight.device.type == "cpu" and weight.shape[2] < NARROW else weight
 
 
 class Projection(nn.Module):
