@@ -45,7 +45,9 @@ class Transformers:
     """
 
     library: ClassVar[str] = "transformers"
-    tolerances: ClassVar[Tolerances] = Tolerances(share=4e-5, stages={"pooled": 2e-5})
+    # Beside values of 500, whisper-base loses 1.8e-5 of the largest frame in transformers' own float32, and 4.1e-5 with
+    # oneDNN on a CPU with AVX-512, which adds in another order.
+    tolerances: ClassVar[Tolerances] = Tolerances(share=8e-5, stages={"pooled": 2e-5})
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         if checkpoint.config is None or checkpoint.weights.name == "model.bin":

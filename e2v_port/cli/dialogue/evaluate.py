@@ -113,8 +113,10 @@ def evaluate(
     need_folder("--out", out)
     if (rater is None) != (rater_model is None):
         fail("--rater and --rater-model go together: pass both, or neither")
-    if not 0 <= temperature <= 2:
-        fail(f"--temperature {temperature:g}: must be from 0 to 2")
+    from e2v_port.llm.speech import HOTTEST
+
+    if not 0 <= temperature <= HOTTEST:
+        fail(f"--temperature {temperature:g}: must be from 0 to {HOTTEST:g}")
     from e2v_port.dialogue.rewrite import Chat
     from e2v_port.dialogue.scoring import empathy, report, written
     from e2v_port.dialogue.scoring.evaluate import REPLIES
