@@ -28,18 +28,18 @@ __all__ = [
     "Steps",
     "Trace",
     "WaveformEncoder",
-    "exactly",
     "linear",
     "parameter",
     "sum_over_time",
     "untraced",
     "valid_frames",
+    "widened",
 ]
 
-LOCAL = 0.5  # seconds on both sides of a frame whose deviations score it: together about a word or two
 # Channels of a group below which a CPU convolves in float32: with AMX, oneDNN returns wrong sums for fewer of them in
 # bfloat16, for some kernels by as much as the values themselves (pytorch/pytorch#163347).
 NARROW = 16
+LOCAL = 0.5  # seconds on both sides of a frame whose deviations score it: together about a word or two
 LEAST = -30.0  # lowest logarithm of a weight of attention in such a neighborhood, so that no sum of weights is zero
 
 Trace = Callable[[str, Tensor], None]  # receives the name and value of every stage
@@ -140,14 +140,14 @@ class Positions(nn.Module):
         return F.gelu(F.layer_norm(x, x.shape[2:]) if self.norm else x)
 
     def convolve(self, x: Tensor) -> Tensor:
-        weight = exactly(self.weight)
+        weight = widened(self.weight)
         bias = self.bias.to(weight.dtype)
         out = F.conv1d(x.to(weight.dtype).mT, weight.mT, bias, padding=self.kernel // 2, groups=self.groups)
         return out.mT.to(x.dtype)
 
 
-def exactly(weight: Tensor) -> Tensor:
-    """Returns the weight of a grouped convolution [C', k, C] in a type whose sums are right where it is."""
+def widened(weight: Tensor) -> Tensor:
+    """Returns the weight of a grouped convolution, [C', k, C]: in float32 where a CPU may add up wrong in less."""
     return weight.float() if weight.device.type == "cpu" and weight.shape[2] < NARROW else weight
 
 

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from e2v_port.architectures.base import Transformer
 from e2v_port.architectures.registry import family_of
-from e2v_port.runtimes import emotion2vec_torch, wav2vec2_torch, wavlm_torch, whisper_torch
+from e2v_port.runtimes import (
+    emotion2vec_torch,
+    sensevoice_torch,
+    wav2small_torch,
+    wav2vec2_torch,
+    wavlm_torch,
+    whisper_torch,
+)
 from e2v_port.runtimes.fast import compiled, onednn, tiles
 from e2v_port.runtimes.layers_torch import Attention, Convolution, Encoder, Mlp, Positions, untraced
 
@@ -120,6 +127,34 @@ def test_positions_in_bfloat16_are_right_for_any_channels_and_kernel(channels: i
         found = (onednn.PackedPositions(narrow) if layer == "packed" else narrow)(x)
         assert found.dtype == torch.bfloat16
         torch.testing.assert_close(found.float(), exact(x.float()), rtol=0.01, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        *((sensevoice_torch.Memory(channels, 11), (2, 60, channels)) for channels in (8, 64, 512)),
+        *((wav2small_torch.ConvLayer(*channels), (2, channels[0], 50, 26)) for channels in ((1, 13), (13, 13), (8, 4))),
+    ],
+    ids=["memory of 8", "memory of 64", "memory of 512", "1 to 13 channels", "13 to 13", "8 to 4"],
+)
+def test_other_convolutions_in_bfloat16_are_right_and_so_are_their_gradients(
+    layer: nn.Module, shape: tuple[int, ...]
+) -> None:
+    draw = torch.Generator().manual_seed(0)
+    for weights in layer.parameters():
+        weights.data.copy_(torch.randn(weights.shape, generator=draw) / weights[0].numel() ** 0.5)
+    narrow = deepcopy(layer).bfloat16()
+    layer.load_state_dict(narrow.state_dict())
+    x = torch.randn(shape, generator=draw).bfloat16()
+    found, exact = narrow(x), layer(x.float())
+    torch.testing.assert_close(found.float(), exact, rtol=0.01, atol=0.02)
+    slope = torch.randn(exact.shape, generator=draw).bfloat16()
+    found.backward(slope)
+    exact.backward(slope.float())
+    for one, other in zip(narrow.parameters(), layer.parameters(), strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        assert (one.grad.float() - other.grad).abs().max() < 0.02 * other.grad.abs().max()
 
 
 @pytest.mark.skipif(not onednn.available("bfloat16"), reason="no products in bfloat16 by oneDNN on this CPU")

@@ -630,15 +630,13 @@ INFERENCE = (
     "live",
 )
 RANDOM = {"random", "default_rng", "RandomState", "rand", "randn", "randint", "randperm", "manual_seed", "secrets"}
-
-
-CHOSEN = {("language.py", "Chance"), ("speech.py", "_chance")}  # words of a reply, where a temperature asks for it
+CHOSEN = {("llm/language.py", "Chance"), ("llm/speech.py", "_chance")}  # words of a reply, if a temperature asks for it
 
 
 def drawn(path: Path) -> Iterator[str]:
     """Yields what a file names that draws at random; a generator of a fixed seed draws nothing."""
     tree = ast.parse(path.read_text("utf-8"))
-    tree.body = [node for node in tree.body if (path.name, getattr(node, "name", "")) not in CHOSEN]
+    tree.body = [node for node in tree.body if ("/".join(path.parts[-2:]), getattr(node, "name", "")) not in CHOSEN]
     fixed = {
         id(part)
         for node in ast.walk(tree)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from e2v_port.runtimes.layers_torch import Attention, Convolution, Head, Mlp, Positions, Readout, exactly, windows
+from e2v_port.runtimes.layers_torch import Attention, Convolution, Head, Mlp, Positions, Readout, widened, windows
 
 __all__ = ["available", "multiply", "pack"]
 
@@ -149,9 +149,8 @@ class PackedPositions(Positions):
     def __init__(self, plain: Positions) -> None:
         nn.Module.__init__(self)
         self.kernel, self.groups, self.norm = plain.kernel, plain.groups, plain.norm
-        weight = exactly(plain.weight.detach())
+        weight = widened(plain.weight.detach()).mT[:, :, None]  # [D, D/G, 1, k]
         self.bias = nn.Parameter(plain.bias.to(weight.dtype), requires_grad=False)
-        weight = weight.mT[:, :, None]  # [D, D/G, 1, k]
         shape = (1, len(weight), 1, TILE + self.kernel - 1)
         self.packed = torch.ops.mkldnn._reorder_convolution_weight(weight, (0, 0), (1, 1), (1, 1), self.groups, shape)
 
